@@ -1,0 +1,41 @@
+"""Noise of the exact-count processes: an order of the free positions, and what each would become.
+
+Position i is corrupted at level t iff rank_i < t, with rank = (k + ½)/n for a random order k = 0 … n − 1: exactly
+m(t) = ⌈t·n − ½⌉ positions at level t, and nested sets as t grows (method §2, §3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from textdiff.levels import count
+
+
+@dataclass(frozen=True)
+class TokenNoise:
+    """ε of an exact-count process."""
+
+    rank: Tensor  # (B, L) in (0, 1) at free positions, +inf elsewhere
+    token: Tensor  # (B, L) what stands there once corrupted
+
+    def renewed(self, other: TokenNoise, where: Tensor) -> TokenNoise:
+        """This noise with the ranks at `where` shuffled into other's order and other's tokens there."""
+        order = torch.where(where, other.rank, torch.inf).argsort(-1)
+        values = torch.where(where, self.rank, torch.inf).sort(-1).values
+        shuffled = torch.empty_like(self.rank).scatter(-1, order, values)
+        return TokenNoise(torch.where(where, shuffled, self.rank), torch.where(where, other.token, self.token))
+
+
+class ByRank:
+    """What every exact-count process shares."""
+
+    def corrupt(self, x0: Tensor, t: Tensor, noise: TokenNoise) -> Tensor:
+        return torch.where(noise.rank < t, noise.token, x0)
+
+    def moves(self, t: Tensor, s: Tensor) -> Tensor:
+        """Whether a step from t to s changes anything, (B,) bool."""
+        free = t > 0
+        return count(t, free) != count(torch.where(free, s, 0.0), free)

@@ -1,0 +1,170 @@
+"""Every random draw of textdiff.
+
+An `Rng` is one 64-bit key per row and one draw counter.  Bits come from Philox-4x32-10 (Salmon, Moraes, Dror, Shaw,
+"Parallel random numbers: as easy as 1, 2, 3", SC 2011) written in int64 tensor arithmetic, so that row k's numbers depend
+on its own key alone: the same on every device, at any batch size, whichever rows stand beside it.
+
+Philox counter words: (position, draw number, stream, 0); key words: low and high half of the row's seed.
+
+    uniform      (bits + ½) · 2⁻⁵³ in float64, never 0 or 1
+    categorical  inverse CDF in float64, on two levels: block sums first, then inside one block.  A running float32 sum
+                 over thousands of entries would make a third of them unreachable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_LOW = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_BUFFER = 64
+_BLOCK = 64
+PIECE = 512  # rows of logits handled at a time
+
+
+def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor], rounds: int = 10) -> tuple[Tensor, ...]:
+    """Four 32-bit words (as int64) for four counter words and two key words, all broadcastable int64 in [0, 2³²)."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # 64-bit products; wrapping keeps all 64 bits
+        c0, c1, c2, c3 = (p1 >> 32) & _LOW ^ c1 ^ k0, p1 & _LOW, (p0 >> 32) & _LOW ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    return c0, c1, c2, c3
+
+
+class Rng:
+    """Random draws for a batch of B rows; row k is the stream of `seeds[k]` alone.
+
+    `stream` numbers independent candidates of the same seed.  The counter is the one thing here that changes: each
+    call of a drawing method moves it by one, for all rows together.
+    """
+
+    def __init__(self, seeds: Sequence[int] | Tensor, *, stream: int = 0, device: torch.device | str = "cpu"):
+        self.keys = torch.as_tensor(seeds, dtype=torch.int64, device=device).reshape(-1)
+        self.stream = stream
+        self.counter = 0
+        self._buffer: Tensor | None = None
+        self._used = 0
+
+    def rows(self, index: Tensor) -> Rng:
+        """The same generator, at the same point, for the rows `index` alone."""
+        part = Rng(self.keys[index], stream=self.stream, device=self.keys.device)
+        part.counter, part._used = self.counter, self._used
+        part._buffer = None if self._buffer is None else self._buffer[index]
+        return part
+
+    # -- bits ---------------------------------------------------------------------------------------------------------
+
+    def _uniform(self, key: Tensor, position: Tensor) -> Tensor:
+        draw = torch.full_like(position, self.counter & _LOW)
+        stream = torch.full_like(position, self.stream & _LOW)
+        self.counter += 1
+        words = philox((position, draw, stream, torch.zeros_like(position)), (key & _LOW, (key >> 32) & _LOW))
+        bits = (words[0] << 21) ^ (words[1] >> 11)  # 53 bits
+        return (bits.to(torch.float64) + 0.5) * 2.0**-53
+
+    def uniform(self, *shape: int) -> Tensor:
+        """U(0, 1), (B, *shape), float64."""
+        size = 1
+        for n in shape:
+            size *= n
+        position = torch.arange(size, device=self.keys.device).expand(len(self.keys), size)
+        return self._uniform(self.keys[:, None].expand_as(position), position.contiguous()).view(-1, *shape)
+
+    def uniform_at(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """U(0, 1) for flat (row, position) pairs, (N,), float64: what `uniform(L)` would hold there."""
+        return self._uniform(self.keys[rows], positions)
+
+    def _scalar(self) -> Tensor:
+        """One U(0, 1) per row, (B,), from a block that serves many calls."""
+        if self._buffer is None or self._used == _BUFFER:
+            self._buffer, self._used = self.uniform(_BUFFER), 0
+        self._used += 1
+        return self._buffer[:, self._used - 1]
+
+    # -- draws --------------------------------------------------------------------------------------------------------
+
+    def normal(self, *shape: int) -> Tensor:
+        """N(0, 1), (B, *shape), float64."""
+        return torch.special.ndtri(self.uniform(*shape))
+
+    def bernoulli(self, p: Tensor) -> Tensor:
+        """True with probability p; p and result (B,) or (B, L)."""
+        return (self._scalar() if p.ndim == 1 else self.uniform(*p.shape[1:])) < p
+
+    def integers(self, high: Tensor) -> Tensor:
+        """Uniform in {0, …, high − 1}, each entry with its own high ≥ 1, (B, L)."""
+        return (self.uniform(*high.shape[1:]) * high).long()
+
+    def ranks(self, free: Tensor, first: Tensor | None = None) -> Tensor:
+        """(k + ½)/n for a random order k = 0 … n − 1 of each row's n free positions, (B, L); +inf elsewhere.
+
+        `first` (B, L) bool: these come before the others, in random order among themselves.
+        """
+        key = self.uniform(free.shape[1])
+        if first is not None:
+            key = torch.where(first, key, key + 1)
+        return order_to_ranks(torch.where(free, key, torch.inf), free)
+
+    def subset(self, among: Tensor, size: Tensor) -> Tensor:
+        """A uniform subset of `size` (B,) positions out of `among` (B, L) bool; everything if there are fewer."""
+        key = torch.where(among, self.uniform(among.shape[1]), torch.inf)
+        return (key.argsort(-1).argsort(-1) < size[:, None]) & among
+
+    def categorical(
+        self, logits: Tensor | Callable[[Tensor], Tensor], at: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Token ids with probability softmax(logits): (B, V) → (B,), or with `at` = (rows, positions) (N, V) → (N,).
+
+        With `at`, logits may be a function from indices (n,) to rows (n, V), read a piece at a time.  Entries of −inf
+        are never drawn; a row of −inf alone is an error of the caller's.
+        """
+        u = self._scalar() if at is None else self.uniform_at(*at)
+        read = logits if callable(logits) else logits.__getitem__
+        pieces = torch.arange(len(u), device=u.device).split(PIECE)
+        return torch.cat([inverse_cdf(unnormalised(read(index)), u[index]) for index in pieces])
+
+
+def unnormalised(logits: Tensor) -> Tensor:
+    """exp(logits − max), float32 or wider, (N, V)."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.exp(logits - logits.amax(-1, keepdim=True))
+
+
+def order_to_ranks(key: Tensor, free: Tensor) -> Tensor:
+    """(k + ½)/n, k the place of each free position in increasing order of key, (B, L) float64; +inf elsewhere."""
+    place = key.argsort(-1, stable=True).argsort(-1).double()
+    return torch.where(free, (place + 0.5) / free.sum(-1, keepdim=True), torch.inf)
+
+
+def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """The index i with F(i−1) ≤ u·F(V−1) < F(i), for nonnegative weights (N, V) and u (N,) in (0, 1)."""
+    n, v = weights.shape
+    blocks = torch.nn.functional.pad(weights, (0, -v % _BLOCK)).view(n, -1, _BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (N, V/64)
+    target = u * sums[:, -1]
+    block = (sums <= target[:, None]).sum(-1, keepdim=True)  # (N, 1)
+    block = torch.minimum(block, (sums < sums[:, -1:]).sum(-1, keepdim=True))  # rounding: never past the last mass
+    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, 1, _BLOCK))[:, 0].double()  # (N, 64)
+    cumulative = inside.cumsum(-1)
+    index = (cumulative <= target[:, None] - before).sum(-1, keepdim=True)
+    index = torch.minimum(index, (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True))
+    return (block * _BLOCK + index)[:, 0]
+
+
+def example_seed(seed: int, *parts: int) -> int:
+    """A 63-bit seed out of a seed and further integers (epoch, example index): splitmix64 folded over them."""
+    mask = (1 << 64) - 1
+    z = seed & mask
+    for part in parts:
+        z = (z + 0x9E3779B97F4A7C15 + (part & mask)) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        z ^= z >> 31
+    return z >> 1

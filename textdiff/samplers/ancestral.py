@@ -1,0 +1,56 @@
+"""Draw x̂0 ~ q(x0 | x_t), then bridge to x_s (method §1, §2).
+
+With `fresh` this is the baseline of the field, with the process's own bridge the improved sampler, with `refresh` what
+lies between.  Where the process can sketch (mask), the noise comes first and the predictor is asked only at the positions
+that the bridge uncovers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from textdiff import bridges
+from textdiff.contracts import UNREAD, Bridge, Predictor, Process, State, Step
+from textdiff.rng import Rng
+from textdiff.samplers.loop import predict
+
+
+def ancestral(bridge: Bridge = bridges.improved) -> Step:
+    """A step through `bridge`.  One forward for each row that moves."""
+
+    def step(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
+        moving = process.moves(state.t, s)
+        if not moving.any():
+            return replace(state, t=s)
+        sketch = process.sketch(state.x)
+        if sketch is None:
+            where = state.free & moving[:, None]
+            x0 = predict(state, where, predictor=predictor, process=process).draw(rng=rng)
+            x = bridge(process, x0, state.x, state.t, s, rng=rng)
+        else:
+            x = bridge(process, sketch, state.x, state.t, s, rng=rng)
+            where = (x == UNREAD) & moving[:, None]
+            x0 = predict(state, where, predictor=predictor, process=process).draw(rng=rng)
+            x = torch.where(x == UNREAD, x0, x)
+        x = torch.where(moving[:, None], x, state.x)
+        return replace(state, x=x, t=s, x0=x0, forwards=state.forwards + where.any(-1))
+
+    return step
+
+
+def baseline() -> Step:
+    """Predict, corrupt again with fresh noise."""
+    return ancestral(bridges.fresh)
+
+
+def improved() -> Step:
+    """Predict, and re-use the noise that x_t shows.  Exact for the mask process, one position at a time."""
+    return ancestral(bridges.improved)
+
+
+def refreshed(share: float = 0.2) -> Step:
+    """Improved, with the noise of a `share` in [0, 1] of the positions drawn anew at each step."""
+    return ancestral(bridges.refresh(share))

@@ -1,0 +1,46 @@
+"""Corrector sweeps: noise a few positions of a finished text, and draw them again.
+
+Going up from x0 to level u with fresh noise and back down by an exact step leaves p(x0) as it is (the pair (x0, x_u) is
+drawn from its own conditionals, a Gibbs chain); with one position this is Gibbs sampling by the predictor's conditionals.
+A trained network's conditionals need not belong to any joint law, so no stationary law is claimed for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import Predictor, Process, State, Step
+from textdiff.rng import Rng
+from textdiff.samplers.edit import marginal
+
+
+def corrected(step: Step) -> Step:
+    """`step` downwards; upwards from level 0, corruption with fresh noise."""
+
+    def both_ways(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
+        if not (s > state.t).any():
+            return step(state, s, predictor=predictor, process=process, rng=rng)
+        up = (s > state.t).any(-1, keepdim=True)
+        x = process.corrupt(state.x, s, process.noise(state.x, s, rng=rng))
+        return replace(state, x=torch.where(up, x, state.x), t=torch.where(up, s, state.t))
+
+    return both_ways
+
+
+def sweep_levels(n: Tensor, moves: int) -> Iterator[Tensor]:
+    """Up to one position of n (B,) and down again, `moves` times, (B, 1)."""
+    up = torch.where(n > 0, 1 / n.clamp(min=1), 0.0).double()[:, None]
+    for _ in range(moves):
+        yield up
+        yield torch.zeros_like(up)
+
+
+def gibbs(sweeps: float = 1.0) -> Step:
+    """Single edits with correction; `sweeps` passes over the text follow the first (`sweep_levels`)."""
+    if sweeps < 0:
+        raise ValueError(f"sweeps is {sweeps}; it must be at least 0")
+    return corrected(marginal())

@@ -1,0 +1,52 @@
+"""The one sampling loop, and the one place where a step asks the predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import Predictor, Process, State, Step
+from textdiff.predictions import positions_of
+from textdiff.rng import Rng
+
+
+def sample(
+    given: Tensor,
+    free: Tensor,
+    levels: Iterable[Tensor | float],
+    step: Step,
+    *,
+    predictor: Predictor,
+    process: Process,
+    rng: Rng,
+    condition: Any = None,
+) -> Iterator[State]:
+    """The states of a batch from the prior to the end of `levels`, the first one before any step.
+
+    given (B, L) tokens, free (B, L) bool; each of `levels` a number or (B, 1), decreasing unless the step says otherwise.
+    Positions that are not free are at level 0 throughout and come out bit-identical to `given`.
+    """
+    x = process.prior(given, free, rng=rng)
+    state = State(
+        x=x,
+        t=free.double(),
+        given=given,
+        free=free,
+        condition=condition,
+        x0=x,
+        forwards=torch.zeros(len(x), dtype=torch.long, device=x.device),
+    )
+    yield state
+    for level in levels:
+        s = torch.where(free, torch.as_tensor(level, dtype=torch.float64, device=x.device), 0.0)
+        state = step(state, s, predictor=predictor, process=process, rng=rng)
+        yield state
+
+
+def predict(state: State, where: Tensor, *, predictor: Predictor, process: Process) -> Any:
+    """The prediction at `where` (B, L) bool, given text pinned and consistent with x_t.  Rows outside `where` cost nothing."""
+    prediction = predictor(state.x, state.t, at=positions_of(where), condition=state.condition, previous=state.x0)
+    return process.consistent(prediction.pin(state.given, ~state.free), state)
