@@ -40,31 +40,34 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor], rounds: int 
 class Rng:
     """Random draws for a batch of B rows; row k is the stream of `seeds[k]` alone.
 
-    `stream` numbers independent candidates of the same seed.  The counter is the one thing here that changes: each
-    call of a drawing method moves it by one, for all rows together.
+    `stream`, one number or one a row, tells independent candidates of the same seed apart.  The counter is the one thing
+    here that changes: each call of a drawing method moves it, for all rows together.
     """
 
-    def __init__(self, seeds: Sequence[int] | Tensor, *, stream: int = 0, device: torch.device | str = "cpu"):
+    def __init__(
+        self, seeds: Sequence[int] | Tensor, *, stream: int | Tensor = 0, device: torch.device | str = "cpu"
+    ):
         self.keys = torch.as_tensor(seeds, dtype=torch.int64, device=device).reshape(-1)
-        self.stream = stream
+        self.streams = torch.as_tensor(stream, dtype=torch.int64, device=device).expand_as(self.keys)
         self.counter = 0
         self._buffer: Tensor | None = None
         self._used = 0
 
     def rows(self, index: Tensor) -> Rng:
         """The same generator, at the same point, for the rows `index` alone."""
-        part = Rng(self.keys[index], stream=self.stream, device=self.keys.device)
+        part = Rng(self.keys[index], stream=self.streams[index], device=self.keys.device)
         part.counter, part._used = self.counter, self._used
         part._buffer = None if self._buffer is None else self._buffer[index]
         return part
 
     # -- bits ---------------------------------------------------------------------------------------------------------
 
-    def _uniform(self, key: Tensor, position: Tensor) -> Tensor:
+    def _uniform(self, key: Tensor, stream: Tensor, position: Tensor) -> Tensor:
         draw = torch.full_like(position, self.counter & _LOW)
-        stream = torch.full_like(position, self.stream & _LOW)
         self.counter += 1
-        words = philox((position, draw, stream, torch.zeros_like(position)), (key & _LOW, (key >> 32) & _LOW))
+        words = philox(
+            (position, draw, stream & _LOW, torch.zeros_like(position)), (key & _LOW, (key >> 32) & _LOW)
+        )
         bits = (words[0] << 21) ^ (words[1] >> 11)  # 53 bits
         return (bits.to(torch.float64) + 0.5) * 2.0**-53
 
@@ -73,12 +76,12 @@ class Rng:
         size = 1
         for n in shape:
             size *= n
-        position = torch.arange(size, device=self.keys.device).expand(len(self.keys), size)
-        return self._uniform(self.keys[:, None].expand_as(position), position.contiguous()).view(-1, *shape)
+        position = torch.arange(size, device=self.keys.device).repeat(len(self.keys), 1)
+        return self._uniform(self.keys[:, None], self.streams[:, None], position).view(-1, *shape)
 
     def uniform_at(self, rows: Tensor, positions: Tensor) -> Tensor:
         """U(0, 1) for flat (row, position) pairs, (N,), float64: what `uniform(L)` would hold there."""
-        return self._uniform(self.keys[rows], positions)
+        return self._uniform(self.keys[rows], self.streams[rows], positions)
 
     def _scalar(self) -> Tensor:
         """One U(0, 1) per row, (B,), from a block that serves many calls."""
@@ -138,7 +141,7 @@ def unnormalised(logits: Tensor) -> Tensor:
 
 def order_to_ranks(key: Tensor, free: Tensor) -> Tensor:
     """(k + ½)/n, k the place of each free position in increasing order of key, (B, L) float64; +inf elsewhere."""
-    place = key.argsort(-1, stable=True).argsort(-1).double()
+    place = key.argsort(dim=-1, stable=True).argsort(-1).double()
     return torch.where(free, (place + 0.5) / free.sum(-1, keepdim=True), torch.inf)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textdiff.contracts import Predictor, Process, State, Step
 from textdiff.rng import Rng
+from textdiff.samplers.ancestral import improved
 from textdiff.samplers.edit import marginal
 
 
@@ -43,4 +44,10 @@ def gibbs(sweeps: float = 1.0) -> Step:
     """Single edits with correction; `sweeps` passes over the text follow the first (`sweep_levels`)."""
     if sweeps < 0:
         raise ValueError(f"sweeps is {sweeps}; it must be at least 0")
-    return corrected(marginal())
+    masks, edits = improved(), marginal()
+
+    def one(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
+        step = edits if process.sketch(state.x) is None else masks
+        return step(state, s, predictor=predictor, process=process, rng=rng)
+
+    return corrected(one)

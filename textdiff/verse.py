@@ -1,0 +1,223 @@
+"""Regular Chinese verse: the four forms, and the classical tones and rhymes of their characters.
+
+Tones.  平 is level, 上 去 入 are oblique.  Rhymes are the 106 groups of 平水韵; only level groups rhyme in regulated verse.
+
+Line types (p level, z oblique, · free under 一三五不论); a line of seven is a line of five behind `·` and the opposite of
+its second position:
+
+    a  ·z·pz        A  ·z·pp
+    b  ·p·zz        B  ·p·zp         b may also be  ppzpz  with its first position free
+
+A quatrain is one of the sequences of four lines in SEQUENCES; an octave is a quatrain followed by the unrhymed one whose
+even lines are the same.  The names 平起 and 仄起 go by the second character, so they change places between fives and sevens.
+
+Three-valued answers: True, False, or None where a character without a reading leaves it open.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Form:
+    """A fixed form: `lines` lines of `width` characters."""
+
+    name: str
+    chinese: str
+    lines: int
+    width: int
+
+    @property
+    def length(self) -> int:
+        """Characters of a poem, without punctuation."""
+        return self.lines * self.width
+
+    @property
+    def short(self) -> str:
+        """The customary two-character name, 五绝 for 五言绝句."""
+        return self.chinese[0] + self.chinese[2]
+
+    def split(self, text: str) -> list[str]:
+        """The lines of a poem, from its bare characters or from text with line breaks and punctuation.
+
+        Between breaks may stand a line, a couplet or more, but as much everywhere.  Anything that is neither white space nor
+        punctuation is a character of the poem, signs for a hole (`_`, □) too.
+        """
+        pieces = split_at_punctuation(text)
+        characters = "".join(pieces)
+        if len(characters) != self.length:
+            raise ValueError(
+                f"text has {len(characters)} characters, but form {self.name!r} has {self.length} "
+                f"({self.lines} lines of {self.width}); got {_shorten(text)!r}"
+            )
+        if len({len(piece) for piece in pieces}) > 1 or len(pieces[0]) % self.width:
+            raise ValueError(
+                f"text breaks into pieces of {[len(piece) for piece in pieces]} characters, but form {self.name!r} has "
+                f"lines of {self.width}; break it there or not at all"
+            )
+        return [characters[i : i + self.width] for i in range(0, self.length, self.width)]
+
+    def layout(self, text: str | Sequence[str]) -> str:
+        """A poem as it is printed: one couplet a line, ， within it and 。 at its end."""
+        lines = self.split(text if isinstance(text, str) else "\n".join(text))
+        return "\n".join(f"{upper}，{lower}。" for upper, lower in zip(lines[::2], lines[1::2], strict=True))
+
+
+FORMS = {
+    form.name: form
+    for form in (
+        Form("wuyan-jueju", "五言绝句", 4, 5),
+        Form("qiyan-jueju", "七言绝句", 4, 7),
+        Form("wuyan-lushi", "五言律诗", 8, 5),
+        Form("qiyan-lushi", "七言律诗", 8, 7),
+    )
+}
+
+
+def get_form(name: str) -> Form:
+    """The form of that name: English (wuyan-jueju), Chinese (五言绝句) or short (五绝)."""
+    named = {alias: form for form in FORMS.values() for alias in (form.name, form.chinese, form.short)}
+    form = named.get(name.strip().lower().replace("_", "-").replace(" ", "-"))
+    if form is None:
+        near = difflib.get_close_matches(name, named, n=1, cutoff=0.0)
+        known = ", ".join(f"{form.name} ({form.chinese}, {form.short})" for form in FORMS.values())
+        raise ValueError(f"unknown form {name!r}; known are {known}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return form
+
+
+def guess_form(text: str) -> Form | None:
+    """The form a text has the shape of, or None."""
+    pieces = split_at_punctuation(text)
+    for form in FORMS.values():
+        if sum(map(len, pieces)) == form.length:
+            alike = len({len(piece) for piece in pieces}) == 1 and len(pieces[0]) % form.width == 0
+            return form if alike else None
+    return None
+
+
+def split_at_punctuation(text: str) -> list[str]:
+    """The runs of a text between white space and punctuation; `_` counts as a character, it stands for a hole."""
+    return "".join("\n" if c.isspace() or (unicodedata.category(c)[0] == "P" and c != "_") else c for c in text).split()
+
+
+class Reading(NamedTuple):
+    """One classical reading of a character: its tone, one of 平上去入, and its group of 平水韵 (平 and 东, say)."""
+
+    tone: str
+    rhyme: str
+
+
+@cache
+def _table() -> dict[str, tuple[Reading, ...]]:
+    text = resources.files("textdiff").joinpath("assets/readings.tsv").read_text(encoding="utf-8")
+    rows = (line.split("\t") for line in text.splitlines())
+    return {character: tuple(Reading(r[0], r[1:]) for r in listed.split(" ")) for character, listed in rows}
+
+
+def readings(character: str) -> tuple[Reading, ...]:
+    """The classical readings of a simplified character; empty where none is known."""
+    return _table().get(character, ())
+
+
+@cache
+def tone(character: str) -> str:
+    """'level', 'oblique', 'either' (it has readings of both kinds) or 'unknown'."""
+    kinds = {"level" if reading.tone == "平" else "oblique" for reading in readings(character)}
+    return "either" if len(kinds) == 2 else kinds.pop() if kinds else "unknown"
+
+
+def rhyme_groups(character: str, level_only: bool = True) -> frozenset[str]:
+    """The groups of 平水韵 a character belongs to, named with their tone: {'平东'}."""
+    return frozenset(r.tone + r.rhyme for r in readings(character) if r.tone == "平" or not level_only)
+
+
+def rhyme_words(lines: Sequence[str]) -> list[str]:
+    """The last characters of the even lines."""
+    return [line[-1] for line in lines[1::2]]
+
+
+def rhyme_level(lines: Sequence[str]) -> bool | None:
+    """Whether one level group of 平水韵 holds every even line's ending; None if an ending without a reading leaves it open."""
+    words = rhyme_words(lines)
+    known = [rhyme_groups(word) for word in words if readings(word)]
+    if known and not frozenset.intersection(*known):
+        return False
+    return True if len(known) == len(words) else None
+
+
+def rhyme_distinct(lines: Sequence[str]) -> bool:
+    """Whether no rhyme word stands twice."""
+    words = rhyme_words(lines)
+    return len(set(words)) == len(words)
+
+
+_TYPES = {"a": "·z·pz", "b": "·p·zz", "A": "·z·pp", "B": "·p·zp"}
+_LICENSED_B = "·pzpz"
+SEQUENCES = {  # line types of a quatrain -> its names in fives and in sevens
+    "aBbA": ("仄起首句不入韵", "平起首句不入韵"),
+    "ABbA": ("仄起首句入韵", "平起首句入韵"),
+    "bAaB": ("平起首句不入韵", "仄起首句不入韵"),
+    "BAaB": ("平起首句入韵", "仄起首句入韵"),
+}
+
+
+class ToneFit(NamedTuple):
+    """How well a poem keeps the tonal sequence it comes nearest to."""
+
+    name: str  # 仄起首句入韵, ...
+    types: str  # one letter a line, of the table in the module's docstring
+    fits: tuple[bool, ...]  # line by line; b may be its licensed variant
+    strict: tuple[bool, ...]  # line by line, without that licence
+    positions: float  # share of the fixed positions met; unknown characters meet any
+
+    @property
+    def regular(self) -> bool:
+        """Whether every line fits."""
+        return all(self.fits)
+
+
+def tone_fit(lines: Sequence[str]) -> ToneFit:
+    """The best of the four tonal sequences by fixed positions met, for 4 or 8 lines of 5 or 7 characters."""
+    widths = {len(line) for line in lines}
+    if len(lines) not in (4, 8) or widths not in ({5}, {7}):
+        raise ValueError(f"tones are defined for 4 or 8 lines of 5 or 7 characters, got lengths {list(map(len, lines))}")
+    (width,) = widths
+    best = None
+    for opening, names in SEQUENCES.items():
+        types = opening if len(lines) == 4 else opening + ("aBbA" if opening.endswith("bA") else "bAaB")
+        plain = [_met(line, _pattern(_TYPES[kind], width)) for line, kind in zip(lines, types, strict=True)]
+        licensed = [
+            kind == "b" and all(_met(line, _pattern(_LICENSED_B, width))) for line, kind in zip(lines, types, strict=True)
+        ]
+        met = [m for line, free in zip(plain, licensed, strict=True) for m in ([True] * len(line) if free else line)]
+        strict = tuple(map(all, plain))
+        fits = tuple(a or b for a, b in zip(strict, licensed, strict=True))
+        fit = ToneFit(names[width == 7], types, fits, strict, sum(met) / len(met))
+        if best is None or (fit.positions, sum(fit.fits)) > (best.positions, sum(best.fits)):
+            best = fit
+    return best
+
+
+def _pattern(five: str, width: int) -> str:
+    return five if width == 5 else "·" + ("z" if five[1] == "p" else "p") + five
+
+
+def _met(line: str, pattern: str) -> list[bool]:
+    wrong = {"p": "oblique", "z": "level"}
+    return [tone(c) != wrong[mark] for c, mark in zip(line, pattern, strict=True) if mark != "·"]
+
+
+def regulated(lines: Sequence[str]) -> bool:
+    """Whether every line keeps its tones (b licensed), the even lines rhyme in one level group, and no rhyme word recurs."""
+    return rhyme_level(lines) is True and rhyme_distinct(lines) and tone_fit(lines).regular
+
+
+def _shorten(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
