@@ -1,15 +1,15 @@
 """Regular Chinese verse: the four forms, and the classical tones and rhymes of their characters.
 
-Tones.  平 is level, 上 去 入 are oblique.  Rhymes are the 106 groups of 平水韵; only level groups rhyme in regulated verse.
+Tones.  平 is level, 上 去 入 are oblique.  Rhymes are the 106 groups of 平水韵; regulated verse rhymes in level groups.
 
-Line types (p level, z oblique, · free under 一三五不论); a line of seven is a line of five behind `·` and the opposite of
-its second position:
+Line types (p level, z oblique, · free under 一三五不论); a line of seven is a line of five behind `·` and the opposite
+of its second position:
 
     a  ·z·pz        A  ·z·pp
     b  ·p·zz        B  ·p·zp         b may also be  ppzpz  with its first position free
 
-A quatrain is one of the sequences of four lines in SEQUENCES; an octave is a quatrain followed by the unrhymed one whose
-even lines are the same.  The names 平起 and 仄起 go by the second character, so they change places between fives and sevens.
+A quatrain is one of the four sequences in SEQUENCES; an octave is a quatrain followed by the one with an unrhymed
+opening and the same even lines.  平起 and 仄起 go by the second character: they change places between fives and sevens.
 
 Three-valued answers: True, False, or None where a character without a reading leaves it open.
 """
@@ -47,8 +47,8 @@ class Form:
     def split(self, text: str) -> list[str]:
         """The lines of a poem, from its bare characters or from text with line breaks and punctuation.
 
-        Between breaks may stand a line, a couplet or more, but as much everywhere.  Anything that is neither white space nor
-        punctuation is a character of the poem, signs for a hole (`_`, □) too.
+        Between breaks may stand a line, a couplet or more, but as much everywhere.  Anything that is neither white
+        space nor punctuation is a character of the poem, signs for a hole (`_`, □) too.
         """
         pieces = split_at_punctuation(text)
         characters = "".join(pieces)
@@ -144,7 +144,7 @@ def rhyme_words(lines: Sequence[str]) -> list[str]:
 
 
 def rhyme_level(lines: Sequence[str]) -> bool | None:
-    """Whether one level group of 平水韵 holds every even line's ending; None if an ending without a reading leaves it open."""
+    """Whether one level group holds every even line's ending; None if an ending without a reading leaves it open."""
     words = rhyme_words(lines)
     known = [rhyme_groups(word) for word in words if readings(word)]
     if known and not frozenset.intersection(*known):
@@ -187,22 +187,22 @@ def tone_fit(lines: Sequence[str]) -> ToneFit:
     """The best of the four tonal sequences by fixed positions met, for 4 or 8 lines of 5 or 7 characters."""
     widths = {len(line) for line in lines}
     if len(lines) not in (4, 8) or widths not in ({5}, {7}):
-        raise ValueError(f"tones are defined for 4 or 8 lines of 5 or 7 characters, got lengths {list(map(len, lines))}")
-    (width,) = widths
-    best = None
-    for opening, names in SEQUENCES.items():
-        types = opening if len(lines) == 4 else opening + ("aBbA" if opening.endswith("bA") else "bAaB")
-        plain = [_met(line, _pattern(_TYPES[kind], width)) for line, kind in zip(lines, types, strict=True)]
-        licensed = [
-            kind == "b" and all(_met(line, _pattern(_LICENSED_B, width))) for line, kind in zip(lines, types, strict=True)
-        ]
-        met = [m for line, free in zip(plain, licensed, strict=True) for m in ([True] * len(line) if free else line)]
-        strict = tuple(map(all, plain))
-        fits = tuple(a or b for a, b in zip(strict, licensed, strict=True))
-        fit = ToneFit(names[width == 7], types, fits, strict, sum(met) / len(met))
-        if best is None or (fit.positions, sum(fit.fits)) > (best.positions, sum(best.fits)):
-            best = fit
-    return best
+        lengths = [len(line) for line in lines]
+        raise ValueError(f"tones are defined for 4 or 8 lines of 5 or 7 characters; got lines of lengths {lengths}")
+    return max((_against(lines, opening) for opening in SEQUENCES), key=lambda fit: (fit.positions, sum(fit.fits)))
+
+
+def _against(lines: Sequence[str], opening: str) -> ToneFit:
+    width = len(lines[0])
+    types = opening if len(lines) == 4 else opening + ("aBbA" if opening.endswith("bA") else "bAaB")
+    plain = [_met(line, _pattern(_TYPES[kind], width)) for line, kind in zip(lines, types, strict=True)]
+    strict = tuple(all(met) for met in plain)
+    free_b = _pattern(_LICENSED_B, width)
+    fits = tuple(
+        ok or (kind == "b" and all(_met(line, free_b))) for ok, kind, line in zip(strict, types, lines, strict=True)
+    )
+    met = [one for line, fit in zip(plain, fits, strict=True) for one in ([True] * len(line) if fit else line)]
+    return ToneFit(SEQUENCES[opening][width == 7], types, fits, strict, sum(met) / len(met))
 
 
 def _pattern(five: str, width: int) -> str:
@@ -215,7 +215,7 @@ def _met(line: str, pattern: str) -> list[bool]:
 
 
 def regulated(lines: Sequence[str]) -> bool:
-    """Whether every line keeps its tones (b licensed), the even lines rhyme in one level group, and no rhyme word recurs."""
+    """Whether all lines keep their tones (b licensed), the even ones rhyme in a level group, no rhyme word twice."""
     return rhyme_level(lines) is True and rhyme_distinct(lines) and tone_fit(lines).regular
 
 

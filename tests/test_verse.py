@@ -1,0 +1,143 @@
+"""Forms, readings, rhyme and tone."""
+
+import subprocess
+import sys
+
+import pytest
+
+from textdiff import verse
+
+LEVEL, OBLIQUE, BOTH = "天", "月", "看"
+
+
+def poem(types: str, width: int, licensed: bool = False) -> list[str]:
+    """Lines of 天 and 月 that keep the given line types exactly; free positions take a character of both tones."""
+    patterns = dict(verse._TYPES, **({"b": verse._LICENSED_B} if licensed else {}))
+    sign = {"p": LEVEL, "z": OBLIQUE, "·": BOTH}
+    return ["".join(sign[mark] for mark in verse._pattern(patterns[kind], width)) for kind in types]
+
+
+@pytest.mark.parametrize("form", verse.FORMS.values(), ids=lambda form: form.name)
+def test_every_name_of_a_form_finds_it(form):
+    assert verse.get_form(form.name) is verse.get_form(form.chinese) is verse.get_form(form.short) is form
+    assert len(form.short) == 2 and form.length == form.lines * form.width
+
+
+def test_an_unknown_form_is_answered_with_the_known_ones_and_the_nearest():
+    with pytest.raises(ValueError, match=r"'qiyan-jueij'.*wuyan-lushi.*did you mean 'qiyan-jueju'"):
+        verse.get_form("qiyan-jueij")
+
+
+@pytest.mark.parametrize("form", verse.FORMS.values(), ids=lambda form: form.name)
+def test_split_undoes_every_way_of_writing_a_poem(form):
+    bare = "".join(chr(0x4E00 + i) for i in range(form.length))
+    lines = form.split(bare)
+    assert [len(line) for line in lines] == [form.width] * form.lines and "".join(lines) == bare
+    for text in (
+        bare,
+        "\n".join(lines),
+        form.layout(lines),
+        form.layout(bare),
+        " ".join(lines),
+        "、".join(lines) + "！",
+    ):
+        assert form.split(text) == lines
+        assert verse.guess_form(text) is form
+
+
+def test_layout_gives_one_couplet_a_line():
+    assert verse.get_form("五绝").layout("一二三四五" * 4) == "一二三四五，一二三四五。\n一二三四五，一二三四五。"
+
+
+def test_signs_for_holes_are_characters():
+    assert verse.get_form("五绝").split("_" * 5 + "□" * 15)[:2] == ["_____", "□□□□□"]
+
+
+@pytest.mark.parametrize("text", ["", "，。", "天" * 21, "天" * 8 + "\n" + "天" * 12, "天" * 27])
+def test_text_of_another_shape_has_no_form(text):
+    assert verse.guess_form(text) is None
+    with pytest.raises(ValueError, match="wuyan-jueju"):
+        verse.get_form("五绝").split(text)
+
+
+def test_readings_have_a_tone_and_a_group():
+    table = verse._table()
+    assert 8000 < len(table) < 12000
+    assert {reading.tone for listed in table.values() for reading in listed} == set("平上去入")
+    assert len({reading for listed in table.values() for reading in listed}) == 106
+    assert verse.readings("东") == (verse.Reading("平", "东"),) and verse.readings("?") == ()
+
+
+@pytest.mark.parametrize("character, tone", [("天", "level"), ("月", "oblique"), ("看", "either"), ("x", "unknown")])
+def test_tone_has_four_values(character, tone):
+    assert verse.tone(character) == tone
+
+
+def test_level_groups_are_among_all_groups():
+    assert verse.rhyme_groups("看") == {"平寒"}
+    assert verse.rhyme_groups("看", level_only=False) == {"平寒", "去翰"}
+
+
+@pytest.mark.parametrize(
+    "endings, answer",
+    [("东风", True), ("东冬", False), ("东x", None), ("东冬x", False), ("月雪", False), ("xx", None), ("看寒", True)],
+)
+def test_rhyme_is_three_valued(endings, answer):
+    lines = [line for ending in endings for line in ("天月", "天" + ending)]
+    assert verse.rhyme_level(lines) is answer
+
+
+def test_a_rhyme_word_may_stand_once():
+    assert verse.rhyme_distinct(["天月", "天风", "天月", "天东"])
+    assert not verse.rhyme_distinct(["天月", "天风", "天月", "月风"])
+
+
+@pytest.mark.parametrize("width", [5, 7])
+@pytest.mark.parametrize("lines", [4, 8])
+@pytest.mark.parametrize("opening", verse.SEQUENCES)
+def test_each_template_is_recognised_as_itself(opening, lines, width):
+    types = opening if lines == 4 else opening + ("aBbA" if opening.endswith("bA") else "bAaB")
+    fit = verse.tone_fit(poem(types, width))
+    assert (fit.types, fit.name, fit.positions) == (types, verse.SEQUENCES[opening][width == 7], 1.0)
+    assert fit.regular and all(fit.strict)
+    for upper, lower in ((types[i], types[i + 1]) for i in range(2, lines, 2)):
+        assert {upper, lower} in ({"a", "B"}, {"b", "A"})  # a couplet's even positions oppose
+
+
+@pytest.mark.parametrize("width", [5, 7])
+def test_names_go_by_the_second_character(width):
+    for opening, names in verse.SEQUENCES.items():
+        lines = poem(opening, width)
+        assert names[width == 7].startswith("平" if lines[0][1] == LEVEL else "仄")
+        assert names[width == 7].endswith("不入韵" if lines[0][-1] == OBLIQUE else "句入韵")
+
+
+@pytest.mark.parametrize("width", [5, 7])
+def test_the_licensed_line_fits_but_not_strictly(width):
+    fit = verse.tone_fit(poem("aBbA", width, licensed=True))
+    assert fit.regular and fit.strict == (True, True, False, True)
+
+
+def test_a_wrong_tone_is_found_in_its_line():
+    lines = poem("aBbA", 7)
+    lines[1] = lines[1][:5] + LEVEL + lines[1][6:]
+    fit = verse.tone_fit(lines)
+    assert fit.types == "aBbA" and fit.fits == (True, False, True, True) and fit.positions == 15 / 16
+
+
+def test_regulated_needs_tone_and_rhyme_and_distinct_rhyme_words():
+    good = ["看月看天月", "看天看月东", "看天看月月", "看月看天风"]
+    assert verse.regulated(good)
+    assert not verse.regulated([*good[:3], "看月看天东"])
+    assert not verse.regulated([*good[:3], "看月看天寒"])
+    assert not verse.regulated(["看天看天月", *good[1:]])
+
+
+def test_tones_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="4 or 8 lines of 5 or 7"):
+        verse.tone_fit(["天月天"] * 4)
+
+
+def test_verse_needs_no_torch():
+    code = "import sys, textdiff.verse as v; v.tone('天'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
