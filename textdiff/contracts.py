@@ -87,6 +87,9 @@ class Process(Protocol):
     def bridge(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
         """The improved bridge x_s ~ p(x_s | x_t, x0); `bridges.reuse` serves every process that can recover."""
 
+    def bound_steps(self, n: Tensor) -> Tensor:
+        """The number T of steps that the bound sums for rows of n (B,) free positions, (B,)."""
+
     def bound(self, prediction: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) of the step t → s in nats, (B,)."""
 

@@ -24,7 +24,6 @@ from textdiff.contracts import Positions
 from textdiff.rng import PIECE, Rng
 
 
-
 def positions_of(where: Tensor) -> Positions:
     """(rows, positions) of the True entries of a (B, L) mask, row by row."""
     rows, positions = where.nonzero(as_tuple=True)

@@ -44,9 +44,7 @@ class Rng:
     here that changes: each call of a drawing method moves it, for all rows together.
     """
 
-    def __init__(
-        self, seeds: Sequence[int] | Tensor, *, stream: int | Tensor = 0, device: torch.device | str = "cpu"
-    ):
+    def __init__(self, seeds: Sequence[int] | Tensor, *, stream: int | Tensor = 0, device: torch.device | str = "cpu"):
         self.keys = torch.as_tensor(seeds, dtype=torch.int64, device=device).reshape(-1)
         self.streams = torch.as_tensor(stream, dtype=torch.int64, device=device).expand_as(self.keys)
         self.counter = 0
@@ -65,9 +63,7 @@ class Rng:
     def _uniform(self, key: Tensor, stream: Tensor, position: Tensor) -> Tensor:
         draw = torch.full_like(position, self.counter & _LOW)
         self.counter += 1
-        words = philox(
-            (position, draw, stream & _LOW, torch.zeros_like(position)), (key & _LOW, (key >> 32) & _LOW)
-        )
+        words = philox((position, draw, stream & _LOW, torch.zeros_like(position)), (key & _LOW, (key >> 32) & _LOW))
         bits = (words[0] << 21) ^ (words[1] >> 11)  # 53 bits
         return (bits.to(torch.float64) + 0.5) * 2.0**-53
 

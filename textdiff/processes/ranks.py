@@ -39,3 +39,7 @@ class ByRank:
         """Whether a step from t to s changes anything, (B,) bool."""
         free = t > 0
         return count(t, free) != count(torch.where(free, s, 0.0), free)
+
+    def bound_steps(self, n: Tensor) -> Tensor:
+        """One step for each count."""
+        return n

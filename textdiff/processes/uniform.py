@@ -36,6 +36,7 @@ class Uniform:
     """With probability 1 − α_t a token is redrawn from all of `vocabulary` (V,), its own value included."""
 
     vocabulary: Tensor
+    steps: int = 64  # steps of the bound; more are tighter
 
     def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
         return torch.where(free, uniform_tokens(self.vocabulary, given, rng=rng), given)
@@ -77,6 +78,9 @@ class Uniform:
         drawn = uniform_tokens(self.vocabulary, x0, rng=rng)
         x = torch.where(which == 0, x0, torch.where(which == 1, x_t, drawn))
         return torch.where(t > 0, x, x0)
+
+    def bound_steps(self, n: Tensor) -> Tensor:
+        return torch.full_like(n, self.steps)
 
     def bound(self, prediction: Categorical, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """KL of p(x_s | x_t, x0) to the mixture (2), summed over positions, (B,) nats."""

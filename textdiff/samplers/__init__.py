@@ -1,9 +1,8 @@
 """The table of samplers, and of the processes that each one serves.  Listing it imports no torch.
 
-A new sampler is one file beside this one, a function that returns a step, and one line here.  `exact` answers: given exact
-marginals, at temperature 1, started from the exact law at level 1, one position per step, does it reproduce p(x0)?
-`levels` tells which level sequence it walks: "count" (whole counts of positions), "even", or "single" (one position at a
-time whatever is asked).
+A new sampler is one file beside this one, a function that returns a step, and one line here.  `exact` names the processes
+for which it reproduces p(x0), given exact marginals, at temperature 1, started from the exact law at level 1, one position
+a step; `textdiff verify` checks the claim.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ class Entry:
 
     path: str  # "module:attribute" of a function that takes the options and returns a step
     processes: tuple[str, ...]
-    exact: str
+    exact: tuple[str, ...]
     cost: str
     summary: str
     options: tuple[str, ...] = ()
@@ -28,21 +27,21 @@ SAMPLERS: dict[str, Entry] = {
     "baseline": Entry(
         "textdiff.samplers.ancestral:baseline",
         (*COUNTED, "uniform"),
-        "no",
+        (),
         "1 a step",
         "predict everything, corrupt again with fresh noise",
     ),
     "improved": Entry(
         "textdiff.samplers.ancestral:improved",
         (*COUNTED, "uniform"),
-        "mask: yes; else no",
+        ("mask",),
         "1 a step",
         "predict, and go on with the noise that is there",
     ),
     "refresh": Entry(
         "textdiff.samplers.ancestral:refreshed",
         COUNTED,
-        "no",
+        (),
         "1 a step",
         "improved, with a share of the noise drawn anew (like ReMDM)",
         ("share",),
@@ -50,50 +49,50 @@ SAMPLERS: dict[str, Entry] = {
     "edit": Entry(
         "textdiff.samplers.edit:marginal",
         ("mask", "replacement"),
-        "yes",
+        ("mask", "replacement"),
         "1 a step",
         "one position and its token in one draw from the marginals",
     ),
     "edit-count": Entry(
         "textdiff.samplers.edit:by_count",
         ("replacement",),
-        "no",
+        (),
         "1 a step",
         "one of exactly m differing positions (conditional Bernoulli)",
     ),
     "confidence": Entry(
         "textdiff.samplers.order:confidence",
         ("mask",),
-        "yes",
+        ("mask",),
         "1 a step",
         "unmask where the likeliest token is surest",
     ),
     "margin": Entry(
         "textdiff.samplers.order:margin",
         ("mask",),
-        "yes",
+        ("mask",),
         "1 a step",
         "unmask where the two likeliest tokens are furthest apart",
     ),
     "entropy": Entry(
         "textdiff.samplers.order:entropy",
         ("mask",),
-        "yes",
+        ("mask",),
         "1 a step",
         "unmask where the prediction has least entropy",
     ),
     "entropy-bounded": Entry(
         "textdiff.samplers.order:entropy_bounded",
         ("mask",),
-        "gamma 0: yes",
+        (),
         "as many steps as the bound asks",
-        "unmask as many positions as the joint-entropy bound allows",
+        "unmask as many positions as the joint-entropy bound allows (exact at gamma 0)",
         ("gamma",),
     ),
     "gibbs": Entry(
         "textdiff.samplers.corrector:gibbs",
         ("mask", "replacement"),
-        "yes",
+        ("mask", "replacement"),
         "1 a step + 1 a move",
         "one position at a time, then sweeps that noise one position and draw it again",
         ("sweeps",),

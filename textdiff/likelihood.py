@@ -1,0 +1,76 @@
+"""Upper bounds on −log p(x0) by the path of a process (method §2, §3).
+
+With the T steps 1 = t_T > … > t_0 = 0 that the process bounds (T = n whole counts for the exact-count processes),
+
+    −log p(x0) ≤ KL(q(x_1 | x0) ‖ prior) + Σ_{j=1..T} E_{x_t} KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)),   t = t_j, s = t_{j−1}     (1)
+
+Tight for the mask process iff the predictor is exact; loose for replacement, whose corrupted set is hidden (never compare
+the two); the uniform process's bound depends on T, too.  All J levels of a text are stratified: one uniform level in each
+of J equal parts of 1 … T, weighted T/J, which is unbiased for every J and has no level twice where J = T.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import Predictor, Process
+from textdiff.predictions import positions_of
+from textdiff.rng import Rng
+
+
+def nelbo(
+    x0: Tensor,
+    free: Tensor,
+    *,
+    predictor: Predictor,
+    process: Process,
+    seeds: Tensor,
+    levels: int | None = None,
+    condition: Any = None,
+    rows: int = 64,
+) -> Tensor:
+    """An unbiased estimate of the bound (1) on −log p(free text | given text), nats per text, (B,) float64.
+
+    x0 (B, L), free (B, L) bool, seeds (B,): a text's estimate depends on its own seed alone.  `levels` None takes every
+    level.  `rows` texts × levels go through the predictor at a time; condition, if a tensor, is (B, …).
+    """
+    total = free.sum(-1)
+    steps = process.bound_steps(total)  # (B,)
+    used = steps if levels is None else steps.clamp(max=levels)
+    text = torch.arange(len(x0), device=x0.device).repeat_interleave(used)
+    part = torch.arange(len(text), device=x0.device) - (used.cumsum(0) - used)[text]
+    if len(text) == 0:
+        return process.prior_bound(x0, free).double()
+    place = Rng(seeds[text], stream=part + 1, device=x0.device).uniform(1)[:, 0]
+    size = steps[text] / used[text]
+    level = ((part + place) * size).floor().long() + 1  # 1 … T, stratified
+    bounds = []
+    for piece in torch.arange(len(text), device=x0.device).split(rows):
+        row, j, n = text[piece], level[piece][:, None], steps[text[piece]][:, None]
+        x, open_ = x0[row], free[row]
+        t = torch.where(open_, j.double() / n, 0.0)
+        s = torch.where(open_, (j - 1).double() / n, 0.0)
+        rng = Rng(seeds[row], stream=part[piece] + 1, device=x0.device)
+        rng.counter = 1
+        x_t = process.corrupt(x, t, process.noise(x, t, rng=rng))
+        where = open_ if process.sketch(x_t) is None else open_ & (x_t != x)
+        told = condition[row] if isinstance(condition, Tensor) else condition
+        prediction = predictor(x_t, t, at=positions_of(where), condition=told).pin(x, ~open_)
+        bounds.append(process.bound(prediction, x, x_t, t, s).double())
+    weighted = torch.cat(bounds) * size
+    return process.prior_bound(x0, free).double().index_add(0, text, weighted)
+
+
+def ratio(totals: Tensor, counts: Tensor) -> tuple[float, float]:
+    """Σ totals / Σ counts, and its standard error over texts (linearised ratio estimator; nan for one text)."""
+    totals, counts = totals.double(), counts.double()
+    mean = totals.sum() / counts.sum()
+    residual = totals - mean * counts
+    texts = len(totals)
+    error = (
+        (residual.square().sum() * texts / (texts - 1)).sqrt() / counts.sum() if texts > 1 else torch.tensor(torch.nan)
+    )
+    return mean.item(), error.item()
