@@ -28,6 +28,7 @@ from textdiff.samplers import SAMPLERS, Entry
 from textdiff.samplers.corrector import sweep_levels
 
 ROWS = 20_000  # paths walked at a time
+_BASE = 64  # more than any number of forwards in one step
 
 
 class Enumerating(Rng):
@@ -253,7 +254,6 @@ def chain_law(
     for level in levels:
         s_level = float(level)
         items = (law > 1e-15).nonzero()[:, 0]
-        base = 64
 
         def f(codes: Tensor, rng: Rng, level: float = s_level, previous: float = previous) -> Tensor:
             x = space.decode(codes // counts)
@@ -266,12 +266,12 @@ def chain_law(
             s = torch.full_like(t, level)
             after = step(state, s, predictor=predictor, process=process, rng=rng)
             m = (after.t.amax(-1) * n).round().long()
-            return (space.code(after.x) * counts + m) * base + after.forwards
+            return (space.code(after.x) * counts + m) * _BASE + after.forwards
 
         index, outcome, weight = enumerate_draws(f, items, space.length)
         weight = weight * law[items[index]]
-        forwards += (weight * (outcome % base)).sum().item()
-        law = torch.zeros_like(law).index_add_(0, outcome // base, weight)
+        forwards += (weight * (outcome % _BASE)).sum().item()
+        law = torch.zeros_like(law).index_add_(0, outcome // _BASE, weight)
         previous = s_level
     return law.view(-1, counts).sum(-1), forwards
 
