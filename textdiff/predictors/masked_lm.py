@@ -1,0 +1,157 @@
+"""A Hugging Face masked language model as a predictor.
+
+The network reads   prefix (P)  before (a)  text (L)  after (b)   with `before`, `after` the tokenizer's own frame.  Slots of
+the prefix that say nothing, and padding, are hidden from attention; the columns that are empty in the whole batch are
+left out, and the positions of the others are told explicitly, so that nothing shifts.
+
+Only rows with an asked position are encoded, and only asked positions meet the vocabulary: `Categorical.read` gathers
+their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import Positions, Predictor
+from textdiff.levels import count
+from textdiff.predictions import Categorical, positions_of
+from textdiff.tokenization import frame
+
+if TYPE_CHECKING:
+    from textdiff.predictors.folder import TextModel
+
+# A float32 product of fewer rows takes another path in MKL and rounds differently; a row must not notice its neighbours.
+FEWEST_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a family of models goes from hidden states to logits, and how it counts positions."""
+
+    logits: Callable[[Any, Tensor], Tensor]  # (model, (n, D)) -> (n, V)
+    first: str | None  # where positions begin: "zero", after the "padding" id; None if the model counts columns itself
+
+
+def _distilbert(model: Any, hidden: Tensor) -> Tensor:
+    return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+
+
+def _cls(model: Any, hidden: Tensor) -> Tensor:
+    return model.cls(hidden)
+
+
+def _lm_head(model: Any, hidden: Tensor) -> Tensor:
+    return model.lm_head(hidden)
+
+
+# `config.model_type` -> head.  Where a model attends within a window of columns (ModernBERT) none may be left out.
+HEADS: dict[str, Head] = {
+    "bert": Head(_cls, "zero"),
+    "megatron-bert": Head(_cls, "zero"),
+    "roberta": Head(_lm_head, "padding"),
+    "xlm-roberta": Head(_lm_head, "padding"),
+    "camembert": Head(_lm_head, "padding"),
+    "roberta-prelayernorm": Head(_lm_head, "padding"),
+    "distilbert": Head(_distilbert, "zero"),
+    "modernbert": Head(lambda model, hidden: model.decoder(model.head(hidden)), None),
+    "roformer": Head(_cls, None),
+}
+
+
+def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
+    """The predictor of a TextModel.  `condition` is the prefix, (B, P), all null if None.
+
+    The process slot says `process` where the condition leaves it empty.  In rows whose process is not mask, the level slot
+    says how much of the text is corrupted: [level-k] with k = round(K·m/L), m = m(t), L the length without padding.
+    """
+    model: Any = text_model.model
+    head = HEADS[model.config.model_type]
+    before, after = frame(text_model.tokenizer)
+    pad = text_model.pad_id
+    allowed = torch.zeros(model.get_input_embeddings().weight.shape[0], dtype=torch.bool, device=text_model.device)
+    allowed[text_model.content] = True
+    if text_model.unk_id is not None:
+        allowed[text_model.unk_id] = True
+    fill = _filled(text_model, process)
+    offset = len(text_model.prefix) + len(before)
+    start = {"zero": 0, "padding": pad + 1}.get(head.first or "zero", 0)
+
+    def predict(
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        at: Positions | None = None,
+        condition: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Categorical:
+        if at is None:
+            at = positions_of(torch.ones_like(x_t, dtype=torch.bool))
+        rows, place = at[0].unique_consecutive(return_inverse=True)
+        x = x_t[rows]
+        if condition is None:
+            condition = torch.full((len(x_t), len(text_model.prefix)), pad, device=x_t.device)
+        edges = (x.new_tensor(ids).expand(len(x), -1) for ids in (before, after))
+        body = torch.cat([next(edges), x, next(edges)], 1)
+        ids = torch.cat([fill(condition[rows], x, t[rows]), body], 1)  # (R, P + a + L + b)
+        live = ids != pad
+        slots = torch.arange(len(text_model.prefix), device=x.device).expand(len(x), -1)
+        order = (live[:, slots.shape[1] :].cumsum(-1) - 1).clamp(min=0) + slots.shape[1]
+        position = torch.cat([slots, order], 1) + start
+        column = torch.arange(ids.shape[1], device=x.device)  # where each column went
+        if head.first is not None and len(x):
+            keep = live.any(0)
+            column = keep.cumsum(0) - 1
+            ids, live, position = ids[:, keep], live[:, keep], position[:, keep]
+        told: dict[str, Tensor] = {} if head.first is None else {"position_ids": position}
+        if not live.all():
+            told["attention_mask"] = live.long()
+        context = _autocast(x.device.type)
+        hidden = model.base_model(input_ids=ids, **told).last_hidden_state if len(x) else None  # (R, W, D)
+
+        def read(index: Tensor) -> Tensor:
+            if hidden is None or not len(index):
+                return torch.zeros(len(index), len(allowed), device=allowed.device)
+            asked = hidden[place[index], column[offset + at[1][index]]]  # (n, D)
+            missing = max(0, FEWEST_ROWS - len(asked))
+            with context():
+                logits = head.logits(model, torch.nn.functional.pad(asked, (0, 0, 0, missing)))
+            return logits[: len(asked)].float().masked_fill(~allowed, -torch.inf)
+
+        return Categorical(read, at, x_t)
+
+    return predict
+
+
+def _filled(text_model: TextModel, process: str | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(condition (R, P), x (R, L), t (R, L)) -> the condition with its process and level slots filled."""
+    prefix, pad = text_model.prefix, text_model.pad_id
+    vocabulary = text_model.tokenizer.get_vocab()
+    levels = text_model.level_ids()
+
+    def fill(condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        condition = condition.clone()
+        told = torch.full_like(x[:, 0], pad if process is None else vocabulary.get(f"[{process}]", pad))
+        if "process" in prefix:
+            slot = prefix.index("process")
+            told = torch.where(condition[:, slot] == pad, told, condition[:, slot])
+            condition[:, slot] = told
+        if "level" in prefix:
+            share = count(t, t > 0) / (x != pad).sum(-1).clamp(min=1)
+            level = levels[(share * (len(levels) - 1)).round().long()]
+            silent = (told == pad) | (told == vocabulary.get("[mask]", pad))
+            condition[:, prefix.index("level")] = torch.where(silent, pad, level)
+        return condition
+
+    return fill
+
+
+def _autocast(device: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """What reopens the autocast that is on now: logits read later see the same precision as the hidden states."""
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)
