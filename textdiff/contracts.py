@@ -87,6 +87,12 @@ class Process(Protocol):
     def bridge(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
         """The improved bridge x_s ~ p(x_s | x_t, x0); `bridges.reuse` serves every process that can recover."""
 
+    def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Cross-entropy weights of a training example, (B, L); 0 where the predictor need not be asked.
+
+        With t uniform over the process's levels, Σ weights · −log q_i(x0_i) has the scale of nats per text.
+        """
+
     def bound_steps(self, n: Tensor) -> Tensor:
         """The number T of steps that the bound sums for rows of n (B,) free positions, (B,)."""
 

@@ -47,6 +47,12 @@ class Mask(ByRank):
     def consistent(self, prediction: Categorical, state: State) -> Categorical:
         return prediction.pin(state.x, state.x != self.mask_id)  # what is shown is certain
 
+    def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """n/m at masked positions: the bound itself, (1) summed over the counts m = 1 … n."""
+        free = t > 0
+        n, m = free.sum(-1, keepdim=True), count(t, free)[:, None]
+        return torch.where(x_t == self.mask_id, n / m.clamp(min=1), 0.0)
+
     def bound(self, prediction: Categorical, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         free, masked = t > 0, x_t == self.mask_id
         m, rest = count(t, free), count(torch.where(free, s, 0.0), free)

@@ -40,6 +40,10 @@ class ByRank:
         free = t > 0
         return count(t, free) != count(torch.where(free, s, 0.0), free)
 
+    def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Every free position counts once: cross-entropy on all of them trains q."""
+        return (t > 0).float()
+
     def bound_steps(self, n: Tensor) -> Tensor:
         """One step for each count."""
         return n

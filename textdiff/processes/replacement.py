@@ -72,11 +72,12 @@ class Replacement(ByRank):
         m = count(t, free)
         if not torch.equal(m, count(torch.where(free, s, 0.0), free) + 1):
             raise ValueError("the replacement bound is defined for steps of one position; pass levels one count apart")
-        stay, right = (v.double() for v in prediction.log_prob(x_t, x0))
+        stay, right = prediction.log_prob(x_t, x0)
         if self.rule == "marginal":
             pick = right - torch.where(free, log1mexp(stay), -torch.inf).logsumexp(-1, keepdim=True)
         else:
             pick = inclusion(torch.where(free, stay, 0.0), m) - m.double().log()[:, None] + right - log1mexp(stay)
+        pick = torch.where(right > -torch.inf, pick, -torch.inf)  # a token that cannot be, rather than −inf − (−inf)
         corrupted = free & (x_t != x0)
         excess = torch.where(corrupted, -pick - m.double().log()[:, None], 0.0)
         return excess.sum(-1) / m

@@ -79,6 +79,10 @@ class Uniform:
         x = torch.where(which == 0, x0, torch.where(which == 1, x_t, drawn))
         return torch.where(t > 0, x, x0)
 
+    def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Every free position counts once."""
+        return (t > 0).float()
+
     def bound_steps(self, n: Tensor) -> Tensor:
         return torch.full_like(n, self.steps)
 

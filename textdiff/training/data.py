@@ -1,0 +1,167 @@
+"""Training examples: fixed-length token sequences, and the corrupted micro-batches made of them.
+
+The batch of an optimiser step holds texts of one length (and so no padding).  Which texts, how they are corrupted and by
+which process depends on (seed, epoch, example) alone: neither on how the batch is cut into pieces nor on ranks or workers.
+Levels are stratified over the whole step,
+
+    m = ⌊n · (π(k) + U)/G⌋ + 1,   π a random permutation of the step's G texts, U ~ U(0, 1)                          (1)
+
+so that each text's level is uniform on 1 … n and a step holds every band of levels.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import Process
+from textdiff.rng import Rng, example_seed
+from textdiff.verse import guess_form
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a corpus."""
+
+    text: str
+    form: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """All texts of one length and one condition."""
+
+    ids: Tensor  # (N, L)
+    condition: Tensor  # (N, P) prefix tokens
+    free: Tensor  # (L,) bool
+
+
+def read_texts(path: str | Path, kind: str, limit: int | None = None) -> list[Text]:
+    """The texts of a JSON Lines or text file; ValueError names the file, the line and what is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data file {str(path)!r} does not exist; make one with 'textdiff data prepare', or pass data.train=FILE"
+        )
+    texts = []
+    for number, line in enumerate(_lines(path), start=1):
+        if limit is not None and len(texts) >= limit:
+            break
+        if ".json" in path.name:
+            try:
+                record = json.loads(line)
+                text = record["text"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} line {number} is not a JSON object with a 'text' field") from error
+        else:
+            record, text = {}, line
+        if kind == "windows":
+            texts.append(Text(text))
+            continue
+        form = record.get("form") or (guess_form(text).name if guess_form(text) else None)
+        if form is None:
+            raise ValueError(f"{path} line {number}: {text[:24]!r} has the shape of no form; prepare the file first")
+        texts.append(Text("".join(text.split()), form))
+    if not texts:
+        raise ValueError(f"data file {str(path)!r} is empty; it must hold at least one text")
+    return texts
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    with opened as file:
+        for line in file:
+            if line.strip():
+                yield line.rstrip("\n")
+
+
+def split_by_hash(texts: list[Text], share: float) -> tuple[list[Text], list[Text]]:
+    """(the rest, about `share` of the texts), decided by each text alone; at least one text on either side."""
+    place = [int.from_bytes(hashlib.sha256(t.text.encode()).digest()[:8]) / 2**64 for t in texts]
+    held = [t for t, p in zip(texts, place, strict=True) if p < share]
+    if not held:
+        held = [texts[min(range(len(texts)), key=place.__getitem__)]]
+    kept = [t for t in texts if t not in held] if len(texts) > 1 else texts
+    return kept, held
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatches:
+    """A map from the number of a micro-batch, over the whole run, to its corrupted tensors.
+
+    Micro-batch i is piece i mod P of optimiser step i // P, P = pieces.  An epoch is one pass over every group; the last
+    step of a group in an epoch is filled up from the group's beginning.
+    """
+
+    groups: list[Group]
+    processes: dict[str, Process]
+    shares: dict[str, float]
+    batch: int
+    pieces: int
+    steps: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.steps * self.pieces
+
+    def steps_per_epoch(self) -> int:
+        return sum(-(-len(g.ids) // self.batch) for g in self.groups)
+
+    def plan(self, step: int) -> tuple[int, int, int]:
+        """(epoch, group, first example) of an optimiser step."""
+        epoch, place = divmod(step, self.steps_per_epoch())
+        slots = [(g, b) for g, group in enumerate(self.groups) for b in range(0, len(group.ids), self.batch)]
+        order = _order(len(slots), self.seed, epoch, -1)
+        group, first = slots[int(order[place])]
+        return epoch, group, first
+
+    def process_of(self, step: int) -> str:
+        """The process of a step: a golden-ratio sequence over the shares, so that they mix evenly."""
+        place = (step + 0.5) * 0.6180339887498949 % 1 * sum(self.shares.values())
+        for name, share in self.shares.items():
+            if place < share:
+                return name
+            place -= share
+        return max(self.shares, key=self.shares.__getitem__)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        step, piece = divmod(index, self.pieces)
+        epoch, g, first = self.plan(step)
+        group, name = self.groups[g], self.process_of(step)
+        order = _order(len(group.ids), self.seed, epoch, g)
+        size = self.batch // self.pieces
+        slots = torch.arange(piece * size, (piece + 1) * size)
+        chosen = order[(first + slots) % len(order)]
+        stratum = _order(self.batch, self.seed, epoch, -2 - step)[slots]
+        x0 = group.ids[chosen]
+        free = group.free.expand_as(x0)
+        lap = (first + slots) // len(order)
+        rng = Rng([example_seed(self.seed, epoch, g, int(i), int(r)) for i, r in zip(chosen, lap, strict=True)])
+        n = int(group.free.sum())
+        m = (n * (stratum + rng.uniform(1)[:, 0]) / self.batch).floor() + 1
+        t = torch.where(free, (m / n)[:, None], 0.0)
+        process = self.processes[name]
+        x_t = process.corrupt(x0, t, process.noise(x0, t, rng=rng))
+        return {
+            "x0": x0,
+            "x_t": x_t,
+            "t": t,
+            "condition": group.condition[chosen],
+            "process": name,
+            "positions": self.batch * n,  # free positions of the whole optimiser step
+        }
+
+
+@functools.lru_cache(maxsize=32)
+def _order(n: int, *parts: int) -> Tensor:
+    """A random order of 0 … n − 1 that depends on `parts` alone."""
+    return Rng([example_seed(*parts)]).uniform(n)[0].argsort()

@@ -1,0 +1,248 @@
+"""A recipe: YAML read into frozen dataclasses, with dotted overrides.
+
+Unknown keys are errors that name the nearest known one.  The recipe names files and numbers only; nothing in it is imported
+or executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class RecipeError(ValueError):
+    """The recipe, or an override of it, says something that cannot be."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learnt from."""
+
+    train: str  # JSON Lines (.jsonl, .jsonl.gz) with the text in `text`, or a text file
+    validation: str | None = None  # the same; None holds out a share of train by a hash of the text
+    kind: str = "poems"  # poems: a text of one of the forms each; windows: cut `length` tokens at a time
+    length: int = 64  # tokens of a window, special ones not counted
+    holdout: float = 0.05  # share of train held out where validation is not given
+    limit: int | None = None  # use only the first so many texts
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """How text becomes tokens."""
+
+    kind: str = "characters"  # characters, sentencepiece (trained or loaded), pretrained (that of `path`)
+    path: str | None = None  # a saved tokenizer, or a sentencepiece .model file
+    min_count: int = 1  # characters: rarer ones are unknown
+    size: int = 4000  # sentencepiece: entries
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network: any masked LM that transformers can build."""
+
+    pretrained: str | None = None  # start from this folder or hub id
+    type: str = "bert"  # transformers' model type
+    config: dict[str, Any] = field(default_factory=dict)  # passed to its configuration
+    init: str = "plain"  # plain, or pmi: embeddings from the co-occurrence statistics of train
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW on everything, or Muon on the matrices inside the network and AdamW on the rest."""
+
+    name: str = "adamw"  # adamw or muon
+    lr: float = 1e-3  # of AdamW
+    muon_lr: float = 0.02
+    embedding_lr: float | None = None  # of the embeddings; None takes lr
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0  # of the gradient's norm; 0 for none
+    warmup: int = 100  # steps
+    decay: float = 0.3  # share of the steps over which the rate falls to 0 at the end
+    ema: float = 0.999  # decay of the averaged weights; 0 for none
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long, how much at once, what is written."""
+
+    steps: int = 1000
+    batch: int = 64  # texts of one optimiser step, over all devices
+    accumulation: int = 1  # pieces that a step's batch is cut into on each device
+    seed: int = 0
+    bf16: bool = False  # autocast; faster where the CPU or GPU has bfloat16 products
+    eval_every: int = 500
+    eval_texts: int = 256
+    eval_levels: int = 8
+    save_every: int = 500
+    keep: int = 2  # checkpoints
+    previews: int = 2  # samples shown at each evaluation
+    log_every: int = 20
+    minutes: float | None = None  # stop (with a checkpoint) after so many minutes of this start
+    report_to: str = "none"  # none or tensorboard
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run."""
+
+    data: Data
+    name: str = "run"
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    processes: dict[str, float] = field(default_factory=lambda: {"mask": 1.0})  # name -> share of the steps
+    optimizer: Optimizer = Optimizer()
+    run: Run = Run()
+    defaults: dict[str, Any] = field(default_factory=dict)  # the sampler's, saved with the model
+    out: str | None = None  # None: runs/<name>
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out or f"runs/{self.name}")
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """The recipe of a YAML file with "a.b=c" overrides; RecipeError tells what is wrong and where."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        known = Path("recipes")
+        names = sorted(p.name for p in known.glob("*.yaml")) if known.is_dir() else []
+        hint = f"; recipes here: {', '.join(names)}" if names else ""
+        raise RecipeError(f"recipe {str(path)!r} cannot be read ({error.strerror or error}){hint}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {str(path)!r} is not UTF-8 text ({error.reason})") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"recipe {str(path)!r} holds {type(tree).__name__}; expected keys such as data, model, run")
+    for override in overrides or []:
+        _override(tree, override)
+    tree.setdefault("name", Path(path).stem)
+    recipe = _build(Recipe, tree, "")
+    _check(recipe)
+    return recipe
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every field named; `load` reads it back."""
+    tree = dataclasses.asdict(recipe)
+    tree["optimizer"]["betas"] = list(tree["optimizer"]["betas"])
+    return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"override {override!r} has no '='; write it as section.key=value, for example run.steps=100")
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise RecipeError(f"override {override!r}: {section!r} is a value, not a section")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {override!r}: the value is not YAML") from error
+
+
+def _build(kind: type, tree: Any, where: str) -> Any:
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{where or 'the recipe'} is {tree!r}; expected a section with keys")
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]
+    values = {}
+    for key, value in tree.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            raise RecipeError(f"unknown key {_path(where, key)!r}; {hint}")
+        values[key] = _value(hints[key], value, _path(where, key))
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RecipeError(
+            f"the recipe does not say {_path(where, missing[0])!r}; add it, or pass {_path(where, missing[0])}=…"
+        )
+    return kind(**values)
+
+
+def _path(where: str, key: object) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _value(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list) or len(value) != len(arguments):
+            raise RecipeError(f"{where} is {value!r}; expected {len(arguments)} numbers in brackets")
+        return tuple(_value(a, v, where) for a, v in zip(arguments, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where} is {value!r}; expected a section with keys")
+        return {str(k): _value(arguments[1], v, _path(where, k)) for k, v in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise RecipeError(f"{where} is {value!r}; expected {hint.__name__}")
+    return value
+
+
+CHOICES = {
+    "data.kind": ("poems", "windows"),
+    "tokenizer.kind": ("characters", "sentencepiece", "pretrained"),
+    "model.init": ("plain", "pmi"),
+    "optimizer.name": ("adamw", "muon"),
+    "run.report_to": ("none", "tensorboard"),
+}
+
+
+def _check(recipe: Recipe) -> None:
+    from textdiff.processes import PROCESSES
+
+    for path, choices in CHOICES.items():
+        section, key = path.split(".")
+        value = getattr(getattr(recipe, section), key)
+        if value not in choices:
+            raise RecipeError(f"{path} is {value!r}; expected one of {', '.join(choices)}")
+    for name, share in recipe.processes.items():
+        if name not in PROCESSES:
+            near = difflib.get_close_matches(name, PROCESSES, n=1)
+            raise RecipeError(f"unknown process {name!r}; did you mean {(near or list(PROCESSES))[0]!r}?")
+        if share < 0:
+            raise RecipeError(f"processes.{name} is {share}; shares are at least 0")
+    if sum(recipe.processes.values()) <= 0:
+        raise RecipeError("no process has a share above 0; write for example processes: {mask: 1.0}")
+    run = recipe.run
+    for key in ("steps", "batch", "accumulation", "eval_every", "save_every", "log_every", "eval_texts", "eval_levels"):
+        if getattr(run, key) < 1:
+            raise RecipeError(f"run.{key} is {getattr(run, key)}; it must be at least 1")
+    if run.batch % run.accumulation:
+        raise RecipeError(f"run.batch is {run.batch}, which {run.accumulation} pieces (run.accumulation) do not divide")
+    if recipe.tokenizer.kind == "pretrained" and not (recipe.tokenizer.path or recipe.model.pretrained):
+        raise RecipeError("tokenizer.kind is 'pretrained', but neither tokenizer.path nor model.pretrained names one")
+    if not 0 <= recipe.optimizer.ema < 1:
+        raise RecipeError(f"optimizer.ema is {recipe.optimizer.ema}; it must lie in [0, 1)")

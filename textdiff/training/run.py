@@ -1,0 +1,335 @@
+"""From a recipe to a trained model folder.
+
+<out>/recipe.yaml         the recipe, every default spelled out
+<out>/log.jsonl           step, seconds, tokens, loss, bounds
+<out>/previews.txt        samples at each evaluation
+<out>/checkpoint-N/       what a killed run starts again from
+<out>/model/              the result: averaged weights, tokenizer, textdiff.json, model card
+<out>/raw/                the same without averaging
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from textdiff.levels import count_levels
+from textdiff.predictors.folder import TextModel
+from textdiff.resolve import attribute
+from textdiff.rng import Rng
+from textdiff.samplers import SAMPLERS
+from textdiff.samplers.loop import sample
+from textdiff import tokenization
+from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, frame
+from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash
+from textdiff.training.loss import Denoiser
+from textdiff.training.recipe import Recipe, RecipeError, load, to_yaml
+from textdiff.training.start import start_from_statistics
+from textdiff.training.trainer import DiffusionTrainer, Log
+from textdiff.verse import FORMS
+
+SPECIALS = tuple(
+    token for token in POEM_SPECIALS if token.startswith(("[mask]", "[replacement]", "[uniform]", "[level-"))
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a recipe comes to before anything is trained."""
+
+    text_model: TextModel
+    batches: MicroBatches
+    held: list[Group]
+    parameters: int
+    texts: int
+    tokens: int  # over the whole run, in texts, without prefixes
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Data, tokenizer, network and batches of a recipe; ValueError or FileNotFoundError say what is missing."""
+    texts = read_texts(recipe.data.train, recipe.data.kind, recipe.data.limit)
+    if recipe.data.validation:
+        held = read_texts(recipe.data.validation, recipe.data.kind)
+    elif recipe.data.kind == "poems":
+        texts, held = split_by_hash(texts, recipe.data.holdout)
+    else:
+        cut = max(1, int(len(texts) * (1 - recipe.data.holdout)))
+        texts, held = texts[:cut], texts[cut:] or texts[-1:]
+    text_model = _network(recipe, texts)
+    train = _groups(text_model, texts, recipe)
+    validation = _head(_groups(text_model, held, recipe), recipe.run.eval_texts)
+    if recipe.model.init == "pmi":
+        start_from_statistics(text_model, train)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    pieces = recipe.run.accumulation * world
+    if recipe.run.batch % pieces:
+        raise RecipeError(
+            f"run.batch is {recipe.run.batch}, which {pieces} pieces (accumulation × devices) do not divide"
+        )
+    batches = MicroBatches(
+        groups=train,
+        processes={name: text_model.process(name) for name in recipe.processes},
+        shares=recipe.processes,
+        batch=recipe.run.batch,
+        pieces=pieces,
+        steps=recipe.run.steps,
+        seed=recipe.run.seed,
+    )
+    per_epoch = sum(int(g.free.sum()) * len(g.ids) for g in train)
+    tokens = int(per_epoch * recipe.run.steps / batches.steps_per_epoch())
+    parameters = sum(p.numel() for p in text_model.model.parameters())
+    return Plan(text_model, batches, validation, parameters, sum(len(g.ids) for g in train), tokens)
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """Parameters, tokens, steps, and time and memory estimated from two optimiser steps of the longest texts."""
+    made = plan(recipe)
+    longest = max(made.batches.groups, key=lambda g: g.ids.shape[1])
+    length, denoiser = longest.ids.shape[1], Denoiser(made.text_model)
+    seconds = []
+    for index in range(2 * made.batches.pieces):
+        inputs = made.batches[index]
+        began = time.perf_counter()
+        with torch.autocast(inputs["x0"].device.type, dtype=torch.bfloat16, enabled=recipe.run.bf16):
+            loss = denoiser(**inputs)
+        loss.backward()
+        seconds.append((time.perf_counter() - began) / inputs["x0"].numel())
+        denoiser.zero_grad()
+    averaged = 1 if recipe.optimizer.ema else 0
+    config = made.text_model.model.config
+    rows = recipe.run.batch // made.batches.pieces * length
+    activations = rows * getattr(config, "hidden_size", 512) * getattr(config, "num_hidden_layers", 6) * 34 * 4
+    return {
+        "parameters": made.parameters,
+        "vocabulary": len(made.text_model.content),
+        "texts": made.texts,
+        "validation_texts": sum(len(g.ids) for g in made.held),
+        "steps": recipe.run.steps,
+        "steps_per_epoch": made.batches.steps_per_epoch(),
+        "tokens": made.tokens,
+        "minutes": round(made.tokens * min(seconds) * 1.1 / 60, 1),
+        "memory_mb": round((made.parameters * 4 * (4 + averaged) + activations) / 2**20),
+        "out": str(recipe.folder),
+    }
+
+
+def train(recipe: Recipe, *, fresh: bool = False, log: Log = lambda line: None) -> Path | None:
+    """Train, or go on from the newest complete checkpoint in the output folder.
+
+    Returns the model's folder, or None if the run was stopped before its last step (start it again to go on).  `fresh`
+    ignores checkpoints that are there.
+    """
+    folder = recipe.folder
+    checkpoint = None if fresh else newest(folder)
+    if checkpoint is not None:
+        _same(recipe, load(folder / "recipe.yaml"))
+    folder.mkdir(parents=True, exist_ok=True)
+    made = plan(recipe)
+    _write(folder / "recipe.yaml", to_yaml(recipe))
+    log(
+        f"{made.texts} texts, {made.parameters / 1e6:.2f} M parameters, {recipe.run.steps} steps"
+        + (f", going on from {checkpoint.name}" if checkpoint else "")
+    )
+    previews = Previews(recipe, folder, log)
+    trainer = DiffusionTrainer(made.text_model, recipe, made.batches, made.held, log, previews)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < recipe.run.steps:
+        log(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
+        return None
+    if trainer.args.should_save:
+        raw = trainer.text_model
+        raw.save_pretrained(folder / "raw")
+        trainer.averaged().save_pretrained(folder / "model")
+        bounds = {k: v for entry in trainer.state.log_history for k, v in entry.items() if k.startswith("eval_")}
+        _write(folder / "model" / "README.md", card(recipe, made, trainer.seconds, trainer.tokens, bounds))
+    return folder / "model"
+
+
+def newest(folder: Path) -> Path | None:
+    """The latest complete checkpoint."""
+    found = [p.parent for p in folder.glob("checkpoint-*/complete.json")]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+class Previews:
+    """Samples at each evaluation, shown and kept; the same seeds every time."""
+
+    def __init__(self, recipe: Recipe, folder: Path, log: Log):
+        self.count, self.path, self.log = recipe.run.previews, folder / "previews.txt", log
+
+    def __call__(self, text_model: TextModel, groups: Sequence[Group], step: int) -> None:
+        if not self.count:
+            return
+        texts = preview(text_model, groups[-1], self.count)
+        for text in texts:
+            self.log(f"  {text}")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{step}\t{text}\n" for text in texts))
+
+
+def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
+    """n texts like those of `group`, sampled with seeds 0 … n − 1."""
+    from textdiff.predictors.shaping import banned
+
+    name = text_model.processes[0]
+    process = text_model.process(name)
+    sampler = next(k for k, entry in SAMPLERS.items() if name in entry.processes and k != "baseline")
+    given = group.ids[:1].expand(n, -1)
+    free = group.free.expand_as(given)
+    predictor = text_model.predictor(name)
+    if text_model.unk_id is not None:
+        predictor = banned(predictor, [text_model.unk_id])
+    with torch.inference_mode():
+        for state in sample(
+            given,
+            free,
+            count_levels(free.sum(-1), 16),
+            attribute(SAMPLERS[sampler].path)(),
+            predictor=predictor,
+            process=process,
+            rng=Rng(range(n)),
+            condition=group.condition[:1].expand(n, -1),
+        ):
+            last = state
+    return text_model.decode(last.x)
+
+
+# -- the pieces of a plan -------------------------------------------------------------------------------------------------
+
+
+def _network(recipe: Recipe, texts: list[Text]) -> TextModel:
+    poems = recipe.data.kind == "poems"
+    if recipe.model.pretrained:
+        found = TextModel.from_pretrained(recipe.model.pretrained)
+        found.model.train()
+        processes = tuple(recipe.processes)
+        return dataclasses.replace(
+            found, processes=processes, defaults=recipe.defaults or found.defaults, name=recipe.name
+        )
+    tokenizer = _tokenizer(recipe, texts)
+    vocabulary = tokenizer.get_vocab()
+    prefix: tuple[str, ...] = ()
+    if "[level-0]" in vocabulary:
+        prefix = POEM_PREFIX if poems else ("process", "level")
+    longest = max(f.length for f in FORMS.values()) if poems else recipe.data.length
+    before, after = frame(tokenizer)
+    config = transformers.AutoConfig.for_model(
+        recipe.model.type,
+        **{
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "max_position_embeddings": len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1,
+            **recipe.model.config,
+        },
+    )
+    torch.manual_seed(recipe.run.seed)
+    model = transformers.AutoModelForMaskedLM.from_config(config)
+    return TextModel.from_parts(
+        model, tokenizer, processes=tuple(recipe.processes), prefix=prefix, defaults=recipe.defaults, name=recipe.name
+    )
+
+
+def _tokenizer(recipe: Recipe, texts: list[Text]) -> Any:
+    told = recipe.tokenizer
+    if told.kind == "pretrained":
+        return transformers.AutoTokenizer.from_pretrained(told.path, trust_remote_code=False)
+    specials = POEM_SPECIALS if recipe.data.kind == "poems" else SPECIALS
+    if told.kind == "sentencepiece":
+        source = {"model": told.path} if told.path else {"texts": [t.text for t in texts], "size": told.size}
+        return tokenization.sentencepiece_tokenizer(**source, specials=specials)
+    counts = Counter(character for t in texts for character in t.text)
+    kept = sorted((c for c, k in counts.items() if k >= told.min_count), key=lambda c: (-counts[c], c))
+    return character_tokenizer(kept, specials)
+
+
+def _groups(text_model: TextModel, texts: list[Text], recipe: Recipe) -> list[Group]:
+    """Texts by form, or windows of `data.length` tokens."""
+    if recipe.data.kind == "windows":
+        joined = "\n".join(t.text for t in texts)
+        ids = torch.tensor(text_model.tokenizer(joined, add_special_tokens=False, verbose=False)["input_ids"])
+        length = recipe.data.length
+        if len(ids) < length:
+            raise ValueError(f"the data hold {len(ids)} tokens, less than one window of {length}; lower data.length")
+        rows = ids[: len(ids) // length * length].view(-1, length)
+        return [_group(text_model, rows, None)]
+    by_form: dict[str, list[str]] = {}
+    for t in texts:
+        by_form.setdefault(t.form or "", []).append(t.text)
+    return [_group(text_model, text_model.encode(rows), form) for form, rows in sorted(by_form.items())]
+
+
+def _group(text_model: TextModel, ids: Tensor, form: str | None) -> Group:
+    told = {"form": form} if "form" in text_model.prefix else {}
+    return Group(ids, text_model.condition(len(ids), **told), torch.ones(ids.shape[1], dtype=torch.bool))
+
+
+def _head(groups: list[Group], texts: int) -> list[Group]:
+    """About `texts` texts, in proportion from each group, at least two of each."""
+    total = sum(len(g.ids) for g in groups)
+    return [
+        Group(g.ids[:k], g.condition[:k], g.free)
+        for g in groups
+        for k in [max(2, round(len(g.ids) * min(1.0, texts / total)))]
+    ]
+
+
+def _same(recipe: Recipe, earlier: Recipe) -> None:
+    """A resumed run must have the data, network and batches of the first."""
+    for section in ("data", "tokenizer", "model", "processes"):
+        if getattr(recipe, section) != getattr(earlier, section):
+            raise RecipeError(
+                f"{recipe.folder} holds a run with another {section!r} section; pass out=OTHER to keep both, or --fresh"
+            )
+    for key in ("seed", "batch"):
+        now, then = getattr(recipe.run, key), getattr(earlier.run, key)
+        if now != then:
+            raise RecipeError(
+                f"{recipe.folder} was trained with run.{key}={then}, not {now}; pass out=OTHER or --fresh"
+            )
+
+
+def _write(path: Path, text: str) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def card(recipe: Recipe, made: Plan, seconds: float, tokens: int, bounds: dict[str, float]) -> str:
+    """The model card: origin, recipe, cost and bounds."""
+    rows = "\n".join(f"| {k.removeprefix('eval_')} | {v:.4f} |" for k, v in bounds.items())
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+license: apache-2.0
+tags: [textdiff, masked-diffusion]
+---
+# {recipe.name}
+
+A masked language model trained by textdiff as the predictor of {", ".join(made.text_model.processes)} diffusion.
+{made.parameters / 1e6:.2f} M parameters, {made.texts} training texts, {tokens / 1e6:.1f} M tokens seen,
+{seconds / 3600:.2f} hours on {platform.machine()} with {torch.get_num_threads()} threads.
+
+| on the held-out texts, nats per token | |
+| --- | --- |
+{rows}
+
+The recipe:
+
+```yaml
+{to_yaml(recipe)}```
+
+`textdiff generate --model FOLDER` samples from it; `transformers.AutoModelForMaskedLM.from_pretrained(FOLDER)` opens it alone.
+
+{json.dumps({"transformers": transformers.__version__, "torch": torch.__version__})}
+"""
