@@ -4,9 +4,11 @@ An `Rng` is one 64-bit key per row and one draw counter.  Bits come from Philox-
 "Parallel random numbers: as easy as 1, 2, 3", SC 2011) written in int64 tensor arithmetic, so that row k's numbers depend
 on its own key alone: the same on every device, at any batch size, whichever rows stand beside it.
 
-Philox counter words: (position, draw number, stream, 0); key words: low and high half of the row's seed.
+Philox counter words: (position, draw number, stream, turn); key words: low and high half of the row's seed.  A row's turn
+is how many steps it has taken so far, and draws are numbered within a step, so that a step that only its neighbours need,
+or that needs more draws for them, does not shift its own later draws.
 
-    uniform      (bits + ½) · 2⁻⁵³ in float64, never 0 or 1
+    uniform      (bits + ½) · 2⁻⁵² in float64, never 0 or 1 (with 53 bits the ½ would be rounded away, sometimes up to 1)
     categorical  inverse CDF in float64, on two levels: block sums first, then inside one block.  A running float32 sum
                  over thousands of entries would make a third of them unreachable.
 """
@@ -40,13 +42,14 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor], rounds: int 
 class Rng:
     """Random draws for a batch of B rows; row k is the stream of `seeds[k]` alone.
 
-    `stream`, one number or one a row, tells independent candidates of the same seed apart.  The counter is the one thing
-    here that changes: each call of a drawing method moves it, for all rows together.
+    `stream`, one number or one a row, tells independent candidates of the same seed apart.  Each call of a drawing method
+    moves the counter, for all rows together; `advance` starts it again in the next turn of the rows that took a step.
     """
 
     def __init__(self, seeds: Sequence[int] | Tensor, *, stream: int | Tensor = 0, device: torch.device | str = "cpu"):
         self.keys = torch.as_tensor(seeds, dtype=torch.int64, device=device).reshape(-1)
         self.streams = torch.as_tensor(stream, dtype=torch.int64, device=device).expand_as(self.keys)
+        self.turns = torch.zeros_like(self.keys)
         self.counter = 0
         self._buffer: Tensor | None = None
         self._used = 0
@@ -54,18 +57,26 @@ class Rng:
     def rows(self, index: Tensor) -> Rng:
         """The same generator, at the same point, for the rows `index` alone."""
         part = Rng(self.keys[index], stream=self.streams[index], device=self.keys.device)
-        part.counter, part._used = self.counter, self._used
+        part.turns, part.counter, part._used = self.turns[index], self.counter, self._used
         part._buffer = None if self._buffer is None else self._buffer[index]
         return part
 
+    def advance(self, rows: Tensor) -> None:
+        """Begin the next turn of `rows` (B,) bool.  The others begin theirs again: what they drew in it must not matter."""
+        self.turns = self.turns + rows.long()
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Number the draws from 0 again: for rows other than those that have drawn in this turn."""
+        self.counter, self._buffer, self._used = 0, None, 0
+
     # -- bits ---------------------------------------------------------------------------------------------------------
 
-    def _uniform(self, key: Tensor, stream: Tensor, position: Tensor) -> Tensor:
+    def _uniform(self, key: Tensor, stream: Tensor, turn: Tensor, position: Tensor) -> Tensor:
         draw = torch.full_like(position, self.counter & _LOW)
         self.counter += 1
-        words = philox((position, draw, stream & _LOW, torch.zeros_like(position)), (key & _LOW, (key >> 32) & _LOW))
-        bits = (words[0] << 21) ^ (words[1] >> 11)  # 53 bits
-        return (bits.to(torch.float64) + 0.5) * 2.0**-53
+        words = philox((position, draw, stream & _LOW, turn & _LOW), (key & _LOW, (key >> 32) & _LOW))
+        return unit(words[0], words[1])
 
     def uniform(self, *shape: int) -> Tensor:
         """U(0, 1), (B, *shape), float64."""
@@ -73,11 +84,11 @@ class Rng:
         for n in shape:
             size *= n
         position = torch.arange(size, device=self.keys.device).repeat(len(self.keys), 1)
-        return self._uniform(self.keys[:, None], self.streams[:, None], position).view(-1, *shape)
+        return self._uniform(self.keys[:, None], self.streams[:, None], self.turns[:, None], position).view(-1, *shape)
 
     def uniform_at(self, rows: Tensor, positions: Tensor) -> Tensor:
         """U(0, 1) for flat (row, position) pairs, (N,), float64: what `uniform(L)` would hold there."""
-        return self._uniform(self.keys[rows], self.streams[rows], positions)
+        return self._uniform(self.keys[rows], self.streams[rows], self.turns[rows], positions)
 
     def _scalar(self) -> Tensor:
         """One U(0, 1) per row, (B,), from a block that serves many calls."""
@@ -115,6 +126,14 @@ class Rng:
         key = torch.where(among, self.uniform(among.shape[1]), torch.inf)
         return (key.argsort(-1).argsort(-1) < size[:, None]) & among
 
+    def successive(self, log_weight: Tensor, size: Tensor) -> Tensor:
+        """`size` (B,) positions drawn one after another, each ∝ exp(log_weight) (B, L) among those left, (B, L) bool.
+
+        Fewer where fewer have a weight.  A race of exponential clocks: the first ones to ring have that law.
+        """
+        key = torch.log(-torch.log(self.uniform(log_weight.shape[1]))) - log_weight
+        return (key.argsort(-1).argsort(-1) < size[:, None]) & (log_weight > -torch.inf)
+
     def categorical(
         self, logits: Tensor | Callable[[Tensor], Tensor], at: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
@@ -127,6 +146,11 @@ class Rng:
         read = logits if callable(logits) else logits.__getitem__
         pieces = torch.arange(len(u), device=u.device).split(PIECE)
         return torch.cat([inverse_cdf(unnormalised(read(index)), u[index]) for index in pieces])
+
+
+def unit(high: Tensor, low: Tensor) -> Tensor:
+    """(0, 1) in float64 from two 32-bit words; the 52 bits and the ½ fit the 53 of a float64 exactly."""
+    return (((high << 20) ^ (low >> 12)).to(torch.float64) + 0.5) * 2.0**-52
 
 
 def unnormalised(logits: Tensor) -> Tensor:
@@ -160,8 +184,8 @@ def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
 def example_seed(seed: int, *parts: int) -> int:
     """A 63-bit seed out of a seed and further integers (epoch, example index): splitmix64 folded over them."""
     mask = (1 << 64) - 1
-    z = seed & mask
-    for part in parts:
+    z = 0
+    for part in (seed, *parts):  # the seed is mixed first, or seed 1, epoch 0 would be seed 0, epoch 1
         z = (z + 0x9E3779B97F4A7C15 + (part & mask)) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask

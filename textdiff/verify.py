@@ -49,6 +49,12 @@ class Enumerating(Rng):
     def rows(self, index: Tensor) -> Rng:
         raise NotImplementedError("enumeration keeps all rows together")
 
+    def advance(self, rows: Tensor) -> None:
+        """Nothing: the path tells the draws apart."""
+
+    def rewind(self) -> None:
+        """Nothing."""
+
     def _choose(self, weights: Tensor) -> Tensor:
         """One outcome per row with probability ∝ weights (B, K)."""
         p = weights.double() / weights.double().sum(-1, keepdim=True)
@@ -108,6 +114,16 @@ class Enumerating(Rng):
         sets = torch.tensor(list(itertools.product([False, True], repeat=among.shape[1])))  # (2^L, L)
         fits = ~(sets & ~among[:, None]).any(-1) & (sets.sum(-1) == torch.minimum(size, among.sum(-1))[:, None])
         return sets[self._choose(fits.double())]
+
+    def successive(self, log_weight: Tensor, size: Tensor) -> Tensor:
+        length = log_weight.shape[1]
+        chosen = torch.zeros(len(size), length + 1, dtype=torch.bool)  # the last column: no more
+        for k in range(length):
+            left = torch.where(chosen[:, :-1], -torch.inf, log_weight)
+            idle = ((k >= size) | (left == -torch.inf).all(-1))[:, None]
+            table = torch.cat([torch.where(idle, -torch.inf, left), torch.where(idle, 0.0, -torch.inf)], -1)
+            chosen = chosen.scatter(-1, self._choose(unnormalised(table))[:, None], True)
+        return chosen[:, :-1]
 
     def categorical(self, logits: Tensor | Callable[[Tensor], Tensor], at: Positions | None = None) -> Tensor:
         if at is None:

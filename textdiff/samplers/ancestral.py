@@ -19,7 +19,7 @@ from textdiff.samplers.loop import predict
 
 
 def ancestral(bridge: Bridge = bridges.improved) -> Step:
-    """A step through `bridge`.  One forward for each row that moves."""
+    """A step through `bridge`.  One forward for each row that moves (for mask: that uncovers something)."""
 
     def step(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
         moving = process.moves(state.t, s)
@@ -33,7 +33,9 @@ def ancestral(bridge: Bridge = bridges.improved) -> Step:
         else:
             x = bridge(process, sketch, state.x, state.t, s, rng=rng)
             where = (x == UNREAD) & moving[:, None]
-            x0 = predict(state, where, predictor=predictor, process=process).draw(rng=rng)
+            x0 = state.x
+            if where.any():
+                x0 = predict(state, where, predictor=predictor, process=process).draw(rng=rng)
             x = torch.where(x == UNREAD, x0, x)
         x = torch.where(moving[:, None], x, state.x)
         return replace(state, x=x, t=s, x0=x0, forwards=state.forwards + where.any(-1))

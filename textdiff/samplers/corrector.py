@@ -20,14 +20,18 @@ from textdiff.samplers.edit import marginal
 
 
 def corrected(step: Step) -> Step:
-    """`step` downwards; upwards from level 0, corruption with fresh noise."""
+    """`step` for the rows that go down; for those that go up from level 0, corruption with fresh noise."""
 
     def both_ways(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
-        if not (s > state.t).any():
-            return step(state, s, predictor=predictor, process=process, rng=rng)
         up = (s > state.t).any(-1, keepdim=True)
-        x = process.corrupt(state.x, s, process.noise(state.x, s, rng=rng))
-        return replace(state, x=torch.where(up, x, state.x), t=torch.where(up, s, state.t))
+        if not up.any():
+            return step(state, s, predictor=predictor, process=process, rng=rng)
+        x = torch.where(up, process.corrupt(state.x, s, process.noise(state.x, s, rng=rng)), state.x)
+        if up.all():
+            return replace(state, x=x, t=s)
+        rng.rewind()  # the others draw as if alone
+        after = step(state, torch.where(up, state.t, s), predictor=predictor, process=process, rng=rng)
+        return replace(after, x=torch.where(up, x, after.x), t=torch.where(up, s, after.t))
 
     return both_ways
 

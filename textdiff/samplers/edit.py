@@ -46,15 +46,7 @@ def edit(rule: str) -> Step:
 
 def _by_marginals(stay: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
     """`edits` (B,) positions drawn without replacement in proportion to d_i, (B, L) bool."""
-    length = stay.shape[1]
-    weight = log1mexp(stay.double())
-    chosen = torch.zeros(stay.shape[0], length + 1, dtype=torch.bool, device=stay.device)  # the last column: no edit
-    for k in range(int(edits.max())):
-        open_ = torch.where(chosen[:, :-1], -torch.inf, weight)
-        idle = ((k >= edits) | (open_ == -torch.inf).all(-1))[:, None]
-        table = torch.cat([torch.where(idle, -torch.inf, open_), torch.where(idle, 0.0, -torch.inf)], -1)
-        chosen = chosen.scatter(-1, rng.categorical(table)[:, None], True)
-    return chosen[:, :-1]
+    return rng.successive(log1mexp(stay.double()), edits)
 
 
 def _by_count(stay: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:

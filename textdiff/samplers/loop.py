@@ -27,7 +27,8 @@ def sample(
     """The states of a batch from the prior to the end of `levels`, the first one before any step.
 
     given (B, L) tokens, free (B, L) bool; each of `levels` a number or (B, 1), decreasing unless the step says otherwise.
-    Positions that are not free are at level 0 throughout and come out bit-identical to `given`.
+    Positions that are not free are at level 0 throughout and come out bit-identical to `given`.  A row that a step leaves
+    as it is (same level, same text, no forward) has not moved on in its stream of draws either.
     """
     x = process.prior(given, free, rng=rng)
     state = State(
@@ -39,10 +40,13 @@ def sample(
         x0=x,
         forwards=torch.zeros(len(x), dtype=torch.long, device=x.device),
     )
+    rng.advance(torch.ones_like(state.forwards, dtype=torch.bool))
     yield state
     for level in levels:
         s = torch.where(free, torch.as_tensor(level, dtype=torch.float64, device=x.device), 0.0)
-        state = step(state, s, predictor=predictor, process=process, rng=rng)
+        before, state = state, step(state, s, predictor=predictor, process=process, rng=rng)
+        changed = ((state.t != before.t) | (state.x != before.x)).any(-1)
+        rng.advance(changed | (state.forwards != before.forwards))
         yield state
 
 
