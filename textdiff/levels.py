@@ -37,15 +37,16 @@ def count(t: Tensor, free: Tensor) -> Tensor:
 def count_levels(n: Tensor, steps: int | None = None, schedule: str = "linear") -> Iterator[Tensor]:
     """Level sequence below 1 for rows of n (B,) free positions, each (B, 1): whole counts, no level twice in a row.
 
-    `steps` None means one position at a time.  A row that needs fewer steps than another reaches 0 early and stays
-    there, so that its own sequence does not depend on the rows beside it.
+    `steps` None means one position at a time, whatever the schedule.  A row that needs fewer steps than another reaches 0
+    early and stays there, so that its own sequence does not depend on the rows beside it.
     """
     if steps is not None and steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1, or None for one position at a time")
     sequences = []
     for size in n.tolist():
-        wanted = steps or size
-        counts = {round(size * SCHEDULES[schedule](j / wanted)) for j in range(1, wanted)} - {size, 0}
+        counts = set(range(1, size))
+        if steps is not None:
+            counts &= {round(size * SCHEDULES[schedule](j / steps)) for j in range(1, steps)}
         sequences.append([m / size for m in sorted(counts, reverse=True)] + [0.0] if size else [])
     for j in range(max(map(len, sequences), default=0)):
         yield torch.tensor([[q[j] if j < len(q) else 0.0] for q in sequences], dtype=torch.float64, device=n.device)

@@ -78,11 +78,16 @@ class Categorical:
         return self._put(self.known, self.per_position(lambda logits, *_: logits.argmax(-1)))
 
     def log_prob(self, *tokens: Tensor) -> tuple[Tensor, ...]:
-        """log q_i(x_i) in nats for each x (B, L) of `tokens`, (B, L); 0 where the token is known to be right, else −inf."""
+        """log q_i(x_i) in nats for each x (B, L) of `tokens`, (B, L) float64; at known positions 0 if right, else −inf.
+
+        The sum is taken in float64, so that 1 − q keeps its relative precision where q is nearly 1.
+        """
 
         def gather(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
             index = torch.stack([x[rows, positions] for x in tokens], -1)  # (n, k)
-            return logits.gather(-1, index) - logits.logsumexp(-1, keepdim=True)
+            largest = logits.amax(-1, keepdim=True)
+            total = torch.exp(logits - largest).sum(-1, keepdim=True, dtype=torch.float64)
+            return (logits.gather(-1, index) - largest).double() - total.log()
 
         values = self.per_position(gather)  # (N, k)
         certain = [torch.where(self.known == x, 0.0, -torch.inf).to(values.dtype) for x in tokens]
@@ -135,7 +140,8 @@ def draw_other(prediction: Categorical, x: Tensor, where: Tensor, *, rng: Rng) -
     def ban(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         return logits.scatter(-1, x[rows, positions][:, None], -torch.inf)
 
-    return prediction.select(where, known=x).map(ban).draw(rng=rng)
+    known = torch.where(where, prediction.known, x)  # what was pinned to differ
+    return prediction.select(where, known).map(ban).draw(rng=rng)
 
 
 def log1mexp(a: Tensor) -> Tensor:
@@ -171,15 +177,18 @@ def draw_differing(stay: Tensor, low: Tensor, high: Tensor, *, rng: Rng) -> Tens
     for i in reversed(range(length)):
         now = table[i + 1].gather(1, left[:, None])[:, 0]
         before = table[i].gather(1, (left - 1).clamp(min=0)[:, None])[:, 0]
-        p = torch.where(left > 0, (change[:, i] + before - now).exp(), 0.0)
-        take = rng.bernoulli(p.clamp(max=1.0))
+        kept = (
+            stay[:, i] + table[i].gather(1, left[:, None])[:, 0]
+        )  # log-probability of leaving i and keeping the count
+        p = torch.where(left > 0, (change[:, i] + before - now).exp(), 0.0).clamp(max=1.0)
+        take = rng.bernoulli(torch.where(kept == -torch.inf, 1.0, p))  # rounding must not lose the last way out
         left = left - take.long()
         taken.append(take)
     return torch.stack(taken[::-1], -1)
 
 
 def inclusion(stay: Tensor, count: Tensor) -> Tensor:
-    """log π_i, π_i = P(i ∈ D | |D| = count) = d_i R_{m−1}(d without i)/R_m(d), (B, L) float64; Σ_i π_i = count."""
+    """log π_i, π_i = P(i ∈ D | |D| = count) = d_i R_{m−1}(d without i)/R_m(d), (B, L) float64; Σ_i π_i = count if it is possible."""
     length = stay.shape[1]
     forward = differing_table(stay, length)
     backward = differing_table(stay.flip(-1), length)  # (j, B, k): the last j positions
@@ -193,4 +202,5 @@ def inclusion(stay: Tensor, count: Tensor) -> Tensor:
         rest = backward[length - 1 - i].gather(1, other.clamp(min=0))
         terms = torch.where(other >= 0, forward[i] + rest, -torch.inf)
         result.append(change[:, i] + terms.logsumexp(-1) - total)
-    return torch.stack(result, -1)
+    found = torch.stack(result, -1)
+    return torch.where(total[:, None] > -torch.inf, found, -torch.inf)  # no such set: nothing is included

@@ -168,7 +168,7 @@ def order_to_ranks(key: Tensor, free: Tensor) -> Tensor:
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """The index i with F(i−1) ≤ u·F(V−1) < F(i), for nonnegative weights (N, V) and u (N,) in (0, 1)."""
     n, v = weights.shape
-    blocks = torch.nn.functional.pad(weights, (0, -v % _BLOCK)).view(n, -1, _BLOCK)
+    blocks = torch.nn.functional.pad(weights, (0, -v % _BLOCK)).view(n, -(-v // _BLOCK), _BLOCK)
     sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (N, V/64)
     target = u * sums[:, -1]
     block = (sums <= target[:, None]).sum(-1, keepdim=True)  # (N, 1)
