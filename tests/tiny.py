@@ -1,0 +1,99 @@
+"""Tiny models with real parts: random weights, real tokenizers, saved and loaded like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from textdiff.predictors.folder import TextModel
+from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
+
+CHARACTERS = "床前明月光疑是地上霜举头望低思故乡白日依山尽黄河入海流欲穷千里目更一层楼春眠不觉晓处闻啼鸟夜来风雨声花落知多少"
+QUATRAIN = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"
+PROCESSES = ("mask", "replacement", "redraw", "uniform")
+WORDS = "the cat dog sat lay on under mat tree a one two three small old ran ##s ##ning ##ed ##ly ! ? .".split()
+
+
+def network(tokens: int, seed: int = 0) -> BertForMaskedLM:
+    """A BERT of two thin layers, wide awake: its logits differ by whole nats."""
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=tokens,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=80,
+        initializer_range=0.4,
+    )
+    return BertForMaskedLM(config).eval()
+
+
+def poem_model(**defaults: object) -> TextModel:
+    """Knows the four forms, a few dozen characters and every process."""
+    tokenizer = character_tokenizer(sorted(set(CHARACTERS)), POEM_SPECIALS)
+    return TextModel.from_parts(
+        network(len(tokenizer)),
+        tokenizer,
+        processes=PROCESSES,
+        prefix=POEM_PREFIX,
+        defaults=defaults,
+        name="tiny-poems",
+    )
+
+
+def window_model() -> TextModel:
+    """Characters of running text, no forms."""
+    tokenizer = character_tokenizer("abcdefgh .\n")
+    return TextModel.from_parts(network(len(tokenizer)), tokenizer, processes=PROCESSES, name="tiny-windows")
+
+
+def word_pieces() -> PreTrainedTokenizerFast:
+    """An uncased word-piece tokenizer with [CLS] and [SEP]."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokenizer = Tokenizer(models.WordPiece({name: k for k, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def sentence_model() -> TextModel:
+    """Any masked LM, as it comes: a folder without textdiff.json."""
+    tokenizer = word_pieces()
+    return TextModel.from_parts(network(len(tokenizer)), tokenizer, name="tiny-words")
+
+
+def byte_model() -> TextModel:
+    """Byte-level pieces whose mask token takes the space before it, like RoBERTa's."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet, "Ġt", "Ġc", "Ġs"]
+    merges = [("Ġ", "t"), ("Ġ", "c"), ("Ġ", "s")]
+    tokenizer = Tokenizer(models.BPE({name: k for k, name in enumerate(names)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token=AddedToken("<mask>", lstrip=True, special=True),
+    )
+    return TextModel.from_parts(network(len(fast)), fast, name="tiny-bytes")
+
+
+def saved(model: TextModel, folder: Path) -> str:
+    model.save_pretrained(folder)
+    return str(folder)
