@@ -78,7 +78,8 @@ def pingshui() -> dict[str, set[tuple[str, str]]]:
     readings = defaultdict(set)
     for (tone, name, _), members in zip(names, listed, strict=True):
         for character in "".join(members) + name:  # 先 is missing from its own group there
-            readings[character].add((tone, name))
+            if not character.isascii():  # the last group ends in a word of the web page's footer
+                readings[character].add((tone, name))
     return readings
 
 

@@ -63,6 +63,7 @@ def test_text_of_another_shape_has_no_form(text):
 def test_readings_have_a_tone_and_a_group():
     table = verse._table()
     assert 8000 < len(table) < 12000
+    assert all(ord(character) > 0x3000 for character in table)
     assert {reading.tone for listed in table.values() for reading in listed} == set("平上去入")
     assert len({reading for listed in table.values() for reading in listed}) == 106
     assert verse.readings("东") == (verse.Reading("平", "东"),) and verse.readings("?") == ()
