@@ -102,7 +102,10 @@ class Redraw(ByRank):
         return TokenNoise(rng.ranks(t > 0), uniform_tokens(self.vocabulary, x0, rng=rng))
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
-        return TokenNoise(rng.ranks(t > 0, first=x_t != x0), x_t)  # differing ones, then a uniform choice of the rest
+        """The corrupted set S is a uniform one of size m that contains the differing positions, in random order."""
+        free, differing = t > 0, x_t != x0
+        unseen = rng.subset(free & ~differing, count(t, free) - differing.sum(-1))
+        return TokenNoise(rng.ranks(free, first=differing | unseen), x_t)
 
     def sketch(self, x_t: Tensor) -> None:
         return None

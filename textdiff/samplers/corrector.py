@@ -38,7 +38,7 @@ def corrected(step: Step) -> Step:
 
 def sweep_levels(n: Tensor, moves: int) -> Iterator[Tensor]:
     """Up to one position of n (B,) and down again, `moves` times, (B, 1)."""
-    up = torch.where(n > 0, 1 / n.clamp(min=1), 0.0).double()[:, None]
+    up = torch.where(n > 0, 1 / n.double().clamp(min=1), 0.0)[:, None]
     for _ in range(moves):
         yield up
         yield torch.zeros_like(up)
