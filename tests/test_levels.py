@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -70,7 +71,7 @@ def test_nothing_to_do_takes_no_step():
 def test_schedules_fall_from_1_to_0(schedule):
     values = [SCHEDULES[schedule](u / 50) for u in range(51)]
     assert values[0] == 1 and math.isclose(values[-1], 0, abs_tol=1e-12)
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values))
 
 
 def test_even_levels_end_at_0():
