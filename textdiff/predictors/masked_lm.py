@@ -1,8 +1,9 @@
 """A Hugging Face masked language model as a predictor.
 
-The network reads   prefix (P)  before (a)  text (L)  after (b)   with `before`, `after` the tokenizer's own frame.  Slots of
-the prefix that say nothing, and padding, are hidden from attention; the columns that are empty in the whole batch are
-left out, and the positions of the others are told explicitly, so that nothing shifts.
+The network reads   prefix (P)  before (a)  text (L)  after (b)   with `before`, `after` the tokenizer's own frame, added
+unless the text brings it along.  Slots of the prefix that say nothing, and padding, are hidden from attention; the
+columns that are empty in the whole batch are left out, and the positions of the others are told explicitly, so that
+nothing shifts.
 
 Only rows with an asked position are encoded, and only asked positions meet the vocabulary: `Categorical.read` gathers
 their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
@@ -26,7 +27,8 @@ from textdiff.tokenization import frame
 if TYPE_CHECKING:
     from textdiff.predictors.folder import TextModel
 
-# A float32 product of fewer rows takes another path in MKL and rounds differently; a row must not notice its neighbours.
+# A float32 product of fewer rows takes another path in MKL and rounds differently, and a row must not notice its
+# neighbours: short batches are filled up, the encoder's with copies of a row, the head's with zeros.
 FEWEST_ROWS = 16
 
 
@@ -79,7 +81,7 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
     if text_model.unk_id is not None:
         allowed[text_model.unk_id] = True
     fill = _filled(text_model, process)
-    offset = len(text_model.prefix) + len(before)
+    width = len(text_model.prefix)
     start = {"zero": 0, "padding": pad + 1}.get(head.first or "zero", 0)
 
     def predict(
@@ -93,15 +95,19 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
         if at is None:
             at = positions_of(torch.ones_like(x_t, dtype=torch.bool))
         rows, place = at[0].unique_consecutive(return_inverse=True)
+        if 0 < len(rows) * x_t.shape[1] < FEWEST_ROWS:
+            rows = torch.cat([rows, rows[:1].expand(FEWEST_ROWS)])
         x = x_t[rows]
         if condition is None:
-            condition = torch.full((len(x_t), len(text_model.prefix)), pad, device=x_t.device)
-        edges = (x.new_tensor(ids).expand(len(x), -1) for ids in (before, after))
-        body = torch.cat([next(edges), x, next(edges)], 1)
+            condition = torch.full((len(x_t), width), pad, device=x_t.device)
+        if _starts_and_ends(x, before, after):
+            offset, body = width, x
+        else:
+            offset, body = width + len(before), _between(before, x, after)
         ids = torch.cat([fill(condition[rows], x, t[rows]), body], 1)  # (R, P + a + L + b)
         live = ids != pad
-        slots = torch.arange(len(text_model.prefix), device=x.device).expand(len(x), -1)
-        order = (live[:, slots.shape[1] :].cumsum(-1) - 1).clamp(min=0) + slots.shape[1]
+        slots = torch.arange(width, device=x.device).expand(len(x), -1)
+        order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width
         position = torch.cat([slots, order], 1) + start
         column = torch.arange(ids.shape[1], device=x.device)  # where each column went
         if head.first is not None and len(x):
@@ -126,6 +132,18 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
         return Categorical(read, at, x_t)
 
     return predict
+
+
+def _starts_and_ends(x: Tensor, before: list[int], after: list[int]) -> bool:
+    """Whether all rows of x (R, L) carry the frame already (a special token is never part of a text)."""
+    if not before and not after:
+        return True
+    edges = torch.cat([x[:, : len(before)], x[:, x.shape[1] - len(after) :]], 1)
+    return x.shape[1] >= len(before) + len(after) and bool((edges == x.new_tensor(before + after)).all())
+
+
+def _between(before: list[int], x: Tensor, after: list[int]) -> Tensor:
+    return torch.cat([x.new_tensor(before).expand(len(x), -1), x, x.new_tensor(after).expand(len(x), -1)], 1)
 
 
 def _filled(text_model: TextModel, process: str | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

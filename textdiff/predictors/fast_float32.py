@@ -1,0 +1,74 @@
+"""Float32 products through oneDNN, where that is the same precision and faster.
+
+On some CPUs the default float32 product takes a slow path, and oneDNN's own is more than twice as fast.  torch reaches it
+by the setting `mkldnn.matmul.fp32_precision = "bf16"`, which *permits* oneDNN to round to bfloat16: where the CPU has
+matrix units for it (AMX) it does so, elsewhere it computes in float32.  Which of the two is found out by computing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch import Tensor
+
+SHAPES = ((256, 384, 1536), (256, 384, 384), (20, 384, 1536))  # rows, inner, columns: a layer, a batch and one text
+LEAST_GAIN = 1.25
+
+
+@contextmanager
+def fast_float32() -> Iterator[bool]:
+    """In the block, CPU products of float32 go through oneDNN if `chosen`; gives whether they do."""
+    if not chosen():
+        yield False
+        return
+    with _through_onednn():
+        yield True
+
+
+@cache
+def chosen() -> bool:
+    """Whether oneDNN's product is float32 on this CPU and clearly faster; computed once, in about 20 ms."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    with torch.inference_mode(), torch.random.fork_rng(devices=()):
+        products = [(torch.randn(n, k), torch.randn(m, k)) for n, k, m in SHAPES]
+        with _through_onednn():
+            if not all(is_float32(a, b) for a, b in products):
+                return False
+        before, after = [], []
+        for _ in range(6):  # in turns, so that a busy moment of the machine meets both
+            before.append(_seconds(*products[0]))
+            with _through_onednn():
+                after.append(_seconds(*products[0]))
+    return min(before) > LEAST_GAIN * min(after)
+
+
+def is_float32(a: Tensor, b: Tensor) -> bool:
+    """Whether a (n, k) times b (m, k) transposed is computed as precisely as float32 allows, now.
+
+    Rounding the factors to bfloat16 errs by about 2⁻⁹ of |a|·|b|, to tf32 by 2⁻¹², float32 arithmetic by less than k·2⁻²⁴.
+    """
+    error = torch.nn.functional.linear(a, b).double() - torch.nn.functional.linear(a.double(), b.double())
+    scale = torch.nn.functional.linear(a.abs(), b.abs()).double()
+    return bool((error.abs() / scale).max() < 2.0**-18)
+
+
+def _seconds(a: Tensor, b: Tensor) -> float:
+    start = time.perf_counter()
+    torch.nn.functional.linear(a, b)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _through_onednn() -> Iterator[None]:
+    setting = torch.backends.mkldnn.matmul
+    old = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = old

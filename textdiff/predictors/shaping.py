@@ -1,0 +1,106 @@
+"""Predictor -> predictor: what may be said, and how boldly.
+
+Each wrapper shapes the logits of the positions asked for, and hands `at`, `condition` and `previous` on.  The order is the
+order of wrapping, and it matters: ban first, then the temperature, then the nucleus, so that the nucleus is one of the
+law that is drawn from,
+
+    nucleus(tempered(banned(predictor, ids), 0.8), 0.95)
+
+Bans and sets are exact (the model conditioned on them, position by position); temperature, nucleus and top-k change the law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import Positions, Predictor
+
+# logits (n, V), rows (n,), positions (n,) -> logits (n, V)
+Shape = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def shaped(predictor: Predictor, shape: Shape) -> Predictor:
+    """`predictor` with `shape` applied to its logits; the prediction must be a Categorical."""
+
+    def predict(
+        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
+    ) -> Any:
+        return predictor(x_t, t, at=at, condition=condition, previous=previous).map(shape)
+
+    return predict
+
+
+def tempered(predictor: Predictor, temperature: float) -> Predictor:
+    """Logits divided by `temperature` > 0; 0 is the limit, all the mass on the likeliest token (the first of equals)."""
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}; it must be a number from 0 (the likeliest token) upwards")
+    if temperature == 1:
+        return predictor
+
+    def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        if temperature > 0:
+            return logits / temperature
+        mode = logits.argmax(-1, keepdim=True)
+        return torch.full_like(logits, -torch.inf).scatter(-1, mode, 0.0)
+
+    return shaped(predictor, shape)
+
+
+def nucleus(predictor: Predictor, top_p: float) -> Predictor:
+    """The smallest set of likeliest tokens with a mass of at least `top_p` in (0, 1], the one that crosses it included."""
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it must lie in (0, 1], 1 keeps every token")
+    if top_p == 1:
+        return predictor
+
+    def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+        mass = ordered.double().softmax(-1)
+        before = mass.cumsum(-1) - mass
+        cut = (before >= top_p) & (torch.arange(logits.shape[-1], device=logits.device) > 0)
+        return logits.masked_fill(torch.zeros_like(cut).scatter(-1, index, cut), -torch.inf)
+
+    return shaped(predictor, shape)
+
+
+def top_k(predictor: Predictor, k: int) -> Predictor:
+    """The k ≥ 1 likeliest tokens (equals at the edge stay)."""
+    if k < 1:
+        raise ValueError(f"top_k is {k}; it must be at least 1")
+
+    def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        least = logits.topk(min(k, logits.shape[-1]), -1).values[:, -1:]
+        return logits.masked_fill(logits < least, -torch.inf)
+
+    return shaped(predictor, shape)
+
+
+def banned(predictor: Predictor, ids: Tensor) -> Predictor:
+    """Without the tokens `ids` (k,)."""
+    if not len(ids):
+        return predictor
+    return shaped(predictor, lambda logits, rows, positions: logits.index_fill(-1, ids.to(logits.device), -torch.inf))
+
+
+def allowed(predictor: Predictor, table: Tensor | Callable[[Tensor, Tensor], Tensor]) -> Predictor:
+    """Only tokens that `table` allows: (L, V) bool, or a function of (rows (n,), positions (n,)) that gives (n, V) bool.
+
+    A position of a table without any allowed token is a ValueError here.  Where the network allows none of the tokens
+    that the table does, that position's draw fails.
+    """
+    if callable(table):
+        look = table
+    else:
+        empty = (~table.any(-1)).nonzero()[:, 0].tolist()
+        if empty:
+            raise ValueError(f"no token is allowed at position {empty[0]}; allow at least one, or leave the table out")
+        stored = table
+
+        def look(rows: Tensor, positions: Tensor) -> Tensor:
+            return stored[positions]
+
+    return shaped(predictor, lambda logits, rows, positions: logits.masked_fill(~look(rows, positions), -torch.inf))
