@@ -50,7 +50,7 @@ class Model:
     pretrained: str | None = None  # start from this folder or hub id
     type: str = "bert"  # transformers' model type
     config: dict[str, Any] = field(default_factory=dict)  # passed to its configuration
-    init: str = "plain"  # plain, or pmi: embeddings from the co-occurrence statistics of train
+    init: str = "plain"  # plain, or statistics: from the co-occurrences of train (see start.py)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 CHOICES = {
     "data.kind": ("poems", "windows"),
     "tokenizer.kind": ("characters", "sentencepiece", "pretrained"),
-    "model.init": ("plain", "pmi"),
+    "model.init": ("plain", "statistics"),
     "optimizer.name": ("adamw", "muon"),
     "run.report_to": ("none", "tensorboard"),
 }

@@ -24,13 +24,13 @@ import torch
 import transformers
 from torch import Tensor
 
+from textdiff import tokenization
 from textdiff.levels import count_levels
 from textdiff.predictors.folder import TextModel
 from textdiff.resolve import attribute
 from textdiff.rng import Rng
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.loop import sample
-from textdiff import tokenization
 from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, frame
 from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash
 from textdiff.training.loss import Denoiser
@@ -69,7 +69,7 @@ def plan(recipe: Recipe) -> Plan:
     text_model = _network(recipe, texts)
     train = _groups(text_model, texts, recipe)
     validation = _head(_groups(text_model, held, recipe), recipe.run.eval_texts)
-    if recipe.model.init == "pmi":
+    if recipe.model.init == "statistics":
         start_from_statistics(text_model, train)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     pieces = recipe.run.accumulation * world

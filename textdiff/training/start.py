@@ -1,9 +1,128 @@
-"""A start from the statistics of the training texts, which spares the network its long stay on the unigram plateau."""
+"""A start from the statistics of the training texts.
+
+A masked LM from random weights sits for thousands of steps on the unigram plateau, because attention has first to find
+out which positions are neighbours, and the embeddings which tokens belong together.  Both can be said beforehand:
+
+output bias       log p(v) of the training texts
+embeddings        rows of U·√S of a truncated SVD of the positive pointwise mutual information of tokens up to `window`
+                  apart (Levy and Goldberg, 2014), mixed by a random rotation and brought to about one norm
+attention         head h of layer l looks at a fixed offset o at first ("mimetic" initialisation, Trockman and Kolter,
+                  2023).  With rotary positions a query k_q and a key k_k constant over tokens give the logit
+
+                      Σ_f a_f cos(ω_f (p_q + o − p_k)),      k_k = (√a, 0),  k_q = (√a cos ωo, √a sin ωo)             (1)
+
+                  which peaks at p_k = p_q + o.  The constant comes from a direction that all embeddings share.
+
+The attention part needs rotary positions (ModernBERT); other families get the bias and the embeddings.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from textdiff.predictors.folder import TextModel
 from textdiff.training.data import Group
 
+WINDOW = 4
+NORM = 0.6  # of an embedding
+SHARED = 0.6  # of the shared direction, relative to NORM
+GAIN = 12.0  # of the peak of (1), in logits
+OFFSETS = (-1, 1, -2, 2, None, -5, 5, -7, 7)  # None: a head without a fixed offset
 
-def start_from_statistics(text_model: TextModel, groups: list[Group]) -> None: ...
+
+@torch.no_grad()
+def start_from_statistics(text_model: TextModel, groups: list[Group], seed: int = 0) -> None:
+    """Initialise the network of `text_model` in place from the texts of `groups`."""
+    model: Any = text_model.model
+    generator = torch.Generator().manual_seed(seed)
+    table = model.get_input_embeddings().weight
+    counts = torch.zeros(len(table))
+    for group in groups:
+        counts += torch.bincount(group.ids[:, group.free].flatten(), minlength=len(table))
+    scored = (
+        text_model.content
+        if text_model.unk_id is None
+        else torch.cat([text_model.content, torch.tensor([text_model.unk_id])]).unique()
+    )
+    table.copy_(torch.randn(table.shape, generator=generator) * NORM * table.shape[1] ** -0.5)
+    table[scored] = NORM * pmi_embeddings(pair_counts(groups, scored, len(table)), table.shape[1], generator)
+    head = model.get_output_embeddings()
+    if head is not None and head.bias is not None:
+        head.bias.fill_(-20.0)
+        head.bias[scored] = (counts[scored] + 0.5).log() - counts.sum().log()
+    if model.config.model_type == "modernbert":
+        look_at_neighbours(model, generator)
+    model.tie_weights()
+
+
+def pair_counts(groups: list[Group], scored: Tensor, size: int) -> Tensor:
+    """How often two of the `scored` (S,) tokens stand up to WINDOW positions apart, symmetric, (S, S)."""
+    place = torch.full((size,), -1)
+    place[scored] = torch.arange(len(scored))
+    pairs = torch.zeros(len(scored) * len(scored))
+    for group in groups:
+        ids = place[group.ids[:, group.free]]
+        for offset in range(1, min(WINDOW, ids.shape[1] - 1) + 1):
+            a, b = ids[:, :-offset].flatten(), ids[:, offset:].flatten()
+            both = (a >= 0) & (b >= 0)
+            pairs += torch.bincount(a[both] * len(scored) + b[both], minlength=len(pairs))
+    pairs = pairs.view(len(scored), len(scored))
+    return pairs + pairs.T
+
+
+def pmi_embeddings(pairs: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """Rows of about unit norm from a truncated SVD of the smoothed positive PMI, (S, width)."""
+    total = pairs.sum().clamp(min=1)
+    context = pairs.sum(0).pow(0.75)
+    expected = total * (pairs.sum(1) / total)[:, None] * (context / context.sum().clamp(min=1e-12))
+    information = torch.where(pairs > 0, ((pairs + 0.2) / (expected + 0.2)).log(), 0.0).clamp(min=0)
+    rank = min(width, len(pairs))
+    with torch.random.fork_rng(devices=[]):  # svd_lowrank takes no generator
+        torch.manual_seed(generator.initial_seed())
+        u, s, _ = torch.svd_lowrank(information, q=rank, niter=2)
+    rows = torch.nn.functional.pad(u * s.sqrt(), (0, width - rank))
+    rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
+    rows = (rows - rows.mean(0)) @ rotation
+    norm = rows.norm(dim=1, keepdim=True)
+    return rows / norm.clamp(min=max(norm.median().item() * 0.3, 1e-6))
+
+
+def look_at_neighbours(model: Any, generator: torch.Generator) -> None:
+    """Give the heads of a ModernBERT the offsets of (1), layer by layer in turn."""
+    config = model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    size, half = width // heads, width // heads // 2
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "tok_embeddings" not in name:
+            scale = 0.6 * parameter.shape[1] ** -0.5 * (0.3 if name.endswith("Wo.weight") else 1.0)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    table = model.get_input_embeddings().weight
+    shared = torch.randn(width, generator=generator)
+    shared = (shared - shared.mean()) / (shared - shared.mean()).norm()
+    table -= (table @ shared)[:, None] * shared  # then every embedding has the same part along `shared`
+    table += SHARED * NORM * shared
+    part = SHARED / math.sqrt(1 + SHARED**2) * math.sqrt(width)  # that part, after the embedding's layer norm
+    theta = config.rope_parameters["full_attention"]["rope_theta"]
+    omega = theta ** (-torch.arange(0, size, 2).float() / size)
+    spread = (omega > 0.08).float()  # slow frequencies cannot tell neighbours apart
+    amplitude = GAIN * math.sqrt(size) / part**2 * spread / spread.sum()
+    for number, layer in enumerate(model.model.layers):
+        qkv = layer.attn.Wqkv.weight
+        rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
+        qkv[: 2 * width] *= 0.3
+        qkv[2 * width :] = rotation
+        layer.attn.Wo.weight.copy_(0.5 * rotation.T / math.sqrt(1 + number))
+        for head in range(heads if number < 4 else 0):
+            offset = OFFSETS[(head + number) % heads % len(OFFSETS)]
+            if offset is None:
+                continue
+            root = amplitude.sqrt()
+            query = torch.cat([root * torch.cos(omega * offset), root * torch.sin(omega * offset)])
+            key = torch.cat([root, torch.zeros(half)])
+            qkv[head * size : (head + 1) * size] += query[:, None] * shared
+            qkv[width + head * size : width + (head + 1) * size] += key[:, None] * shared
+    model.head.dense.weight.copy_(torch.eye(width))
