@@ -11,10 +11,12 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from textdiff.predictors.folder import TextModel
 from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
 
-CHARACTERS = "床前明月光疑是地上霜举头望低思故乡白日依山尽黄河入海流欲穷千里目更一层楼春眠不觉晓处闻啼鸟夜来风雨声花落知多少"
+CHARACTERS = (
+    "床前明月光疑是地上霜举头望低思故乡白日依山尽黄河入海流欲穷千里目更一层楼春眠不觉晓处闻啼鸟夜来风雨声花落知多少"
+)
 QUATRAIN = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"
 PROCESSES = ("mask", "replacement", "redraw", "uniform")
-WORDS = "the cat dog sat lay on under mat tree a one two three small old ran ##s ##ning ##ed ##ly ! ? .".split()
+WORDS = ("the", "cat", "dog", "sat", "on", "under", "mat", "tree", "a", "two", "ran", "##s", "##ning", "##ed", ".")
 
 
 def network(tokens: int, seed: int = 0) -> BertForMaskedLM:

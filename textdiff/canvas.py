@@ -110,7 +110,11 @@ def _poem(marked: str, model: TextModel, form: Form, *, score: bool = False) -> 
     ids = torch.tensor([token for k, line in enumerate(lines) for token in _characters(line, k, model, score)])
     free = torch.ones_like(ids, dtype=torch.bool) if score else ids == model.mask_id
     _check_length(ids, model)
-    return Canvas(ids, free, form, lambda ids: form.layout("".join(_tokens(ids, model))), _unknown(ids, model))
+
+    def write(ids: list[int]) -> str:
+        return form.layout(lines if score else "".join(_tokens(ids, model)))
+
+    return Canvas(ids, free, form, write, _unknown(ids, model))
 
 
 def _characters(line: str, number: int, model: TextModel, score: bool) -> list[int]:
