@@ -1,0 +1,557 @@
+"""The command line: verbs, flags and help.  Each verb is a few lines that call the library.
+
+Data goes to stdout (UTF-8), everything else to stderr.  Exit codes: 0; 1 a failure (model folder, output, while running);
+2 a mistake in what was asked; 130 interrupted.  Nothing here imports torch before a verb needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from textdiff import __version__
+
+CHUNK = 64  # texts drawn, and written, at a time
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    _utf8(sys.stdin, sys.stdout)
+    debug = "TEXTDIFF_DEBUG" in os.environ
+    try:
+        arguments = parser().parse_args(argv)
+        debug = debug or arguments.debug
+        with _quiet_libraries(debug), _terminable():
+            code = arguments.run(arguments)
+            sys.stdout.flush()
+        return code or 0
+    except SystemExit as stop:  # argparse has spoken, or a signal asks us to end
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        return _say("interrupted", 130, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is silent, too
+        return 0
+    except (ValueError, FileNotFoundError) as error:
+        return _say(str(error), 2, debug)
+    except Exception as error:
+        expected = isinstance(error, OSError) or type(error).__module__.startswith("textdiff")
+        return _say(str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
+
+
+# -- verbs ----------------------------------------------------------------------------------------------------------------
+
+
+def generate(a: argparse.Namespace) -> None:
+    with writing(a.out) as out:
+        pipe = _pipeline(a)
+        settings = _settings(a) | {"form": a.form, "length": a.length}
+        with _bar(a, a.n, "poem") as bar:
+            for first in range(0, a.n, CHUNK) or [0]:
+                size = min(CHUNK, a.n - first)
+                outputs = pipe.generate(n=size, seed=a.seed + first, callback=_advance(bar, first), **settings)
+                if first and a.format == "text":
+                    print(file=out)
+                _write(outputs, a.format, out)
+
+
+def fill(a: argparse.Namespace) -> None:
+    records = _records(a)
+    with writing(a.out) as out:
+        pipe = _pipeline(a)
+        form = a.form or _only_form(records)
+        with _bar(a, len(records), "text") as bar:
+            texts = [record["text"] for record in records]
+            outputs = pipe.fill(texts, form=form, seed=a.seed, callback=_advance(bar, 0), **_settings(a))
+        _write(outputs, a.format, out)
+
+
+def score(a: argparse.Namespace) -> None:
+    records = _records(a)
+    with writing(a.out) as out:
+        pipe = _pipeline(a)
+        form = a.form or _only_form(records)
+        with _bar(a, len(records), "text") as bar:
+            texts = [record["text"] for record in records]
+            scores = pipe.score(
+                texts, form, process=a.process, levels=a.levels, repeats=a.repeats, seed=a.seed, callback=bar.update
+            )
+        for one in scores:
+            print(_json(one) if a.format == "jsonl" else _score_line(one), file=out)
+
+
+def evaluate(a: argparse.Namespace) -> None:
+    from textdiff.pipeline import read_records
+
+    with writing(a.out) as out:
+        records = read_records(sys.stdin if a.file == "-" else a.file)
+        pipe = _pipeline(a)
+        with _bar(a, len(records), "text") as bar:
+            report = pipe.evaluate(records, process=a.process, levels=a.levels, seed=a.seed, callback=bar.update)
+        if a.json:
+            print(json.dumps(report), file=out)
+            return
+        for name, row in report.items():
+            error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.4f}"
+            print(f"{name:12}  {row['nats_per_char']:.4f}{error} nats/char  {row['texts']} texts", file=out)
+
+
+def train(a: argparse.Namespace) -> None:
+    from textdiff.training import recipe as recipes
+
+    recipe = recipes.load(a.recipe, a.override)
+    from textdiff.training import run
+
+    if a.dry_run:
+        report = run.dry_run(recipe)
+        print(json.dumps(report) if a.json else "\n".join(f"{name:18}{value}" for name, value in report.items()))
+        return
+    folder = run.train(recipe, fresh=a.fresh, log=(lambda line: None) if a.quiet else _log)
+    if folder is not None:
+        print(folder)
+
+
+def data_prepare(a: argparse.Namespace) -> None:
+    from textdiff.corpus import prepare
+
+    report = prepare(
+        a.source,
+        a.out,
+        forms=a.form or None,
+        simplify=not a.keep_traditional,
+        validation=a.validation,
+        test=a.test,
+        progress=None if a.quiet or not sys.stderr.isatty() else _stage,
+    )
+    print(json.dumps(report.stats(), indent=None if a.json else 1))
+
+
+def verify(a: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from textdiff.verify import verify as rows
+
+    def progress(work: Iterable[Any]) -> Iterable[Any]:
+        return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+
+    if not a.json:
+        print(
+            f"{'space':9} {'process':14} {'sampler':16} {'steps':>5} {'claim':11} {'from p(x1)':>10} {'prior':>8} ",
+            end="",
+        )
+        print(f"{'excess':>8} {'forwards':>8}")
+    broken = 0
+    for row in rows(full=a.full, process=a.process, sampler=a.sampler, progress=progress):
+        broken += not row.ok
+        if a.json:
+            print(json.dumps(dataclasses.asdict(row) | {"ok": row.ok}))
+            continue
+        excess = "-" if row.excess is None else f"{row.excess:.4f}"
+        print(
+            f"{row.space:9} {row.process:14} {row.sampler:16} {row.steps:5} {row.claim:11} {row.total_variation:10.2e} "
+            f"{row.shipped_prior:8.4f} {excess:>8} {row.forwards:8.2f}" + ("" if row.ok else "   BROKEN"),
+            flush=True,
+        )
+    if broken:
+        _log(f"textdiff: {broken} claims of exactness do not hold")
+    return 1 if broken else 0
+
+
+def forms(a: argparse.Namespace) -> None:
+    from textdiff.verse import FORMS
+
+    if a.json:
+        _json_lines({"name": f.name, "chinese": f.chinese, "lines": f.lines, "width": f.width} for f in FORMS.values())
+        return
+    for form in FORMS.values():
+        print(f"{form.name:12}  {form.chinese}  {form.short}  {form.lines} lines of {form.width} characters")
+
+
+def samplers(a: argparse.Namespace) -> None:
+    from textdiff.samplers import SAMPLERS
+
+    if a.json:
+        _json_lines({"name": name, **dataclasses.asdict(entry)} for name, entry in SAMPLERS.items())
+        return
+    print(f"{'sampler':16}  {'serves (* exactly)':40}  {'forwards':32}  what it does")
+    for name, entry in SAMPLERS.items():
+        served = ", ".join(process + "*" * (process in entry.exact) for process in entry.processes)
+        options = f" [{', '.join(entry.options)}]" if entry.options else ""
+        print(f"{name:16}  {served:40}  {entry.cost:32}  {entry.summary}{options}")
+
+
+def env(a: argparse.Namespace) -> None:
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    facts: dict[str, Any] = {
+        "textdiff": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "datasets", "accelerate", "numpy"):
+        facts[name] = version(name)
+    facts["cpu"] = torch.backends.cpu.get_cpu_capability()
+    facts["threads"] = torch.get_num_threads()
+    facts["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    if a.json:
+        print(json.dumps(facts))
+        return
+    for name, fact in facts.items():
+        print(f"{name:14}{fact}")
+
+
+# -- what verbs share -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def writing(path: str | None) -> Iterator[TextIO]:
+    """stdout, or a file that appears under its name when everything is written, and not at all if anything fails."""
+    if path is None or path == "-":
+        yield sys.stdout
+        return
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {path!r}: it is a folder; name a file")
+    try:
+        if target.exists() and not target.is_file():  # a pipe or a device
+            stream, temporary = target.open("w", encoding="utf-8"), None
+        else:
+            if target.exists():
+                target.open("a").close()
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+            stream, temporary = os.fdopen(handle, "w", encoding="utf-8"), Path(name)
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path!r} ({error.strerror}); name a file in a folder that can be written"
+        ) from error
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            if temporary is not None:
+                os.fsync(stream.fileno())
+        if temporary is not None:
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~mask)
+            temporary.replace(target)
+            temporary = None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _pipeline(a: argparse.Namespace) -> Any:
+    from textdiff.pipeline import Pipeline
+
+    return Pipeline.from_pretrained(a.model, device=a.device)
+
+
+def _settings(a: argparse.Namespace) -> dict[str, Any]:
+    """The flags that decide how a text is drawn."""
+    names = ("sampler", "process", "steps", "temperature", "top_p", "dynasty", "title")
+    return {name: getattr(a, name) for name in names} | {"options": dict(a.option)}
+
+
+def _records(a: argparse.Namespace) -> list[dict[str, Any]]:
+    """The texts of the command line, of --file, or of stdin."""
+    from textdiff.pipeline import read_records
+
+    if a.text and a.file:
+        raise ValueError("both TEXT and --file are given; pass one of them")
+    if a.text:
+        return [{"text": text} for text in a.text]
+    if a.file and a.file != "-":
+        return read_records(a.file)
+    if a.file is None and sys.stdin.isatty():
+        raise ValueError("there is no text; pass TEXT, --file FILE, or pipe it in")
+    return read_records(sys.stdin)
+
+
+def _only_form(records: Iterable[dict[str, Any]]) -> str | None:
+    """The form that all records name; None where they differ, and their shapes tell."""
+    named = {record.get("form") for record in records}
+    return named.pop() if len(named) == 1 else None
+
+
+def _write(outputs: Iterable[Any], style: str, out: TextIO) -> None:
+    if style == "jsonl":
+        for output in outputs:
+            print(_json(output), file=out)
+    else:
+        texts = [output.text for output in outputs]
+        print(("\n\n" if any("\n" in text for text in texts) else "\n").join(texts), file=out)
+    out.flush()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(dataclasses.asdict(value), ensure_ascii=False)
+
+
+def _json_lines(values: Iterable[dict[str, Any]]) -> None:
+    for value in values:
+        print(json.dumps(value, ensure_ascii=False))
+
+
+def _score_line(one: Any) -> str:
+    error = "" if one.standard_error is None else f" ± {one.standard_error:.4f}"
+    unknown = f", {one.unknown} unknown" if one.unknown else ""
+    text = "".join(one.text.splitlines())
+    return f"{one.nats_per_char:.4f}{error} nats/char  {one.characters} characters{unknown}  {text}"
+
+
+def _bar(a: argparse.Namespace, total: int, unit: str) -> Any:
+    """A progress bar on stderr, on a terminal only."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+
+
+def _advance(bar: Any, done: int) -> Callable[[Any], None]:
+    """A callback that moves the bar as the states of its batches come down to level 0."""
+    before = done
+
+    def move(state: Any) -> None:
+        nonlocal before
+        bar.update(max(0.0, before + len(state.x) * (1 - state.t.max().item()) - bar.n))
+        if not state.t.any():
+            before = bar.n
+
+    return move
+
+
+def _utf8(*streams: TextIO) -> None:
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _quiet_libraries(debug: bool) -> Iterator[None]:
+    """Keep the libraries' warnings and bars off stderr."""
+    if debug:
+        yield
+        return
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM unwinds like any other exit, so that no temporary file stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _stage(stage: str, done: int, total: int) -> None:
+    print(f"\r{stage} {done}" + (f" of {total}" if total else ""), end="\n" if done == total else "", file=sys.stderr)
+
+
+def _say(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"textdiff: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+# -- flags ----------------------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"textdiff: {' '.join(message.split())}; see '{self.prog} --help'\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and flags."""
+    top = Parser(
+        prog="textdiff", description="Discrete text diffusion: write, fill, score and train.", allow_abbrev=False
+    )
+    top.add_argument("--version", action="version", version=f"textdiff {__version__}")
+    verbs = top.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, parser_class=Parser)
+
+    p = _verb(verbs, "generate", generate, "write poems", epilog=_names())
+    p.add_argument("-n", type=int, default=1, help="how many (1)")
+    p.add_argument("--length", type=int, help="tokens of a text, for a model without forms")
+    _drawing_flags(p)
+    _format_flags(p)
+
+    p = _verb(verbs, "fill", fill, "fill the holes (□, _ or [MASK]) of poems and sentences", epilog=_names())
+    _text_flags(p)
+    _drawing_flags(p)
+    _format_flags(p)
+
+    p = _verb(verbs, "score", score, "bound on −log p of each text, in nats per character")
+    _text_flags(p)
+    p.add_argument("--form", help="the form of every text (by default what its shape says)")
+    p.add_argument("--process", help="the bound of this process (the model's first one)")
+    p.add_argument("--levels", type=int, help="stratified levels of each run (all)")
+    p.add_argument("--repeats", type=int, default=4, help="runs that the average and its error are taken over (4)")
+    p.add_argument("--seed", type=int, default=0, help="(0)")
+    _model_flags(p)
+    _format_flags(p)
+
+    p = _verb(verbs, "evaluate", evaluate, "bound on a data file, over all and by form")
+    p.add_argument("file", metavar="FILE", help="JSON Lines with 'text', or one text a line; .gz too; - for stdin")
+    p.add_argument("--process", help="the bound of this process (the model's first one)")
+    p.add_argument("--levels", type=int, default=8, help="stratified levels of each text (8)")
+    p.add_argument("--seed", type=int, default=0, help="(0)")
+    _model_flags(p)
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
+
+    p = _verb(verbs, "train", train, "train by a recipe; the same command goes on where a stopped run ended")
+    p.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as recipes/quickstart.yaml")
+    p.add_argument("override", nargs="*", metavar="a.b=c", help="change the recipe, such as run.steps=100")
+    p.add_argument("--dry-run", action="store_true", help="print parameters, tokens, steps, estimated time and memory")
+    p.add_argument("--fresh", action="store_true", help="begin anew although there are checkpoints")
+    p.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
+
+    data = verbs.add_parser("data", help="prepare data", description="Prepare data.", allow_abbrev=False)
+    tasks = data.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
+    p = _verb(
+        tasks, "prepare", data_prepare, "from a clone of chinese-poetry, or text or JSON Lines, to fixed-form data"
+    )
+    p.add_argument("source", metavar="SOURCE", help="the clone's folder, a .txt or a .jsonl file")
+    p.add_argument("out", metavar="OUT", help="folder for train, validation and test")
+    p.add_argument("--form", action="append", default=[], help="keep this form only; may be repeated")
+    p.add_argument("--keep-traditional", action="store_true", help="leave traditional characters as they are")
+    p.add_argument("--validation", type=float, default=0.05, help="share of the texts (0.05)")
+    p.add_argument("--test", type=float, default=0.05, help="share of the texts (0.05)")
+    p.add_argument("--json", action="store_true", help="the report in one line")
+
+    p = _verb(verbs, "verify", verify, "every process × sampler against an exact predictor on small spaces")
+    p.add_argument("--full", action="store_true", help="larger spaces, more step counts; some minutes")
+    p.add_argument("--process", help="this one only: a name, or your own as module:attribute")
+    p.add_argument("--sampler", help="this one only: a name, or your own as module:attribute")
+    p.add_argument("--json", action="store_true", help="JSON Lines")
+
+    for name, run, what in (
+        ("forms", forms, "the forms of poems"),
+        ("samplers", samplers, "the samplers, what they serve and cost"),
+        ("env", env, "versions, for reports of problems"),
+    ):
+        _verb(verbs, name, run, what).add_argument("--json", action="store_true", help="JSON Lines")
+    return top
+
+
+def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], what: str, **more: Any) -> Parser:
+    p: Parser = verbs.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **more,
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--debug", action="store_true", help="show where an error arose")
+    p.set_defaults(run=run)
+    return p
+
+
+def _names() -> str:
+    """The tables, for the end of a help page."""
+    from textdiff.processes import PROCESSES
+    from textdiff.samplers import SAMPLERS
+    from textdiff.verse import FORMS
+
+    rows = [
+        ("forms", {f.name: f.chinese for f in FORMS.values()}),
+        ("samplers", {name: entry.summary for name, entry in SAMPLERS.items()}),
+        ("processes", {name: summary for name, (_, summary) in PROCESSES.items()}),
+    ]
+    return "\n\n".join(
+        f"{title}:\n" + "\n".join(f"  {name:16} {about}" for name, about in table.items()) for title, table in rows
+    )
+
+
+def _drawing_flags(p: Parser) -> None:
+    p.add_argument(
+        "--form", help="a form by name, wuyan-jueju or 五言绝句 (the model's default; for fill, the text's shape)"
+    )
+    p.add_argument("--seed", type=int, default=0, help="text k is drawn with seed + k (0)")
+    p.add_argument("--sampler", help="(the model's default)")
+    p.add_argument("--steps", type=int, help="(one position at a time)")
+    p.add_argument("--temperature", type=float, help="(1)")
+    p.add_argument("--top-p", type=float, help="draw from the likeliest tokens that make up this share")
+    p.add_argument("--process", help="(the model's first one)")
+    p.add_argument(
+        "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="the sampler's own"
+    )
+    p.add_argument("--dynasty", help="tang or song, for a model that can be told")
+    p.add_argument("--title", help="for a model that can be told")
+    _model_flags(p)
+
+
+def _model_flags(p: Parser) -> None:
+    p.add_argument("--model", metavar="DIR|ID", help="a model folder or hub id (the packaged model)")
+    p.add_argument("--device", default="cpu", help="(cpu)")
+
+
+def _format_flags(p: Parser) -> None:
+    p.add_argument("--format", choices=("text", "jsonl"), default="text", help="(text)")
+    p.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")
+    p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
+
+
+def _text_flags(p: Parser) -> None:
+    p.add_argument("text", nargs="*", metavar="TEXT", help="by default from stdin, one a line or JSON Lines")
+    p.add_argument("--file", metavar="FILE", help="read the texts here; .gz too; - for stdin")
+
+
+def _option(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    return name, float(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
