@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,7 +52,7 @@ def _lm_head(model: Any, hidden: Tensor) -> Tensor:
     return model.lm_head(hidden)
 
 
-# `config.model_type` -> head.  Where a model attends within a window of columns (ModernBERT) none may be left out.
+# `config.model_type` -> head.
 HEADS: dict[str, Head] = {
     "bert": Head(_cls, "zero"),
     "megatron-bert": Head(_cls, "zero"),
@@ -61,7 +61,7 @@ HEADS: dict[str, Head] = {
     "camembert": Head(_lm_head, "padding"),
     "roberta-prelayernorm": Head(_lm_head, "padding"),
     "distilbert": Head(_distilbert, "zero"),
-    "modernbert": Head(lambda model, hidden: model.decoder(model.head(hidden)), None),
+    "modernbert": Head(lambda model, hidden: model.decoder(model.head(hidden)), "zero"),
     "roformer": Head(_cls, None),
 }
 
@@ -74,6 +74,8 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
     """
     model: Any = text_model.model
     head = HEADS[model.config.model_type]
+    if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
+        head = replace(head, first=None)  # a window is counted in columns, and so none may be left out
     before, after = frame(text_model.tokenizer)
     pad = text_model.pad_id
     allowed = torch.zeros(model.get_input_embeddings().weight.shape[0], dtype=torch.bool, device=text_model.device)
