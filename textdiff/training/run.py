@@ -189,7 +189,7 @@ def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
     free = group.free.expand_as(given)
     predictor = text_model.predictor(name)
     if text_model.unk_id is not None:
-        predictor = banned(predictor, [text_model.unk_id])
+        predictor = banned(predictor, torch.tensor([text_model.unk_id]))
     with torch.inference_mode():
         for state in sample(
             given,
