@@ -127,7 +127,7 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
     ) -> Pipeline:
         """The packaged poem model (None), a model folder, or a hub id.  ModelError tells what is wrong with it."""
-        return cls(TextModel.from_pretrained(model, device, dtype))
+        return cls(TextModel.from_pretrained(model, _device(device), dtype))
 
     def generate(
         self,
@@ -563,6 +563,14 @@ def _seeds(seed: int | Sequence[int], n: int | None, generator: torch.Generator 
     if min(seeds) < -(2**63) or max(seeds) >= 2**63:
         raise ValueError(f"seed is {seed}; it must fit into 64 bits")
     return seeds
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from error
 
 
 def _integer(name: str, value: Any) -> int:

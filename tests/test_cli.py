@@ -1,0 +1,284 @@
+"""The command line: what goes where, exit codes, and that it is the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import QUATRAIN, poem_model, saved, sentence_model
+
+from textdiff import __version__, cli
+from textdiff.pipeline import Pipeline
+
+HOLED = QUATRAIN.replace("光", "_")
+
+
+@pytest.fixture(scope="module")
+def poems(tmp_path_factory) -> str:
+    return saved(poem_model(form="wuyan-jueju"), tmp_path_factory.mktemp("models") / "poems")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> str:
+    return saved(sentence_model(), tmp_path_factory.mktemp("models") / "words")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs a command in this process: (exit code, stdout, stderr); the folder it runs in is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+
+    def call(*words: object, stdin: str | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin or ""))
+        code = cli.main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def as_json(results) -> list[dict]:
+    return [json.loads(json.dumps(dataclasses.asdict(result))) for result in results]
+
+
+# -- the verbs are the library --------------------------------------------------------------------------------------------
+
+
+def test_generate_needs_no_more_than_a_model(run, poems):
+    code, out, err = run("generate", "--model", poems)
+    assert (code, err) == (0, "")
+    (poem,) = Pipeline.from_pretrained(poems).generate()
+    assert out == poem.text + "\n" and out.count("，") == out.count("。") == 2
+
+
+def test_generate_gives_what_the_library_gives(run, poems, monkeypatch):
+    settings = {
+        "form": "七绝",
+        "sampler": "edit",
+        "process": "replacement",
+        "steps": 6,
+        "temperature": 0.8,
+        "top_p": 0.9,
+    }
+    settings |= {"dynasty": "song", "title": "明月"}
+    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+    expected = Pipeline.from_pretrained(poems).generate(n=5, seed=3, **settings)
+    monkeypatch.setattr(cli, "CHUNK", 2)
+    for wanted in (["--json"], ["--format", "jsonl"]):
+        code, out, err = run("generate", "--model", poems, "-n", 5, "--seed", 3, *flags, *wanted)
+        assert (code, err) == (0, "")
+        assert [json.loads(line) for line in out.splitlines()] == as_json(expected)
+    code, out, _ = run("generate", "--model", poems, "-n", 5, "--seed", 3, *flags)
+    assert out == "\n\n".join(poem.text for poem in expected) + "\n", "poems are apart by an empty line"
+
+
+def test_a_samplers_own_options_are_passed_on(run, poems):
+    _, out, _ = run("generate", "--model", poems, "--sampler", "gibbs", "--option", "sweeps=0.5", "--json")
+    assert json.loads(out)["forwards"] == 30
+
+
+def test_fill_takes_arguments_a_file_or_stdin(run, poems, tmp_path):
+    expected = as_json(Pipeline.from_pretrained(poems).fill([HOLED, "床前□□光"], seed=4))
+    oneline = HOLED.replace("\n", "")
+    path = tmp_path / "texts.txt"
+    path.write_text(f"{oneline}\n床前□□光\n", encoding="utf-8")
+    flags = ("--model", poems, "--seed", 4, "--json")
+    for words, stdin in (
+        ([oneline, "床前□□光"], None),
+        (["--file", path], None),
+        ([], path.read_text(encoding="utf-8")),
+        (["--file", "-"], f"{HOLED}\n\n床前□□光"),
+        ([], "".join(json.dumps({"text": text}) + "\n" for text in (HOLED, "床前□□光"))),
+    ):
+        code, out, err = run("fill", *words, *flags, stdin=stdin)
+        assert (code, err) == (0, "") and [json.loads(line) for line in out.splitlines()] == expected
+    code, out, _ = run("fill", "床前□□光", "白日依山_", "--model", poems)
+    assert code == 0 and [len(line) for line in out.splitlines()] == [5, 5]
+
+
+def test_fill_serves_any_masked_language_model(run, words):
+    code, out, err = run("fill", "The [MASK] sat on the _.", "--model", words)
+    assert (code, err) == (0, "") and out.startswith("The") and "[" not in out and "_" not in out
+
+
+def test_what_generate_writes_score_reads(run, poems):
+    _, written, _ = run("generate", "--model", poems, "-n", 2, "--json")
+    expected = as_json(
+        Pipeline.from_pretrained(poems).score([json.loads(line)["text"] for line in written.splitlines()])
+    )
+    _, out, _ = run("score", "--model", poems, "--json", stdin=written)
+    assert [json.loads(line) for line in out.splitlines()] == expected
+    _, plain, _ = run("generate", "--model", poems, "-n", 2)
+    code, out, err = run("score", "--model", poems, stdin=plain)
+    assert (code, err) == (0, "") and len(out.splitlines()) == 2
+    assert out.startswith(
+        f"{expected[0]['nats_per_char']:.4f} ± {expected[0]['standard_error']:.4f} nats/char  20 characters"
+    )
+    _, out, _ = run("score", "--model", poems, "--levels", 2, QUATRAIN.replace("霜", "龘"))
+    assert "20 characters, 1 unknown" in out
+
+
+def test_evaluate_reports_over_all_and_by_form(run, poems, tmp_path):
+    path = tmp_path / "test.jsonl"
+    records = [{"text": QUATRAIN, "form": "wuyan-jueju"}, {"text": "白" * 28}, {"text": "月" * 28}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    code, out, err = run("evaluate", path, "--model", poems, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == Pipeline.from_pretrained(poems).evaluate(records)
+    assert {name: row["texts"] for name, row in json.loads(out).items()} == {
+        "all": 3,
+        "qiyan-jueju": 2,
+        "wuyan-jueju": 1,
+    }
+    _, table, _ = run("evaluate", path, "--model", poems)
+    assert [line.split()[0] for line in table.splitlines()] == ["all", "qiyan-jueju", "wuyan-jueju"]
+
+
+def test_listings(run):
+    _, out, _ = run("forms")
+    assert "qiyan-jueju" in out and "七言绝句" in out
+    _, out, _ = run("samplers", "--json")
+    assert {"name", "processes", "exact", "cost"} <= set(json.loads(out.splitlines()[0]))
+    assert run("samplers")[0] == 0
+    assert run("--version")[1] == f"textdiff {__version__}\n"
+    _, out, _ = run("env", "--json")
+    assert json.loads(out)["torch"] == torch.__version__
+    assert run("--help")[0] == run("data", "prepare", "--help")[0] == 0
+
+
+def test_verify_checks_one_pair_and_a_pair_of_ones_own(run, monkeypatch, tmp_path):
+    code, out, err = run("verify", "--process", "mask", "--sampler", "margin", "--json")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert rows and all(row["ok"] and row["sampler"] == "margin" for row in rows)
+    code, out, _ = run("verify", "--sampler", "nowhere:nothing")
+    assert code == 2
+
+
+# -- mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "the following arguments are required: VERB"),
+        (["generat"], "invalid choice: 'generat'"),
+        (["generate", "--sede", "1"], "unrecognized arguments: --sede"),
+        (["generate", "-n", "many"], "invalid int value: 'many'"),
+        (["generate", "--form", "qiyan-juejv"], "did you mean 'qiyan-jueju'"),
+        (["generate", "--sampler", "improve"], "did you mean 'improved'"),
+        (["generate", "--process", "masc"], "did you mean 'mask'"),
+        (["generate", "-n", "0"], "n is 0; it must be at least 1"),
+        (["generate", "--steps", "0"], "steps is 0"),
+        (["generate", "--temperature", "-1"], "temperature is -1.0"),
+        (["generate", "--top-p", "2"], "top_p is 2.0"),
+        (["generate", "--option", "share"], "argument --option"),
+        (["generate", "--format", "xml"], "invalid choice: 'xml'"),
+        (["generate", "--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["fill", "--form", "五绝", "床前□□光"], "text has 5 characters, but form 'wuyan-jueju' has 20"),
+        (["fill", QUATRAIN], "has no hole"),
+        (["fill", "床龘□□光"], "'龘' (line 1, character 2) is outside the model's vocabulary"),
+        (["fill", ""], "text is empty"),
+        (["fill"], "'input' is empty"),
+        (["fill", HOLED, "--file", "x"], "both TEXT and --file"),
+        (["score", "--file", "absent.txt"], "'absent.txt' cannot be read (No such file or directory)"),
+        (["evaluate", "absent.jsonl"], "'absent.jsonl' cannot be read"),
+        (["evaluate", os.devnull], "is empty; pass at least one text"),
+        (["train", "absent.yaml"], "recipe 'absent.yaml' cannot be read"),
+    ],
+)
+def test_what_was_asked_wrongly_exits_2_with_one_line(run, poems, words, says):
+    model = ["--model", poems] if words and words[0] in ("generate", "fill", "score", "evaluate") else []
+    code, out, err = run(*words, *model)
+    assert (code, out) == (2, "")
+    assert err.startswith("textdiff: ") and err.count("\n") == 1 and says in err and "Traceback" not in err
+
+
+def test_a_broken_model_exits_1_with_one_line_and_leaves_no_file(run, poems, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(poems, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for model in (broken, tmp_path / "absent"):
+        code, out, err = run("generate", "--model", model, "--out", "poem.txt")
+        assert (code, out) == (1, "") and err.startswith("textdiff: ") and err.count("\n") == 1
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["broken"]
+
+
+def test_out_is_whole_or_absent(run, poems, tmp_path):
+    path = tmp_path / "poems.jsonl"
+    path.write_text("old")
+    code, out, _ = run("generate", "--model", poems, "--json", "--out", path, "--form", "nonsense")
+    assert code == 2 and path.read_text() == "old"
+    path.chmod(0o640)
+    code, out, err = run("generate", "--model", poems, "-n", 2, "--json", "--out", path)
+    assert (code, out, err) == (0, "", "")
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 2
+    assert path.stat().st_mode & 0o777 == 0o640 and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_model_is_read(run, tmp_path):
+    for path, says in ((tmp_path / "no" / "such" / "file", "No such file"), (tmp_path, "is a folder")):
+        code, out, err = run("generate", "--model", tmp_path / "absent-model", "--out", path)
+        assert (code, out) == (1, "") and err.count("\n") == 1 and "cannot write" in err and says in err
+
+
+def test_a_failure_while_running_exits_1_and_debug_shows_where(run, poems, monkeypatch, tmp_path):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of\nluck")
+
+    monkeypatch.setattr("textdiff.pipeline.sample", fail)
+    code, out, err = run("generate", "--model", poems, "--out", "x")
+    assert (code, err) == (1, "textdiff: RuntimeError: out of luck (--debug shows where)\n")
+    assert not list(tmp_path.iterdir())
+    assert "Traceback" in run("generate", "--model", poems, "--debug")[2]
+    monkeypatch.setenv("TEXTDIFF_DEBUG", "1")
+    assert "Traceback" in run("generate", "--model", poems)[2]
+
+
+# -- real processes -------------------------------------------------------------------------------------------------------
+
+COMMAND = [sys.executable, "-m", "textdiff.cli"]
+
+
+def test_a_real_process_writes_data_to_stdout_and_nothing_to_stderr(poems):
+    words = ["generate", "--model", poems, "--seed", "2", "--steps", "3", "--json"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHONWARN", "TRANSFORMERS", "HF_"))}
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*COMMAND, *words], capture_output=True, env=environment, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (poem,) = Pipeline.from_pretrained(poems).generate(seed=2, steps=3)
+    assert [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()] == as_json([poem])
+
+
+def test_a_closed_pipe_is_silent(poems):
+    command = [*COMMAND, "generate", "--model", poems, "-n", "200", "--steps", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(120) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_process_leaves_no_file(poems, tmp_path: Path, number, code):
+    command = [*COMMAND, "generate", "--model", poems, "-n", "1000000", "--out", str(tmp_path / "poems")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not [p for p in tmp_path.iterdir() if p.stat().st_size] and time.monotonic() < deadline:
+            time.sleep(0.1)  # until the first poems stand in the temporary file
+        process.send_signal(number)
+        assert process.wait(60) == code
+        assert process.stderr is not None and process.stderr.read().count(b"\n") == (number == signal.SIGINT)
+    assert not list(tmp_path.iterdir())
