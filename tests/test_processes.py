@@ -228,7 +228,7 @@ def test_renewing_keeps_the_law_of_the_noise(name, size):
         level = t.expand(len(x), -1)
         where = rng.subset(level > 0, torch.full((len(x),), size))
         noise = process.noise(x, level, rng=rng)
-        return flat(noise_code(noise.renewed(process.noise(x, level, rng=rng), where)))
+        return flat(noise_code(noise.renewed(process.noise(x, torch.where(where, level, 0.0), rng=rng), where)))
 
     def flat(pairs):
         return pairs[..., 0] * 4 + pairs[..., 1]
@@ -262,7 +262,7 @@ def test_exact_count_corruption_is_uniform_over_subsets_and_other_tokens(level):
 
 @pytest.mark.parametrize("token", [2, 11, 5])
 def test_another_token_is_uniform_over_all_the_others_at_both_ends(token):
-    drawn = other_tokens(VOCABULARY, torch.full((2000, 6), token), rng=Rng(range(2000)))
+    drawn = other_tokens(VOCABULARY, torch.full((2000, 6), token), torch.ones(2000, 6).bool(), rng=Rng(range(2000)))
     counts = torch.bincount(drawn.flatten(), minlength=IDS)
     assert counts[token] == 0 and counts.sum() == counts[VOCABULARY].sum()
     share = counts[VOCABULARY[token != VOCABULARY]] / 12000
@@ -271,7 +271,7 @@ def test_another_token_is_uniform_over_all_the_others_at_both_ends(token):
 
 @pytest.mark.parametrize("outside", [0, 4, 12])
 def test_a_token_outside_the_vocabulary_may_become_any_of_it(outside):
-    drawn = other_tokens(VOCABULARY, torch.full((500, 6), outside), rng=Rng(range(500)))
+    drawn = other_tokens(VOCABULARY, torch.full((500, 6), outside), torch.ones(500, 6).bool(), rng=Rng(range(500)))
     assert set(drawn.unique().tolist()) == set(VOCABULARY.tolist())
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from textdiff.contracts import Bridge, Process
@@ -46,6 +47,7 @@ def refresh(share: float) -> Bridge:
         noise: Any = process.recover(x0, x_t, t, rng=rng)
         free = t > 0
         where = rng.subset(free, (share * free.sum(-1)).round().long())
-        return process.corrupt(x0, s, noise.renewed(process.noise(x0, t, rng=rng), where))
+        other = process.noise(x0, torch.where(where, t, 0.0), rng=rng)
+        return process.corrupt(x0, s, noise.renewed(other, where))
 
     return bridge

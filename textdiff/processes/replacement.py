@@ -29,16 +29,16 @@ from textdiff.processes.ranks import ByRank, TokenNoise
 from textdiff.rng import Rng
 
 
-def uniform_tokens(vocabulary: Tensor, like: Tensor, *, rng: Rng) -> Tensor:
-    """A uniform token of `vocabulary` (V,) everywhere, (B, L)."""
-    return vocabulary[rng.integers(torch.full_like(like, len(vocabulary)))]
+def uniform_tokens(vocabulary: Tensor, where: Tensor, *, rng: Rng) -> Tensor:
+    """A uniform token of `vocabulary` (V,) at `where` (B, L) bool, some token elsewhere, (B, L)."""
+    return vocabulary[rng.integers(torch.where(where, len(vocabulary), 1))]
 
 
-def other_tokens(vocabulary: Tensor, x: Tensor, *, rng: Rng) -> Tensor:
-    """A uniform token of `vocabulary` (V,), sorted, that differs from x (B, L)."""
+def other_tokens(vocabulary: Tensor, x: Tensor, where: Tensor, *, rng: Rng) -> Tensor:
+    """At `where` (B, L) bool a uniform token of `vocabulary` (V,), sorted, that differs from x, some token elsewhere, (B, L)."""
     index = torch.searchsorted(vocabulary, x)
     inside = vocabulary[index.clamp(max=len(vocabulary) - 1)] == x
-    drawn = rng.integers(len(vocabulary) - inside.long())
+    drawn = rng.integers(torch.where(where, len(vocabulary) - inside.long(), 1))
     return vocabulary[drawn + (inside & (drawn >= index)).long()]
 
 
@@ -52,10 +52,10 @@ class Replacement(ByRank):
     bridge = reuse
 
     def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
-        return torch.where(free, uniform_tokens(self.vocabulary, given, rng=rng), given)
+        return torch.where(free, uniform_tokens(self.vocabulary, free, rng=rng), given)
 
     def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
-        return TokenNoise(rng.ranks(t > 0), other_tokens(self.vocabulary, x0, rng=rng))
+        return TokenNoise(rng.ranks(t > 0), other_tokens(self.vocabulary, x0, t > 0, rng=rng))
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
         return TokenNoise(rng.ranks(t > 0, first=x_t != x0), x_t)
@@ -96,10 +96,10 @@ class Redraw(ByRank):
     bridge = reuse
 
     def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
-        return torch.where(free, uniform_tokens(self.vocabulary, given, rng=rng), given)
+        return torch.where(free, uniform_tokens(self.vocabulary, free, rng=rng), given)
 
     def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
-        return TokenNoise(rng.ranks(t > 0), uniform_tokens(self.vocabulary, x0, rng=rng))
+        return TokenNoise(rng.ranks(t > 0), uniform_tokens(self.vocabulary, t > 0, rng=rng))
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
         """The corrupted set S is a uniform one of size m that contains the differing positions, in random order."""

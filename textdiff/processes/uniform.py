@@ -39,10 +39,10 @@ class Uniform:
     steps: int = 64  # steps of the bound; more are tighter
 
     def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
-        return torch.where(free, uniform_tokens(self.vocabulary, given, rng=rng), given)
+        return torch.where(free, uniform_tokens(self.vocabulary, free, rng=rng), given)
 
     def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> FlagNoise:
-        return FlagNoise(rng.bernoulli(1 - alpha(t)), uniform_tokens(self.vocabulary, x0, rng=rng))
+        return FlagNoise(rng.bernoulli(1 - alpha(t)), uniform_tokens(self.vocabulary, t > 0, rng=rng))
 
     def corrupt(self, x0: Tensor, t: Tensor, noise: FlagNoise) -> Tensor:
         return torch.where(noise.flag & (t > 0), noise.token, x0)
@@ -75,7 +75,7 @@ class Uniform:
         weights = torch.stack([both + keep_x0, keep_xt, anyone], -1)
         rows, positions = torch.ones_like(x0, dtype=torch.bool).nonzero(as_tuple=True)
         which = rng.categorical(weights.log().flatten(0, 1), at=(rows, positions)).view_as(x0)
-        drawn = uniform_tokens(self.vocabulary, x0, rng=rng)
+        drawn = uniform_tokens(self.vocabulary, (t > 0) & (which == 2), rng=rng)
         x = torch.where(which == 0, x0, torch.where(which == 1, x_t, drawn))
         return torch.where(t > 0, x, x0)
 
