@@ -239,7 +239,7 @@ def test_a_failure_while_running_exits_1_and_debug_shows_where(run, poems, monke
         raise RuntimeError("out of\nluck")
 
     monkeypatch.setattr("textdiff.pipeline.sample", fail)
-    code, out, err = run("generate", "--model", poems, "--out", "x")
+    code, _, err = run("generate", "--model", poems, "--out", "x")
     assert (code, err) == (1, "textdiff: RuntimeError: out of luck (--debug shows where)\n")
     assert not list(tmp_path.iterdir())
     assert "Traceback" in run("generate", "--model", poems, "--debug")[2]
