@@ -8,11 +8,16 @@ here share one layout of ids:
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -47,6 +52,128 @@ def character_tokenizer(characters: Iterable[str], specials: Sequence[str] = ())
     tokenizer = Tokenizer(models.WordLevel({name: k for k, name in enumerate(names)}, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
+    return _wrap(tokenizer, specials)
+
+
+def sentencepiece_tokenizer(
+    files: Sequence[str | os.PathLike[str]] = (),
+    *,
+    model: str | os.PathLike[str] | None = None,
+    vocab_size: int = 8000,
+    specials: Sequence[str] = (),
+) -> PreTrainedTokenizerFast:
+    """A unigram sentencepiece vocabulary, trained on text `files` (one sentence a line) or read from a `.model` file.
+
+    Its pieces follow `specials` in the order of the model; control and unused pieces are left out.  `vocab_size` counts all
+    tokens of a trained vocabulary, special ones too; it is an upper limit where the text has too little variety.  Trained
+    here, text comes back from its tokens letter by letter; a loaded model brings its own normalisation.
+    """
+    import sentencepiece
+
+    if bool(files) == (model is not None):
+        raise ValueError("pass text files to train on, or model= with a .model file, and not both")
+    names = _layout(specials)
+    if model is not None:
+        path = Path(model)
+        if not path.is_file():
+            raise ValueError(f"there is no sentencepiece model {path}; pass the .model file that training wrote")
+        proto = path.read_bytes()
+    else:
+        for file in files:
+            if not Path(file).is_file() or not Path(file).stat().st_size:
+                raise ValueError(f"text file {file} is missing or empty; pass text with one sentence a line")
+        written = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            input=[os.fspath(file) for file in files],
+            model_writer=written,
+            model_type="unigram",
+            vocab_size=vocab_size - len(names) + 1,  # of ours only [UNK] is a piece of theirs
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+        proto = written.getvalue()
+    return _unigram(sentencepiece.SentencePieceProcessor(model_proto=proto), _Model.parse(proto), names, specials)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What `SentencePieceProcessor` does not tell about a model (sentencepiece_model.proto)."""
+
+    kind: int  # 1 unigram, 2 BPE
+    charsmap: bytes  # the compiled normalisation, may be empty
+    dummy_prefix: bool  # whether a space is put in front of a text
+    extra_spaces_removed: bool
+
+    @classmethod
+    def parse(cls, proto: bytes) -> _Model:
+        model = _fields(proto)
+        trainer, normalizer = _fields(model.get(2, b"")), _fields(model.get(3, b""))
+        return cls(trainer.get(3, 1), normalizer.get(2, b""), bool(normalizer.get(3, 1)), bool(normalizer.get(4, 1)))
+
+
+def _fields(message: bytes) -> dict[int, Any]:
+    """Field number -> its last value in a serialised protocol buffer: int, or bytes for strings and messages."""
+    values: dict[int, Any] = {}
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        key = varint()
+        kind = key & 7
+        if kind == 0:
+            values[key >> 3] = varint()
+            continue
+        size = varint() if kind == 2 else {1: 8, 5: 4}[kind]
+        values[key >> 3] = message[at : at + size]
+        at += size
+    return values
+
+
+def _unigram(pieces: Any, model: _Model, names: list[str], specials: Sequence[str]) -> PreTrainedTokenizerFast:
+    if model.kind != 1:
+        raise ValueError("this sentencepiece model is not a unigram model; train one with model_type=unigram")
+    text = [
+        (pieces.id_to_piece(k), pieces.get_score(k))
+        for k in range(pieces.get_piece_size())
+        if not (pieces.is_control(k) or pieces.is_unused(k) or pieces.is_unknown(k))
+    ]
+    text = [(piece, score) for piece, score in text if piece not in names]
+    tokenizer = Tokenizer(
+        models.Unigram(
+            [(name, 0.0) for name in names] + text,
+            unk_id=names.index(UNK),
+            byte_fallback=any(pieces.is_byte(k) for k in range(pieces.get_piece_size())),
+        )
+    )
+    steps = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    if model.extra_spaces_removed:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    # Only at the very start of a text: "always" would put a space after each hole, too.  (A text that begins with spaces
+    # goes without; sentencepiece would cut it like one that does not.)
+    space = "first" if model.dummy_prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=space, split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme=space, split=False), decoders.Fuse()]
+    )
     return _wrap(tokenizer, specials)
 
 

@@ -1,9 +1,8 @@
 """A Hugging Face masked language model as a predictor.
 
-The network reads   prefix (P)  before (a)  text (L)  after (b)   with `before`, `after` the tokenizer's own frame, added
-unless the text brings it along.  Slots of the prefix that say nothing, and padding, are hidden from attention; the
-columns that are empty in the whole batch are left out, and the positions of the others are told explicitly, so that
-nothing shifts.
+The network reads   prefix (P)  before (a)  text (L)  after (b)   with `before`, `after` the tokenizer's own frame.  Slots of the
+prefix that say nothing, and padding, are hidden from attention; the columns that are empty in the whole batch are left
+out, and the positions of the others are told explicitly, so that nothing shifts.
 
 Only rows with an asked position are encoded, and only asked positions meet the vocabulary: `Categorical.read` gathers
 their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
@@ -84,6 +83,7 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
         allowed[text_model.unk_id] = True
     fill = _filled(text_model, process)
     width = len(text_model.prefix)
+    offset = width + len(before)
     start = {"zero": 0, "padding": pad + 1}.get(head.first or "zero", 0)
 
     def predict(
@@ -102,11 +102,8 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
         x = x_t[rows]
         if condition is None:
             condition = torch.full((len(x_t), width), pad, device=x_t.device)
-        if _starts_and_ends(x, before, after):
-            offset, body = width, x
-        else:
-            offset, body = width + len(before), _between(before, x, after)
-        ids = torch.cat([fill(condition[rows], x, t[rows]), body], 1)  # (R, P + a + L + b)
+        first, last = (x.new_tensor(edge).expand(len(x), -1) for edge in (before, after))
+        ids = torch.cat([fill(condition[rows], x, t[rows]), first, x, last], 1)  # (R, P + a + L + b)
         live = ids != pad
         slots = torch.arange(width, device=x.device).expand(len(x), -1)
         order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width
@@ -129,23 +126,11 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
             missing = max(0, FEWEST_ROWS - len(asked))
             with context():
                 logits = head.logits(model, torch.nn.functional.pad(asked, (0, 0, 0, missing)))
-            return logits[: len(asked)].float().masked_fill(~allowed, -torch.inf)
+            return logits[: len(asked)].float().masked_fill_(~allowed, -torch.inf)  # a new tensor, ours to write to
 
         return Categorical(read, at, x_t)
 
     return predict
-
-
-def _starts_and_ends(x: Tensor, before: list[int], after: list[int]) -> bool:
-    """Whether all rows of x (R, L) carry the frame already (a special token is never part of a text)."""
-    if not before and not after:
-        return True
-    edges = torch.cat([x[:, : len(before)], x[:, x.shape[1] - len(after) :]], 1)
-    return x.shape[1] >= len(before) + len(after) and bool((edges == x.new_tensor(before + after)).all())
-
-
-def _between(before: list[int], x: Tensor, after: list[int]) -> Tensor:
-    return torch.cat([x.new_tensor(before).expand(len(x), -1), x, x.new_tensor(after).expand(len(x), -1)], 1)
 
 
 def _filled(text_model: TextModel, process: str | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

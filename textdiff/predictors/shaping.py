@@ -11,7 +11,7 @@ Bans and sets are exact (the model conditioned on them, position by position); t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -79,11 +79,12 @@ def top_k(predictor: Predictor, k: int) -> Predictor:
     return shaped(predictor, shape)
 
 
-def banned(predictor: Predictor, ids: Tensor) -> Predictor:
+def banned(predictor: Predictor, ids: Tensor | Sequence[int]) -> Predictor:
     """Without the tokens `ids` (k,)."""
-    if not len(ids):
+    never = torch.as_tensor(ids, dtype=torch.long)
+    if not len(never):
         return predictor
-    return shaped(predictor, lambda logits, rows, positions: logits.index_fill(-1, ids.to(logits.device), -torch.inf))
+    return shaped(predictor, lambda logits, rows, positions: logits.index_fill(-1, never.to(logits.device), -torch.inf))
 
 
 def allowed(predictor: Predictor, table: Tensor | Callable[[Tensor, Tensor], Tensor]) -> Predictor:
