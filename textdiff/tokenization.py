@@ -162,7 +162,7 @@ def _unigram(pieces: Any, model: _Model, names: list[str], specials: Sequence[st
             byte_fallback=any(pieces.is_byte(k) for k in range(pieces.get_piece_size())),
         )
     )
-    steps = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    steps: list[Any] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
     if model.extra_spaces_removed:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if steps:

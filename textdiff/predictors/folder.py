@@ -180,7 +180,8 @@ class TextModel:
             for row, word in enumerate(_per_row(slot, value, n)):
                 if word is None or (slot == "process" and slot not in self.prefix):
                     continue
-                columns[row, self._slot(slot, word)] = self._token(slot, word)
+                column = self._slot(slot, word)
+                columns[row, column] = self._token(slot, word)
         for row, word in enumerate(_per_row("title", title, n)):
             if word:
                 start, width = self._slot("title", word), self.prefix.count("title")

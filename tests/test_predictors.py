@@ -1,0 +1,656 @@
+"""Networks as predictors: parity with the whole model, folders, shaping."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny import poem_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertTokenizer,
+    DistilBertConfig,
+    DistilBertTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MegatronBertConfig,
+    ModernBertConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaPreLayerNormConfig,
+    RobertaTokenizer,
+    RoFormerConfig,
+)
+
+from textdiff.levels import count_levels
+from textdiff.predictions import Categorical, positions_of
+from textdiff.predictors import fast_float32
+from textdiff.predictors.causal import Autoregressive, causal_lm
+from textdiff.predictors.folder import ModelError, TextModel
+from textdiff.predictors.shaping import allowed, banned, nucleus, tempered, top_k
+from textdiff.processes.mask import Mask
+from textdiff.rng import Rng
+from textdiff.samplers.ancestral import baseline, improved
+from textdiff.samplers.loop import sample
+from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
+from textdiff.verify import enumerate_draws
+
+LINES = ["the cat sat on the mat", "床前明月光，疑是地上霜。", "a dog ran under two trees at the moon"] * 4
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "initializer_range": 0.3,
+}
+PHANTOM = 5  # rows of the embedding without a token
+
+
+def word_piece(kind):
+    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]")
+    tokenizer = kind(vocab={name: k for k, name in enumerate(names)})
+    return tokenizer.train_new_from_iterator(LINES, 120, show_progress=False)
+
+
+def roberta_tokenizer():
+    names = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    tokenizer = RobertaTokenizer(vocab={name: k for k, name in enumerate(names)}, merges=[])
+    return tokenizer.train_new_from_iterator(LINES, 300, show_progress=False)
+
+
+def modernbert_tokenizer():
+    """Byte-level pieces first and [CLS], [SEP], [MASK] behind them, as that model has them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: k for k, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens(["|||EMAIL|||", "    ", "[unused0]"])
+    names = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+    tokenizer.add_special_tokens(list(names.values()))
+    frame = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{f"{k}_token": v for k, v in names.items()})
+
+
+def bert_like(config, tokenizer, **sizes):
+    ids = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("pad", "bos", "eos", "cls", "sep")}
+    return config(vocab_size=len(tokenizer) + PHANTOM, **ids, **(sizes or SIZES))
+
+
+FAMILIES = {
+    "bert": (lambda: word_piece(BertTokenizer), BertConfig, SIZES),
+    "roberta": (roberta_tokenizer, RobertaConfig, SIZES),
+    "distilbert": (
+        lambda: word_piece(DistilBertTokenizer),
+        DistilBertConfig,
+        {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "initializer_range": 0.3},
+    ),
+    "modernbert": (modernbert_tokenizer, ModernBertConfig, {**SIZES, "local_attention": 4}),
+    "roberta-prelayernorm": (roberta_tokenizer, RobertaPreLayerNormConfig, SIZES),
+    "megatron-bert": (lambda: word_piece(BertTokenizer), MegatronBertConfig, SIZES),
+    "roformer": (lambda: word_piece(BertTokenizer), RoFormerConfig, SIZES),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Plain Hugging Face folders, one for each family."""
+    root = tmp_path_factory.mktemp("models")
+    for name, (tokenizer, config, sizes) in FAMILIES.items():
+        torch.manual_seed(0)
+        tokens = tokenizer()
+        AutoModelForMaskedLM.from_config(bert_like(config, tokens, **sizes)).save_pretrained(root / name)
+        tokens.save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def plain(folders):
+    return {name: TextModel.from_pretrained(folders / name) for name in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def poems():
+    return poem_model()
+
+
+def holed(model, text="the cat sat on the mat", rows=3, seed=0):
+    """Rows of one text, some tokens masked, the first always."""
+    x = model.encode([text] * rows)
+    hole = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    hole[:, 0] = True
+    return torch.where(hole, model.mask_id, x), hole
+
+
+def levels_of(free):
+    return torch.where(free, 0.5, 0.0).double()
+
+
+def close(a, b, tolerance=1e-5):
+    """Equal within `tolerance` where finite, and infinite together."""
+    torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
+
+
+# -- parity with the whole model --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_at_asked_positions_are_those_of_the_whole_model(family, folders, plain):
+    model = plain[family]
+    x, hole = holed(model)
+    text = model.tokenizer("the cat sat on the mat")["input_ids"]
+    ids = torch.tensor([text] * 3)
+    ids[:, -1 - x.shape[1] : -1] = x
+    full = AutoModelForMaskedLM.from_pretrained(folders / family).eval()(input_ids=ids).logits
+    ours = model.predictor("mask")(x, levels_of(hole), at=positions_of(hole)).logits()
+    scored = torch.cat([model.content, torch.tensor([model.unk_id])])
+    close(ours[:, scored], full[:, -1 - x.shape[1] : -1][hole][:, scored])
+    rest = torch.ones(full.shape[-1], dtype=torch.bool).index_fill(0, scored, False)
+    assert (ours[:, rest] == -torch.inf).all() and rest.sum() >= PHANTOM + 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_masked_lm_samples_text_without_special_or_phantom_tokens(family, plain):
+    model = plain[family]
+    given, free = holed(model, rows=40)
+    predictor = tempered(banned(model.predictor("mask"), [model.unk_id]), 5.0)
+    run = {"predictor": predictor, "process": model.process("mask"), "rng": Rng(range(40))}
+    with torch.inference_mode():
+        *_, state = sample(given, free, count_levels(free.sum(-1)), improved(), **run)
+    assert torch.isin(state.x, model.content).all()
+    assert (state.x == given)[~free].all()
+    assert len(model.decode(state.x)) == 40
+    special = set(model.tokenizer.all_special_ids) | set(range(len(model.tokenizer), len(model.tokenizer) + PHANTOM))
+    assert not special & set(model.content.tolist())
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
+def test_gradients_are_those_of_the_whole_model(family, folders, plain):
+    model, full = plain[family], AutoModelForMaskedLM.from_pretrained(folders / family).eval()
+    x, hole = holed(model)
+    target = model.encode(["the cat sat on the mat"] * 3)
+    ids = torch.tensor([model.tokenizer("the cat sat on the mat")["input_ids"]] * 3)
+    ids[:, -1 - x.shape[1] : -1] = x
+    scored = torch.cat([model.content, torch.tensor([model.unk_id])])
+    logits = full(input_ids=ids).logits[:, -1 - x.shape[1] : -1]
+    limited = torch.full_like(logits, -torch.inf).index_copy(-1, scored, logits[..., scored])
+    torch.nn.functional.cross_entropy(limited[hole], target[hole], reduction="sum").backward()
+    model.model.zero_grad()
+    model.predictor("mask")(x, levels_of(hole), at=positions_of(hole)).nll(target).sum().backward()
+    theirs = {name: p.grad for name, p in full.named_parameters()}
+    for name, parameter in model.model.named_parameters():
+        if theirs[name] is not None:
+            close(parameter.grad, theirs[name], 1e-4)
+    model.model.zero_grad()
+
+
+class Widest(TorchDispatchMode):
+    """The most rows of `size` entries in any tensor that an operation gives."""
+
+    def __init__(self, size):
+        TorchDispatchMode.__init__(self)
+        self.size, self.rows = size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(value, torch.Tensor) and value.shape[-1:] == (self.size,):
+                self.rows = max(self.rows, value.numel() // self.size)
+        return result
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
+def test_no_tensor_over_all_positions_and_tokens_is_built(family, plain):
+    model = plain[family]
+    x, hole = holed(model, rows=60)
+    first = torch.zeros_like(hole)
+    first[:, 0] = True
+    with torch.no_grad(), Widest(model.model.config.vocab_size) as seen:
+        model.predictor("mask")(x, levels_of(hole), at=positions_of(first)).draw(rng=Rng(range(60)))
+    assert seen.rows == 60 < x.numel(), "as many as asked"
+    with torch.no_grad(), Widest(model.model.config.vocab_size) as whole:
+        model.model(input_ids=x)
+    assert whole.rows == x.numel(), "the measure sees what it should"
+
+
+def test_rows_without_asked_positions_are_not_encoded(poems):
+    x = torch.full((8, 20), poems.mask_id)
+    seen = []
+    handle = poems.model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    predictor, t = poems.predictor("mask"), torch.ones(x.shape).double()
+    where = torch.zeros(x.shape, dtype=torch.bool)
+    where[[2, 5], 3:5] = True
+    some = predictor(x, t, at=positions_of(where))
+    none = predictor(x, t, at=positions_of(torch.zeros_like(where)))
+    handle.remove()
+    assert seen == [2]
+    assert none.draw(rng=Rng(range(8))).equal(x) and none.logits().shape == (0, poems.model.config.vocab_size)
+    full = predictor(x, t)
+    assert some.logits().equal(full.logits().view(8, 20, -1)[where])
+
+
+def test_asking_nothing_in_particular_asks_everywhere(poems):
+    x = torch.full((2, 20), poems.mask_id)
+    prediction = poems.predictor("mask")(x, torch.ones(x.shape).double())
+    assert (
+        len(prediction.at[0]) == 40 and torch.isin(prediction.draw(rng=Rng([1, 2])), poems.content).float().mean() > 0.9
+    )
+
+
+# -- the prefix -------------------------------------------------------------------------------------------------------
+
+
+def full_width(model, condition, x):
+    ids = torch.cat([condition, x], 1)
+    return model.model(input_ids=ids, attention_mask=(ids != model.pad_id).long()).logits[:, condition.shape[1] :]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"form": "wuyan-jueju"},
+        {"form": "wuyan-jueju", "dynasty": "tang", "title": "明月"},
+        {"form": ["wuyan-jueju", None, "qiyan-jueju"], "title": ["明", "床前明月光疑是地上霜", None]},
+    ],
+)
+def test_leaving_empty_slots_out_changes_nothing(poems, told):
+    x = torch.where(torch.arange(20) % 3 > 0, poems.mask_id, poems.content[:20]).repeat(3, 1)
+    t = torch.full(x.shape, 0.7).double()
+    condition = poems.condition(3, process="mask", **told)
+    full = full_width(poems, condition, x)
+    ours = poems.predictor("mask")(x, t, condition=condition).logits().view(3, 20, -1)
+    close(ours[..., poems.content], full[..., poems.content])
+
+
+def test_padding_is_not_seen(poems):
+    short = poems.content[:14].repeat(2, 1)
+    long = torch.cat([short, torch.full((2, 6), poems.pad_id)], 1)
+    predictor = poems.predictor("replacement")
+    alone = predictor(short, torch.full(short.shape, 0.5).double()).logits().view(2, 14, -1)
+    beside = predictor(long, torch.where(long == poems.pad_id, 0.0, 0.5).double())
+    close(alone, beside.select(long != poems.pad_id).logits().view(2, 14, -1))
+    mixed = torch.cat([long, poems.content[:20].repeat(1, 1)])
+    both = predictor(mixed, torch.where(mixed == poems.pad_id, 0.0, 0.5).double()).logits().view(3, 20, -1)
+    close(alone, both[:2, :14])
+
+
+def test_a_padded_sentence_ends_where_its_text_does(plain):
+    model = plain["bert"]
+    short, hole = holed(model)
+    long = torch.cat([short, torch.full((3, 4), model.pad_id)], 1)
+    at = positions_of(hole)
+    alone = model.predictor("mask")(short, levels_of(hole), at=at).logits()
+    close(alone, model.predictor("mask")(long, torch.zeros(long.shape).double(), at=at).logits())
+
+
+@pytest.mark.parametrize("process, level", [("mask", None), ("replacement", 16), ("uniform", 16)])
+def test_the_level_told_is_the_corrupted_share_of_the_whole_text(poems, process, level):
+    x = poems.content[:20].repeat(2, 1)
+    t = torch.zeros(x.shape).double()
+    t[:, :10] = 0.5  # 5 of 10 free positions, of 20 in all
+    seen = []
+    handle = poems.model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    poems.predictor(process)(x, t, condition=poems.condition(2, form="wuyan-jueju"))
+    handle.remove()
+    names = poems.tokenizer.convert_ids_to_tokens(seen[0][0, :3].tolist())
+    told = [] if level is None else [f"[level-{level}]"]
+    assert names[: 2 + len(told)] == ["[wuyan-jueju]", f"[{process}]", *told]
+    assert seen[0].shape[1] == 20 + 2 + len(told)
+
+
+def test_the_condition_is_a_row_of_fixed_width(poems):
+    told = poems.condition(2, form="qiyan-lushi", process=["mask", None], dynasty="song", title=["明月" * 9, "鬱"])
+    names = [poems.tokenizer.convert_ids_to_tokens(row) for row in told.tolist()]
+    assert names[0] == ["[qiyan-lushi]", "[mask]", "[PAD]", "[song]", *"明月明月明月明月"]
+    assert names[1] == ["[qiyan-lushi]", "[PAD]", "[PAD]", "[song]", "[UNK]", *["[PAD]"] * 7]
+    assert len(POEM_PREFIX) == 12 and poems.condition(3).eq(poems.pad_id).all()
+
+
+def test_what_a_model_cannot_be_told_is_an_error(poems, plain):
+    with pytest.raises(ValueError, match="form 'haiku' is unknown to model tiny-poems; it knows wuyan-jueju, "):
+        poems.condition(1, form="haiku")
+    with pytest.raises(ValueError, match="cannot be told a form"):
+        plain["bert"].condition(1, form="wuyan-jueju")
+    with pytest.raises(ValueError, match="2 values for 3 rows"):
+        poems.condition(3, title=["月", "光"])
+    with pytest.raises(ValueError, match="serves mask, not process 'replacement'"):
+        plain["bert"].predictor("replacement")
+    assert plain["bert"].condition(2, process="mask").shape == (2, 0)
+
+
+# -- a row does not notice its neighbours -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["none", "bf16"], ids=["default", "onednn"])
+@pytest.mark.parametrize("width", [64, 384])
+def test_logits_of_a_row_are_bit_equal_at_every_batch_size(width, precision):
+    torch.manual_seed(0)
+    tokenizer = character_tokenizer(map(chr, range(0x4E00, 0x4E00 + 2000)), POEM_SPECIALS)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=width // 32,
+        intermediate_size=width * 4,
+        max_position_embeddings=80,
+    )
+    network = AutoModelForMaskedLM.from_config(config).eval()
+    model = TextModel.from_parts(network, tokenizer, prefix=POEM_PREFIX)
+    with fast_float32._through_onednn() if precision == "bf16" else torch.no_grad(), torch.inference_mode():
+        for length in (1, 5, 13, 20, 28, 56):
+            x = model.content[torch.randint(len(model.content), (64, length))]
+            x = torch.where(torch.rand(x.shape) < 0.5, model.mask_id, x)
+            one = torch.zeros(x.shape, dtype=torch.bool)
+            one[:, 0] = True
+            for where in (one, torch.ones_like(one)) if length in (1, 28) else (one,):
+                results = []
+                for rows in (64, 7, 1):
+                    told = {"at": positions_of(where[:rows]), "condition": model.condition(rows, form="qiyan-jueju")}
+                    prediction = model.predictor("mask")(x[:rows], torch.ones(rows, length).double(), **told)
+                    results.append(prediction.logits())
+                for fewer in results[1:]:
+                    assert fewer.equal(results[0][: len(fewer)]), f"length {length}, {len(fewer)} asked"
+
+
+def test_logits_read_later_have_the_precision_of_the_call(poems):
+    x, t = torch.full((3, 20), poems.mask_id), torch.ones(3, 20).double()
+    predictor = poems.predictor("mask")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = predictor(x, t)
+        expected = inside.logits()
+    with torch.no_grad():
+        assert expected.dtype == torch.float32
+        assert inside.logits().equal(expected)
+        assert not predictor(x, t).logits().equal(expected)
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_folder_opens_with_transformers_alone_and_gives_the_same_logits(poems, tmp_path):
+    poems.save_pretrained(tmp_path / "m")
+    network = AutoModelForMaskedLM.from_pretrained(tmp_path / "m").eval()
+    again = TextModel.from_pretrained(str(tmp_path / "m"))
+    x = torch.full((2, 20), poems.mask_id)
+    condition = poems.condition(2, form="wuyan-jueju", process="mask")
+    expected = poems.predictor("mask")(x, torch.ones(x.shape).double(), condition=condition).logits()
+    loaded = again.predictor("mask")(x, torch.ones(x.shape).double(), condition=condition).logits()
+    assert loaded.equal(expected)
+    ids = torch.cat([condition, x], 1)
+    alone = network(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, 12:].flatten(0, 1)
+    close(alone[:, poems.content], expected[:, poems.content])
+    assert (again.processes, again.prefix, again.unk_id) == (poems.processes, poems.prefix, poems.unk_id)
+    assert again.content.equal(poems.content) and not again.model.training
+    assert again.decode(again.encode(["床前明月光"])) == ["床前明月光"]
+
+
+def test_weights_saved_as_bfloat16_load_as_float32(poems, tmp_path):
+    poems.save_pretrained(tmp_path / "m", dtype=torch.bfloat16)
+    poems.save_pretrained(tmp_path / "wide")
+    small, wide = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("m", "wide"))
+    assert small < 0.6 * wide
+    model = TextModel.from_pretrained(tmp_path / "m")
+    old = poems.model.get_input_embeddings().weight
+    assert old.dtype == torch.float32
+    assert model.model.get_input_embeddings().weight.equal(old.bfloat16().float())
+
+
+def test_saving_replaces_a_folder_whole_or_not_at_all(poems, tmp_path):
+    folder = tmp_path / "m"
+    poems.save_pretrained(folder)
+    (folder / "stale").write_text("x")
+    poems.save_pretrained(folder)
+    assert not (folder / "stale").exists() and [p.name for p in tmp_path.iterdir()] == ["m"]
+    broken = TextModel.from_parts(poems.model, poems.tokenizer, defaults={"steps": object()})
+    with pytest.raises(TypeError):
+        broken.save_pretrained(folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["m"], "nothing half-written stays"
+    assert TextModel.from_pretrained(folder).processes == poems.processes
+
+
+def edit(file, **values):
+    def change(folder):
+        path = folder / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def without_head(folder):
+    AutoModelForMaskedLM.from_pretrained(folder).bert.save_pretrained(folder)
+
+
+def larger_tokenizer(folder):
+    character_tokenizer(map(chr, range(0x4E00, 0x4E00 + 300)), POEM_SPECIALS).save_pretrained(folder)
+
+
+def without_mask(folder):
+    values = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "mask_token"}))
+
+
+BROKEN = {
+    "config.json is missing": lambda folder: (folder / "config.json").unlink(),
+    "model.safetensors is missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "tokenizer.json is missing": lambda folder: (folder / "tokenizer.json").unlink(),
+    "config.json is not JSON": lambda folder: (folder / "config.json").write_text("{"),
+    "textdiff.json is not JSON": lambda folder: (folder / "textdiff.json").write_bytes(b"\xff\xff"),
+    "the tokenizer cannot be read": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "the weights cannot be read": truncate,
+    "model type 't5' has no known": edit("config.json", model_type="t5"),
+    "has format 2, this textdiff reads 1": edit("textdiff.json", format=2),
+    "textdiff.json says 7 tokens": edit("textdiff.json", vocabulary=7),
+    "unknown process 'cold'": edit("textdiff.json", processes=["cold"]),
+    "unknown prefix slot 'mood'": edit("textdiff.json", prefix=["mood"]),
+    "lacks 6 weights": without_head,
+    "the tokenizer has 396 tokens, the embedding": larger_tokenizer,
+    "no mask token": without_mask,
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_broken_folder_is_one_sentence_with_a_way_out(poems, tmp_path, message):
+    folder = tmp_path / "m"
+    poems.save_pretrained(folder)
+    BROKEN[message](folder)
+    with pytest.raises(ModelError, match=message) as error:
+        TextModel.from_pretrained(folder)
+    assert "\n" not in str(error.value) and "; " in str(error.value)
+
+
+def test_a_model_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(ModelError, match="there is no folder"):
+        TextModel.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"there is no folder \./nowhere"):
+        TextModel.from_pretrained("./nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelError, match="is a file"):
+        TextModel.from_pretrained(tmp_path / "file")
+
+
+def test_a_mask_that_is_another_token_too_is_refused(folders, tmp_path):
+    shutil.copytree(folders / "roberta", tmp_path / "m")
+    edit("tokenizer_config.json", mask_token="</s>")(tmp_path / "m")
+    with pytest.raises(ModelError, match=r"mask and (sep|eos) are the same token"):
+        TextModel.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("text", ["床前明月光", "[UNK]月[MASK]光", ""])
+def test_characters_encode_and_decode(poems, text):
+    assert poems.decode(poems.encode([text])) == [text]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
+def test_sentences_encode_and_decode(family, plain):
+    for text in ("the cat sat on the mat", "床前明月光，疑是地上霜。"):
+        assert plain[family].decode(plain[family].encode([text])) == [text]
+
+
+def test_texts_of_unequal_length_and_unknown_characters(poems):
+    with pytest.raises(ValueError, match=r"text 1 has 3 tokens, text 0 has 2: from token 2, '光' of text 1"):
+        poems.encode(["明月", "明月光"])
+    assert poems.encode(["明鬱"])[0, 1] == poems.unk_id
+
+
+# -- shaping ----------------------------------------------------------------------------------------------------------
+
+PROBABILITIES = torch.tensor([0.4, 0.3, 0.2, 0.1])
+
+
+def table(x_t, t, *, at=None, condition=None, previous=None):
+    """The same law everywhere."""
+    at = positions_of(torch.ones_like(x_t, dtype=torch.bool)) if at is None else at
+    return Categorical.from_logits(PROBABILITIES.log().repeat(len(at[0]), 1), x_t, at)
+
+
+def law(predictor, position=0):
+    x = torch.zeros(1, 2, dtype=torch.long)
+    return predictor(x, torch.ones(1, 2)).logits()[position].softmax(-1)
+
+
+@pytest.mark.parametrize("p, kept", [(1e-9, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.999, 4), (1.0, 4)])
+def test_the_nucleus_keeps_the_token_that_crosses_and_is_never_empty(p, kept):
+    expected = torch.where(torch.arange(4) < kept, PROBABILITIES, 0)
+    close(law(nucleus(table, p)), expected / expected.sum())
+
+
+def test_bans_come_before_the_nucleus():
+    close(law(nucleus(banned(table, [0]), 0.45)), torch.tensor([0, 1, 0, 0.0]))
+    close(law(nucleus(banned(table, torch.tensor([0])), 0.55)), torch.tensor([0, 0.6, 0.4, 0]))
+    close(law(banned(table, [])), PROBABILITIES)
+
+
+def test_temperature_scales_logits_and_at_zero_gives_the_mode():
+    close(law(tempered(table, 0.5)), PROBABILITIES**2 / (PROBABILITIES**2).sum())
+    close(law(tempered(table, 0)), torch.tensor([1.0, 0, 0, 0]))
+    close(law(nucleus(tempered(banned(table, [0]), 0), 0.9)), torch.tensor([0, 1.0, 0, 0]))
+    close(law(tempered(table, 1)), PROBABILITIES)
+
+
+def test_top_k_and_allowed_sets():
+    close(law(top_k(table, 2)), torch.tensor([4 / 7, 3 / 7, 0, 0]))
+    close(law(top_k(table, 9)), PROBABILITIES)
+    sets = torch.tensor([[True, False, True, False], [False, False, False, True]])
+    close(law(allowed(table, sets)), torch.tensor([2 / 3, 0, 1 / 3, 0]))
+    close(law(allowed(table, sets), 1), torch.tensor([0, 0, 0, 1.0]))
+    close(law(allowed(table, lambda rows, positions: sets[positions]), 1), torch.tensor([0, 0, 0, 1.0]))
+
+
+def test_impossible_shapes_are_refused_at_the_door():
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature is"):
+            tempered(table, wrong)
+    for wrong in (0, -0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="top_p is"):
+            nucleus(table, wrong)
+    with pytest.raises(ValueError, match="top_k is 0"):
+        top_k(table, 0)
+    with pytest.raises(ValueError, match="no token is allowed at position 1"):
+        allowed(table, torch.tensor([[True], [False]]))
+
+
+def test_wrappers_hand_on_what_is_asked():
+    seen = []
+
+    def spy(x_t, t, **told):
+        seen.append(told)
+        return table(x_t, t, at=told["at"])
+
+    x = torch.zeros(1, 2, dtype=torch.long)
+    at = (torch.tensor([0]), torch.tensor([1]))
+    prediction = nucleus(tempered(spy, 0.7), 0.9)(x, torch.ones(1, 2), at=at, condition="c", previous=x)
+    assert seen == [{"at": at, "condition": "c", "previous": x}] and len(prediction.logits()) == 1
+
+
+# -- float32 ----------------------------------------------------------------------------------------------------------
+
+
+def test_products_in_the_block_are_float32_and_the_setting_comes_back():
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    a, b = torch.randn(64, 384), torch.randn(128, 384)
+    with pytest.raises(KeyError), fast_float32.fast_float32() as on:
+        assert on == fast_float32.chosen() and fast_float32.is_float32(a, b)
+        raise KeyError
+    assert setting.fp32_precision == before and fast_float32.is_float32(a, b)
+
+
+def test_a_product_in_bfloat16_is_not_taken_for_float32():
+    a, b = torch.randn(64, 384), torch.randn(128, 384)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not fast_float32.is_float32(a, b)
+
+
+# -- a causal model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=12, n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0)
+    config.initializer_range = 0.5
+    folder = tmp_path_factory.mktemp("causal")
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def test_a_causal_draft_has_the_chain_s_law_given_what_is_known():
+    """Enumerated: p(x0 | x1 known) by the chain alone, known tokens taken as they are."""
+    torch.manual_seed(0)
+    chain = torch.rand(4, 3).softmax(-1)  # row 3 starts
+
+    def next_logits(prefix):
+        last = prefix[:, -1] if prefix.shape[1] else torch.full((len(prefix),), 3)
+        return chain[last].log()
+
+    known, open_ = torch.tensor([[9, 1, 9]]), torch.tensor([[True, False, True]])
+
+    def draft(items, rng):
+        rows = len(items)
+        return Autoregressive(next_logits, known.expand(rows, -1), open_.expand(rows, -1)).draw(rng=rng) @ torch.tensor(
+            [9, 3, 1]
+        )
+
+    _, drawn, weight = enumerate_draws(draft, torch.zeros(1, 1, dtype=torch.long), 3)
+    found = torch.zeros(27, dtype=torch.float64).index_add(0, drawn, weight.double())
+    expected = torch.zeros(27, dtype=torch.float64)
+    for first in range(3):
+        for last in range(3):
+            expected[first * 9 + 3 + last] = chain[3, first].double() * chain[1, last]
+    close(found, expected, 1e-6)
+
+
+def test_a_causal_model_draws_under_the_baseline_sampler(causal):
+    mask, content = 1, torch.arange(2, 11)
+    given = torch.tensor([[mask, 5, mask, mask, 7, mask]]).repeat(6, 1)
+    free = given == mask
+    free[3:, 2] = False  # rows differ in what is open
+    given[3:, 2] = 4
+    predictor = causal_lm(causal, content, start_id=0)
+
+    def run(rows):
+        parts = {"predictor": predictor, "process": Mask(mask), "rng": Rng(torch.arange(6)[rows])}
+        with torch.inference_mode():
+            *_, state = sample(given[rows], free[rows], count_levels(free[rows].sum(-1)), baseline(), **parts)
+        return state.x
+
+    together = run(slice(0, 6))
+    assert torch.isin(together, content).all() and (together == given)[~free].all()
+    for k in range(6):
+        assert run(slice(k, k + 1)).equal(together[k : k + 1]), "no row notices its neighbours"
