@@ -152,7 +152,7 @@ class TextModel:
         ids = torch.tensor(rows, dtype=torch.long, device=self.device).view(len(rows), -1)
         if self.unk_id is None:
             return ids
-        known = torch.isin(ids, self.content) | torch.isin(ids, self._specials())
+        known = torch.isin(ids, self.content) | (ids == self.mask_id)
         return torch.where(known, ids, self.unk_id)
 
     def decode(self, ids: Tensor) -> list[str]:
@@ -261,9 +261,8 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelError(
-            f"{name} is no folder here and could not be fetched from the hub ({reason}); "
+            f"{name} is no folder here and could not be fetched from the hub ({_first_line(error).split('. ')[0]}); "
             f"check the name and the connection, or pass a model folder"
         ) from error
 
