@@ -67,7 +67,7 @@ def draws(rng: Rng) -> list[torch.Tensor]:
         rng.ranks(free),
         rng.ranks(free, first=free.roll(1, 1)),
         rng.subset(free, torch.full((rows,), 2)),
-        rng.successive(torch.zeros(rows, 5), torch.full((rows,), 2)),
+        rng.successive(lambda mask: torch.zeros(rows, 5), free, torch.full((rows,), 2)),
         here.view(rows, 4),
         *(rng.categorical(logits) for _ in range(70)),
     ]
@@ -258,16 +258,41 @@ def test_subsets_are_uniform_and_of_the_asked_size():
     assert torch.equal(many(6000).subset(among, torch.full((6000,), 9)), among)
 
 
-def test_successive_draws_have_the_law_of_drawing_without_replacement():
-    weight = torch.tensor([0.5, 0.3, 0.0, 0.15, 0.05])
-    chosen = many(8000).successive(weight.log().expand(8000, 5), torch.full((8000,), 2))
-    law = torch.zeros(32)
-    for i, j in itertools.permutations(weight.nonzero()[:, 0].tolist(), 2):
-        law[2**i + 2**j] += weight[i] * weight[j] / (1 - weight[i])
-    assert_frequencies(torch.bincount((chosen * 2 ** torch.arange(5)).sum(-1), minlength=32), law)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_successive_draws_have_the_law_of_drawing_without_replacement(size):
+    weight = torch.tensor([0.5, 0.3, 0.0, 0.15, 0.05, 1.0])
+    among = torch.tensor([True] * 5 + [False]).expand(8000, 6)
+    chosen = many(8000).successive(lambda mask: weight.log().expand(8000, 6), among, torch.full((8000,), size))
+    law = torch.zeros(64)
+    for order in itertools.permutations([0, 1, 3, 4], size):
+        p, left = 1.0, 1.0
+        for i in order:
+            p, left = p * weight[i].item() / left, left - weight[i].item()
+        law[sum(2**i for i in order)] += p
+    assert_frequencies(torch.bincount((chosen * 2 ** torch.arange(6)).sum(-1), minlength=64), law)
 
 
 def test_successive_draws_stop_where_no_weight_is_left():
-    log_weight = torch.tensor([[-torch.inf, 0.0, -torch.inf], [-torch.inf] * 3])
-    chosen = Rng([0, 1]).successive(log_weight, torch.tensor([3, 1]))
-    assert chosen.tolist() == [[False, True, False], [False] * 3]
+    log_weight = torch.tensor([[-torch.inf, 0.0, -torch.inf], [-torch.inf] * 3, [0.0] * 3])
+    chosen = Rng([0, 1, 2]).successive(lambda mask: log_weight, torch.ones(3, 3).bool(), torch.tensor([3, 1, 0]))
+    assert chosen.tolist() == [[False, True, False], [False] * 3, [False] * 3]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 6.0])
+def test_weights_that_cannot_win_are_never_asked_for(scale):
+    rows, length = 200, 40
+    log_weight = -scale * Rng(range(rows), stream=3).uniform(length)
+    among, size = Rng(range(rows), stream=4).uniform(length) < 0.9, torch.arange(rows) % 5
+    asked = torch.zeros(rows, length, dtype=torch.bool)
+
+    def some(mask):
+        assert not (mask & (asked | ~among)).any()  # none twice
+        asked.logical_or_(mask)
+        return torch.where(mask, log_weight, torch.nan)
+
+    lazy = many(rows).successive(some, among, size)
+    key = torch.where(among, torch.log(-torch.log(many(rows).uniform(length))) - log_weight, torch.inf)
+    assert torch.equal(lazy, key.argsort(-1).argsort(-1) < size[:, None])
+    if scale == 0:  # the clocks ring when they were started to: no more than the first chunk
+        assert (asked.sum(-1) <= 6).all()
+    assert asked.sum() < among.sum()

@@ -201,7 +201,11 @@ DRAWS = {
         .round()
     ),
     "subset": lambda rng, n: code(rng.subset(FREE.expand(n, -1), torch.full((n,), 2))),
-    "successive": lambda rng, n: code(rng.successive(WEIGHTS.log().expand(n, -1), torch.full((n,), 2))),
+    "successive": lambda rng, n: code(
+        rng.successive(
+            lambda mask: WEIGHTS.log().expand(n, -1), torch.tensor([True] * 4).expand(n, -1), torch.full((n,), 2)
+        )
+    ),
     "bernoulli": lambda rng, n: code(rng.bernoulli(WEIGHTS.expand(n, -1))),
     "bernoulli, one a row": lambda rng, n: rng.bernoulli(WEIGHTS[2].expand(n)).long(),
     "integers": lambda rng, n: code(rng.integers(torch.tensor([1, 2, 3, 4]).expand(n, -1))),

@@ -126,13 +126,26 @@ class Rng:
         key = torch.where(among, self.uniform(among.shape[1]), torch.inf)
         return (key.argsort(-1).argsort(-1) < size[:, None]) & among
 
-    def successive(self, log_weight: Tensor, size: Tensor) -> Tensor:
-        """`size` (B,) positions drawn one after another, each ∝ exp(log_weight) (B, L) among those left, (B, L) bool.
+    def successive(self, log_weight: Callable[[Tensor], Tensor], among: Tensor, size: Tensor) -> Tensor:
+        """`size` (B,) positions of `among` (B, L) bool, one after another, each ∝ exp(log_weight ≤ 0) of those left, (B, L).
 
-        Fewer where fewer have a weight.  A race of exponential clocks: the first ones to ring have that law.
+        Fewer where fewer have a weight.  A race of exponential clocks: the first ones to ring have that law.  A clock with
+        weight ≤ 1 rings no sooner than one with weight 1 would, so log_weight, a function from a mask (B, L) to (B, L), is
+        asked for few positions at a time, and only for those that can still win.
         """
-        key = torch.log(-torch.log(self.uniform(log_weight.shape[1]))) - log_weight
-        return (key.argsort(-1).argsort(-1) < size[:, None]) & (log_weight > -torch.inf)
+        start = torch.where(among, torch.log(-torch.log(self.uniform(among.shape[1]))), torch.inf)
+        clock = torch.full_like(start, torch.inf)
+        known = ~among
+        width = int(size.max()) + 2
+        while True:
+            last = torch.nn.functional.pad(clock.sort(-1).values, (1, 0), value=-torch.inf)
+            last = last.gather(1, size.clamp(max=among.shape[1])[:, None])  # the slowest winner so far
+            ask = ~known & (start < last)
+            if not ask.any():
+                return (clock.argsort(-1).argsort(-1) < size[:, None]) & (clock < torch.inf)
+            ask = ask & (torch.where(ask, start, torch.inf).argsort(-1).argsort(-1) < width)
+            clock = torch.where(ask, start - log_weight(ask), clock)
+            known, width = known | ask, 2 * width
 
     def categorical(
         self, logits: Tensor | Callable[[Tensor], Tensor], at: tuple[Tensor, Tensor] | None = None

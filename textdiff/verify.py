@@ -119,11 +119,11 @@ class Enumerating(Rng):
         fits = ~(sets & ~among[:, None]).any(-1) & (sets.sum(-1) == torch.minimum(size, among.sum(-1))[:, None])
         return sets[self._choose(fits.double())]
 
-    def successive(self, log_weight: Tensor, size: Tensor) -> Tensor:
-        length = log_weight.shape[1]
+    def successive(self, log_weight: Callable[[Tensor], Tensor], among: Tensor, size: Tensor) -> Tensor:
+        length, weight = among.shape[1], torch.where(among, log_weight(among), -torch.inf)
         chosen = torch.zeros(len(size), length + 1, dtype=torch.bool)  # the last column: no more
         for k in range(length):
-            left = torch.where(chosen[:, :-1], -torch.inf, log_weight)
+            left = torch.where(chosen[:, :-1], -torch.inf, weight)
             idle = ((k >= size) | (left == -torch.inf).all(-1))[:, None]
             table = torch.cat([torch.where(idle, -torch.inf, left), torch.where(idle, 0.0, -torch.inf)], -1)
             chosen = chosen.scatter(-1, self._choose(unnormalised(table))[:, None], True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from textdiff.contracts import Predictor, Process, State, Step
 from textdiff.levels import count
-from textdiff.predictions import CountConditioned, draw_differing, draw_other, log1mexp
+from textdiff.predictions import Categorical, CountConditioned, draw_differing, draw_other, log1mexp
 from textdiff.rng import Rng
 from textdiff.samplers.loop import predict
 
@@ -34,23 +34,26 @@ def edit(rule: str) -> Step:
         where = state.free & moving[:, None]
         prediction = predict(state, where, predictor=predictor, process=process)
         base = prediction.base if isinstance(prediction, CountConditioned) else prediction
-        (stay,) = base.log_prob(state.x)  # (B, L) log q_i(x_t,i); 0 where nothing may change
         m = count(state.t, state.free)
-        edits = m - count(s, state.free)
-        chosen = choose(torch.where(where, stay, 0.0), m, edits, rng)
+        chosen = choose(base, state.x, where, m, m - count(s, state.free), rng)
         x = draw_other(base, state.x, chosen, rng=rng)
         return replace(state, x=x, t=s, x0=x, forwards=state.forwards + moving)
 
     return step
 
 
-def _by_marginals(stay: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
-    """`edits` (B,) positions drawn without replacement in proportion to d_i, (B, L) bool."""
-    return rng.successive(log1mexp(stay.double()), edits)
+def _by_marginals(base: Categorical, x: Tensor, where: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
+    """`edits` (B,) positions drawn without replacement in proportion to d_i, (B, L) bool; few d_i are ever computed."""
+
+    def log_change(mask: Tensor) -> Tensor:
+        return log1mexp(base.select(mask, known=x).log_prob(x)[0])
+
+    return rng.successive(log_change, where, edits)
 
 
-def _by_count(stay: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
+def _by_count(base: Categorical, x: Tensor, where: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
     """A uniform subset of `edits` (B,) of exactly m (B,) differing positions, (B, L) bool."""
+    stay = torch.where(where, base.log_prob(x)[0], 0.0)
     return rng.subset(draw_differing(stay, m, m, rng=rng), edits)
 
 
