@@ -18,7 +18,7 @@ from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import gibbs, sweep_levels
 from textdiff.samplers.edit import by_count, marginal
 from textdiff.samplers.loop import sample
-from textdiff.samplers.order import entropy_bounded, minus_margin, minus_maximum, ordered
+from textdiff.samplers.order import entropy_bounded, entropy_nats, minus_margin, minus_maximum, ordered
 
 LENGTH = 9
 CASES = [(s, p) for s, entry in SAMPLERS.items() for p in entry.processes]
@@ -219,6 +219,11 @@ def test_the_improved_replacement_step_draws_a_draft_with_exactly_m_differences(
 def test_the_margin_is_a_difference_of_probabilities():
     q = torch.tensor([[0.5, 0.1, 0.4, 0.0], [0.05, 0.9, 0.05, 0.0], [0.0, 0.0, 0.0, 1.0]])
     assert torch.allclose(-minus_margin(q.log()), torch.tensor([0.1, 0.85, 1.0]))
+
+
+def test_entropy_takes_nothing_times_its_logarithm_for_0():
+    q = torch.tensor([[0.5, 0.0, 0.25, 0.25], [0.0, 1.0, 0.0, 0.0]])
+    assert torch.allclose(entropy_nats(q.log()), torch.tensor([1.5 * math.log(2), 0.0]))
 
 
 @pytest.mark.parametrize("statistic", [minus_maximum, minus_margin])
