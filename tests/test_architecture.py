@@ -132,8 +132,14 @@ DRAWS = {
     "bernoulli_", "uniform_", "normal_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_", "gumbel_softmax",
 }  # fmt: skip
 SOURCES = {"random", "secrets", "numpy.random", "torch.distributions"}
-# Where something else is drawn than a text: weights, inputs of a timing, and the seeds that a caller's generator asks for.
-NO_TEXT = {"training/start": {"randn", "randint"}, "predictors/fast_float32": {"randn"}, "pipeline": {"randint"}}
+# Where something else is drawn than a text of ours: weights, the plain loop and the inputs of a timing, and the seeds that
+# a caller's generator asks for.
+NO_TEXT = {
+    "training/start": {"randn", "randint"},
+    "predictors/fast_float32": {"randn"},
+    "bench": {"randn", "randint", "multinomial"},
+    "pipeline": {"randint"},
+}
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "rng"])

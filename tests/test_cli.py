@@ -164,6 +164,12 @@ def test_verify_checks_one_pair_and_a_pair_of_ones_own(run, monkeypatch, tmp_pat
     assert code == 2
 
 
+def test_bench_times_samplers_against_the_plain_loop(run):
+    sizes = {"batch": 2, "length": 8, "steps": 2, "rounds": 1, "vocabulary": 50, "layers": 1, "width": 64}
+    code, out, err = run("bench", "sample", "--json", *(word for k, v in sizes.items() for word in (f"--{k}", v)))
+    assert (code, err) == (0, "") and all(json.loads(line)["ratio"] > 0 for line in out.splitlines())
+
+
 # -- mistakes -------------------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +279,18 @@ def test_a_closed_pipe_is_silent(poems):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_process_leaves_no_file(poems, tmp_path: Path, number, code):
-    command = [*COMMAND, "generate", "--model", poems, "-n", "1000000", "--out", str(tmp_path / "poems")]
+    command = [
+        *COMMAND,
+        "generate",
+        "--model",
+        poems,
+        "-n",
+        "1000000",
+        "--steps",
+        "1",
+        "--out",
+        str(tmp_path / "poems"),
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not [p for p in tmp_path.iterdir() if p.stat().st_size] and time.monotonic() < deadline:

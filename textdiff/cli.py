@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -94,10 +95,8 @@ def score(a: argparse.Namespace) -> None:
 
 
 def evaluate(a: argparse.Namespace) -> None:
-    from textdiff.pipeline import read_records
-
     with writing(a.out) as out:
-        records = read_records(sys.stdin if a.file == "-" else a.file)
+        records = _library().read_records(sys.stdin if a.file == "-" else a.file)
         pipe = _pipeline(a)
         with _bar(a, len(records), "text") as bar:
             report = pipe.evaluate(records, process=a.process, levels=a.levels, seed=a.seed, callback=bar.update)
@@ -168,6 +167,29 @@ def verify(a: argparse.Namespace) -> int:
     if broken:
         _log(f"textdiff: {broken} claims of exactness do not hold")
     return 1 if broken else 0
+
+
+def bench_sample(a: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from textdiff import bench
+
+    def progress(work: Iterable[int]) -> Iterable[int]:
+        return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+
+    sizes = {name: getattr(a, name) for name in ("batch", "length", "steps", "rounds", "vocabulary", "layers", "width")}
+    rows = bench.sample(**sizes, progress=progress)
+    if a.json:
+        _json_lines(dataclasses.asdict(row) for row in rows)
+        return
+    print(f"{'sampler':16} {'process':12} {'float32':8} {'texts/s':>8}  {'ratio':>6}  {'range':13}  to")
+    for row in rows:
+        spread = f"{row.lowest:.2f} to {row.highest:.2f}"
+        print(
+            f"{row.sampler:16} {row.process:12} {row.float32:8} {row.texts_per_second:8.1f}  {row.ratio:6.2f}  {spread:13}  "
+            f"{row.baseline}"
+        )
+    print(bench.float32_path())
 
 
 def forms(a: argparse.Namespace) -> None:
@@ -263,10 +285,30 @@ def writing(path: str | None) -> Iterator[TextIO]:
             temporary.unlink(missing_ok=True)
 
 
-def _pipeline(a: argparse.Namespace) -> Any:
-    from textdiff.pipeline import Pipeline
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Without garbage collection: it is a quarter of the time that torch and transformers take to import (0.8 of 3.5 s)."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
-    return Pipeline.from_pretrained(a.model, device=a.device)
+
+def _library() -> Any:
+    """textdiff.pipeline, and torch with it."""
+    # A small network has many short products.  Threads that spin between them cost little on an idle machine, but on a
+    # busy one they keep each other from working: a poem takes ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with _starting():
+        from textdiff import pipeline
+    return pipeline
+
+
+def _pipeline(a: argparse.Namespace) -> Any:
+    library = _library()
+    with _starting():  # the model's own module is imported here
+        return library.Pipeline.from_pretrained(a.model, device=a.device)
 
 
 def _settings(a: argparse.Namespace) -> dict[str, Any]:
@@ -277,17 +319,15 @@ def _settings(a: argparse.Namespace) -> dict[str, Any]:
 
 def _records(a: argparse.Namespace) -> list[dict[str, Any]]:
     """The texts of the command line, of --file, or of stdin."""
-    from textdiff.pipeline import read_records
-
     if a.text and a.file:
         raise ValueError("both TEXT and --file are given; pass one of them")
     if a.text:
         return [{"text": text} for text in a.text]
     if a.file and a.file != "-":
-        return read_records(a.file)
+        return _library().read_records(a.file)
     if a.file is None and sys.stdin.isatty():
         raise ValueError("there is no text; pass TEXT, --file FILE, or pipe it in")
-    return read_records(sys.stdin)
+    return _library().read_records(sys.stdin)
 
 
 def _only_form(records: Iterable[dict[str, Any]]) -> str | None:
@@ -472,6 +512,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--full", action="store_true", help="larger spaces, more step counts; some minutes")
     p.add_argument("--process", help="this one only: a name, or your own as module:attribute")
     p.add_argument("--sampler", help="this one only: a name, or your own as module:attribute")
+    p.add_argument("--json", action="store_true", help="JSON Lines")
+
+    bench = verbs.add_parser("bench", help="timings", description="Timings.", allow_abbrev=False)
+    tasks = bench.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
+    p = _verb(tasks, "sample", bench_sample, "samplers against the plain loop, by turns in one run")
+    for name, default, what in (
+        ("batch", 16, "texts at a time"),
+        ("length", 56, "tokens of a text"),
+        ("steps", 14, "steps of a text"),
+        ("rounds", 5, "turns; the medians are printed"),
+        ("vocabulary", 8000, "tokens"),
+        ("layers", 6, "of the network"),
+        ("width", 384, "of the network"),
+    ):
+        p.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     p.add_argument("--json", action="store_true", help="JSON Lines")
 
     for name, run, what in (
