@@ -137,7 +137,7 @@ SOURCES = {"random", "secrets", "numpy.random", "torch.distributions"}
 NO_TEXT = {
     "training/start": {"randn", "randint"},
     "predictors/fast_float32": {"randn"},
-    "bench": {"randn", "randint", "multinomial"},
+    "bench": DRAWS,
     "pipeline": {"randint"},
 }
 
