@@ -273,7 +273,7 @@ def _parsed(text: str, where: str) -> Any:
 def regular(record: Poem) -> Poem | None:
     """The record as a poem of the form it has the shape of, or None."""
     form = verse.guess_form(record.text)
-    return form and replace(record, form=form.name, text="\n".join(form.split(record.text)))
+    return replace(record, form=form.name, text="\n".join(form.split(record.text))) if form else None
 
 
 def simplified(poem: Poem) -> Poem:
