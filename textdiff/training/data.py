@@ -14,8 +14,9 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from textdiff.contracts import Process
 from textdiff.rng import Rng, example_seed
-from textdiff.verse import guess_form
+from textdiff.verse import FORMS, get_form, guess_form
 
 
 @dataclass(frozen=True)
@@ -52,45 +53,52 @@ def read_texts(path: str | Path, kind: str, limit: int | None = None) -> list[Te
         raise FileNotFoundError(
             f"data file {str(path)!r} does not exist; make one with 'textdiff data prepare', or pass data.train=FILE"
         )
-    texts = []
-    for number, line in enumerate(_lines(path), start=1):
-        if limit is not None and len(texts) >= limit:
-            break
-        if ".json" in path.name:
-            try:
-                record = json.loads(line)
-                text = record["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} line {number} is not a JSON object with a 'text' field") from error
-        else:
-            record, text = {}, line
-        if kind == "windows":
-            texts.append(Text(text))
-            continue
-        form = record.get("form") or (guess_form(text).name if guess_form(text) else None)
-        if form is None:
-            raise ValueError(f"{path} line {number}: {text[:24]!r} has the shape of no form; prepare the file first")
-        texts.append(Text("".join(text.split()), form))
-    if not texts:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            lines = list(itertools.islice(file, limit))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"data file {str(path)!r} is damaged or no UTF-8 text ({error}); make it again") from error
+    if not any(map(str.strip, lines)):
         raise ValueError(f"data file {str(path)!r} is empty; it must hold at least one text")
+    if ".json" not in path.name:
+        if kind == "windows":
+            return [Text("".join(lines))]
+        return [_text({"text": line}, kind, f"{path} line {k}") for k, line in enumerate(lines, 1) if line.strip()]
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where} is not JSON ({error}); the file may have been cut, make it again") from error
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise ValueError(f"{where} is not a JSON object with a 'text' field")
+        texts.append(_text(record, kind, where))
     return texts
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                yield line.rstrip("\n")
+def _text(record: dict[str, Any], kind: str, where: str) -> Text:
+    text, name = record["text"], record.get("form")
+    if kind == "windows":
+        return Text(text)
+    try:
+        form = (FORMS.get(name) or get_form(str(name))) if name else guess_form(text)
+        if form is None:
+            raise ValueError(f"{text[:24]!r} has the shape of no form; prepare the file first, or use kind: windows")
+        return Text("".join(form.split(text)), form.name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def split_by_hash(texts: list[Text], share: float) -> tuple[list[Text], list[Text]]:
     """(the rest, about `share` of the texts), decided by each text alone; at least one text on either side."""
     place = [int.from_bytes(hashlib.sha256(t.text.encode()).digest()[:8]) / 2**64 for t in texts]
-    held = [t for t, p in zip(texts, place, strict=True) if p < share]
-    if not held:
-        held = [texts[min(range(len(texts)), key=place.__getitem__)]]
-    kept = [t for t in texts if t not in held] if len(texts) > 1 else texts
-    return kept, held
+    least = min(place)
+    below = [p < share or p == least for p in place]
+    held = list(itertools.compress(texts, below))
+    return [t for t, out in zip(texts, below, strict=True) if not out] or texts, held
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +165,7 @@ class MicroBatches:
             "condition": group.condition[chosen],
             "process": name,
             "positions": self.batch * n,  # free positions of the whole optimiser step
+            "dropout": example_seed(self.seed, index),  # what dropout is drawn with
         }
 
 

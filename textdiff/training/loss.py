@@ -23,8 +23,14 @@ def weighted_nll(
 ) -> Tensor:
     """Σ w_i · −log q_i(x0_i) over the batch, nats; the predictor is asked only where w > 0."""
     weights = process.weights(x_t, t)
-    prediction = predictor(x_t, t, at=positions_of(weights > 0), condition=condition)
-    return (weights * torch.where(weights > 0, prediction.nll(x0), 0.0)).sum()
+    at = positions_of(weights > 0)
+    prediction = predictor(x_t, t, at=at, condition=condition)
+    return (weights[at] * prediction.per_position(lambda logits, *where: cross_entropy(logits, x0[where]))).sum()
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """−log softmax(logits)[target] in nats, (n, V), (n,) -> (n,) float32: `Categorical.nll` takes float64, slow backwards."""
+    return torch.nn.functional.cross_entropy(logits, target, reduction="none")
 
 
 class Denoiser(nn.Module):
@@ -36,7 +42,10 @@ class Denoiser(nn.Module):
         self.predictors = {name: text_model.predictor(name) for name in text_model.processes}
         self.processes = {name: text_model.process(name) for name in text_model.processes}
 
-    def forward(self, x0: Tensor, x_t: Tensor, t: Tensor, condition: Tensor, process: str, positions: int) -> Tensor:
-        """(1) for one piece of a step that holds `positions` free positions in all."""
+    def forward(
+        self, x0: Tensor, x_t: Tensor, t: Tensor, condition: Tensor, process: str, positions: int, dropout: int
+    ) -> Tensor:
+        """(1) for one piece of a step that holds `positions` free positions in all; `dropout` seeds the network's own."""
+        torch.manual_seed(dropout)
         predictor, forward = self.predictors[process], self.processes[process]
         return weighted_nll(predictor, forward, x0, x_t, t, condition) / positions

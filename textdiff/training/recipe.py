@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -219,6 +220,24 @@ CHOICES = {
     "run.report_to": ("none", "tensorboard"),
 }
 
+RANGES = {  # low ≤ value < high
+    "data.length": (1, math.inf),
+    "data.holdout": (0, 1),
+    "data.limit": (1, math.inf),
+    "tokenizer.min_count": (1, math.inf),
+    "tokenizer.size": (1, math.inf),
+    **{
+        f"optimizer.{key}": (0, math.inf) for key in ("lr", "muon_lr", "embedding_lr", "weight_decay", "clip", "warmup")
+    },
+    "optimizer.betas": (0, 1),
+    "optimizer.decay": (0, 1 + 1e-9),
+    "optimizer.ema": (0, 1),
+    **{f"run.{key}": (1, math.inf) for key in ("steps", "batch", "accumulation", "eval_every", "eval_texts")},
+    **{f"run.{key}": (1, math.inf) for key in ("eval_levels", "save_every", "keep", "log_every")},
+    "run.previews": (0, math.inf),
+    "run.minutes": (0, math.inf),
+}
+
 
 def _check(recipe: Recipe) -> None:
     from textdiff.processes import PROCESSES
@@ -232,17 +251,28 @@ def _check(recipe: Recipe) -> None:
         if name not in PROCESSES:
             near = difflib.get_close_matches(name, PROCESSES, n=1)
             raise RecipeError(f"unknown process {name!r}; did you mean {(near or list(PROCESSES))[0]!r}?")
-        if share < 0:
+        if not 0 <= share < math.inf:
             raise RecipeError(f"processes.{name} is {share}; shares are at least 0")
     if sum(recipe.processes.values()) <= 0:
         raise RecipeError("no process has a share above 0; write for example processes: {mask: 1.0}")
+    for path, (low, high) in RANGES.items():
+        section, key = path.split(".")
+        value = getattr(getattr(recipe, section), key)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not low <= number < high:
+                below = f" and below {high:g}" if high < math.inf else ""
+                raise RecipeError(f"{path} is {value}; it must be at least {low:g}{below}")
     run = recipe.run
-    for key in ("steps", "batch", "accumulation", "eval_every", "save_every", "log_every", "eval_texts", "eval_levels"):
-        if getattr(run, key) < 1:
-            raise RecipeError(f"run.{key} is {getattr(run, key)}; it must be at least 1")
     if run.batch % run.accumulation:
         raise RecipeError(f"run.batch is {run.batch}, which {run.accumulation} pieces (run.accumulation) do not divide")
-    if recipe.tokenizer.kind == "pretrained" and not (recipe.tokenizer.path or recipe.model.pretrained):
+    told, model = recipe.tokenizer, recipe.model
+    if told.kind == "pretrained" and not (told.path or model.pretrained):
         raise RecipeError("tokenizer.kind is 'pretrained', but neither tokenizer.path nor model.pretrained names one")
-    if not 0 <= recipe.optimizer.ema < 1:
-        raise RecipeError(f"optimizer.ema is {recipe.optimizer.ema}; it must lie in [0, 1)")
+    if model.pretrained and (told.kind != "pretrained" or told.path):
+        raise RecipeError(
+            "model.pretrained brings its own tokenizer; write tokenizer: {kind: pretrained}, without a path"
+        )
+    if model.pretrained and (model.config or model.init != "plain"):
+        raise RecipeError(
+            "model.pretrained brings its configuration and weights; leave out model.config and model.init"
+        )

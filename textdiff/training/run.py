@@ -11,9 +11,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import platform
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,19 +27,20 @@ import torch
 import transformers
 from torch import Tensor
 
-from textdiff import tokenization
 from textdiff.levels import count_levels
 from textdiff.predictors.folder import TextModel
+from textdiff.predictors.masked_lm import HEADS
+from textdiff.predictors.shaping import banned
 from textdiff.resolve import attribute
 from textdiff.rng import Rng
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.loop import sample
-from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, frame
+from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, frame, sentencepiece_tokenizer
 from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash
 from textdiff.training.loss import Denoiser
 from textdiff.training.recipe import Recipe, RecipeError, load, to_yaml
 from textdiff.training.start import start_from_statistics
-from textdiff.training.trainer import DiffusionTrainer, Log
+from textdiff.training.trainer import DiffusionTrainer, Log, checkpoints
 from textdiff.verse import FORMS
 
 SPECIALS = tuple(
@@ -59,13 +63,14 @@ class Plan:
 def plan(recipe: Recipe) -> Plan:
     """Data, tokenizer, network and batches of a recipe; ValueError or FileNotFoundError say what is missing."""
     texts = read_texts(recipe.data.train, recipe.data.kind, recipe.data.limit)
-    if recipe.data.validation:
-        held = read_texts(recipe.data.validation, recipe.data.kind)
-    elif recipe.data.kind == "poems":
+    held = read_texts(recipe.data.validation, recipe.data.kind) if recipe.data.validation else []
+    if recipe.data.kind == "windows":
+        texts, held = _joined(texts), _joined(held)
+    if not held and recipe.data.kind == "poems":
         texts, held = split_by_hash(texts, recipe.data.holdout)
-    else:
-        cut = max(1, int(len(texts) * (1 - recipe.data.holdout)))
-        texts, held = texts[:cut], texts[cut:] or texts[-1:]
+    elif not held:  # the end of the text
+        cut = int(len(texts[0].text) * (1 - recipe.data.holdout))
+        texts, held = [Text(texts[0].text[:cut])], [Text(texts[0].text[cut:])]
     text_model = _network(recipe, texts)
     train = _groups(text_model, texts, recipe)
     validation = _head(_groups(text_model, held, recipe), recipe.run.eval_texts)
@@ -124,19 +129,27 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def train(recipe: Recipe, *, fresh: bool = False, log: Log = lambda line: None) -> Path | None:
+def _silent(line: str) -> None:
+    pass
+
+
+def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | None:
     """Train, or go on from the newest complete checkpoint in the output folder.
 
     Returns the model's folder, or None if the run was stopped before its last step (start it again to go on).  `fresh`
     ignores checkpoints that are there.
     """
     folder = recipe.folder
-    checkpoint = None if fresh else newest(folder)
+    checkpoint = None if fresh else max(checkpoints(folder), key=_step, default=None)
     if checkpoint is not None:
         _same(recipe, load(folder / "recipe.yaml"))
-    folder.mkdir(parents=True, exist_ok=True)
     made = plan(recipe)
-    _write(folder / "recipe.yaml", to_yaml(recipe))
+    if os.environ.get("RANK", "0") == "0":
+        folder.mkdir(parents=True, exist_ok=True)
+        _forget(folder, after=_step(checkpoint) if checkpoint else 0)
+        _write(folder / "recipe.yaml", to_yaml(recipe))
+    else:
+        log = _silent
     log(
         f"{made.texts} texts, {made.parameters / 1e6:.2f} M parameters, {recipe.run.steps} steps"
         + (f", going on from {checkpoint.name}" if checkpoint else "")
@@ -156,10 +169,27 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = lambda line: None) 
     return folder / "model"
 
 
-def newest(folder: Path) -> Path | None:
-    """The latest complete checkpoint."""
-    found = [p.parent for p in folder.glob("checkpoint-*/complete.json")]
-    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _forget(folder: Path, after: int) -> None:
+    """Remove what an earlier start left of the steps after `after`, which are trained again."""
+    for checkpoint in checkpoints(folder):
+        if _step(checkpoint) > after:
+            shutil.rmtree(checkpoint)
+    for name in ("log.jsonl", "previews.txt"):
+        if (folder / name).exists():
+            lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
+            _write(folder / name, "".join(line for line in lines if _step_of(line) <= after))
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of log.jsonl or previews.txt; infinite for a line that was cut."""
+    try:
+        return json.loads(line)["step"] if line.startswith("{") else int(line.split("\t")[0])
+    except ValueError:
+        return float("inf")
 
 
 class Previews:
@@ -180,16 +210,15 @@ class Previews:
 
 def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
     """n texts like those of `group`, sampled with seeds 0 … n − 1."""
-    from textdiff.predictors.shaping import banned
-
     name = text_model.processes[0]
     process = text_model.process(name)
     sampler = next(k for k, entry in SAMPLERS.items() if name in entry.processes and k != "baseline")
-    given = group.ids[:1].expand(n, -1)
-    free = group.free.expand_as(given)
+    device = text_model.device
+    given = group.ids[:1].to(device).expand(n, -1)
+    free = group.free.to(device).expand_as(given)
     predictor = text_model.predictor(name)
     if text_model.unk_id is not None:
-        predictor = banned(predictor, torch.tensor([text_model.unk_id]))
+        predictor = banned(predictor, torch.tensor([text_model.unk_id], device=device))
     with torch.inference_mode():
         for state in sample(
             given,
@@ -198,8 +227,8 @@ def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
             attribute(SAMPLERS[sampler].path)(),
             predictor=predictor,
             process=process,
-            rng=Rng(range(n)),
-            condition=group.condition[:1].expand(n, -1),
+            rng=Rng(range(n), device=device),
+            condition=group.condition[:1].to(device).expand(n, -1),
         ):
             last = state
     return text_model.decode(last.x)
@@ -208,15 +237,16 @@ def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
 # -- the pieces of a plan -------------------------------------------------------------------------------------------------
 
 
+def _joined(texts: list[Text]) -> list[Text]:
+    return [Text("\n".join(t.text for t in texts))] if texts else []
+
+
 def _network(recipe: Recipe, texts: list[Text]) -> TextModel:
     poems = recipe.data.kind == "poems"
     if recipe.model.pretrained:
         found = TextModel.from_pretrained(recipe.model.pretrained)
-        found.model.train()
-        processes = tuple(recipe.processes)
-        return dataclasses.replace(
-            found, processes=processes, defaults=recipe.defaults or found.defaults, name=recipe.name
-        )
+        defaults = recipe.defaults or found.defaults
+        return dataclasses.replace(found, processes=tuple(recipe.processes), defaults=defaults, name=recipe.name)
     tokenizer = _tokenizer(recipe, texts)
     vocabulary = tokenizer.get_vocab()
     prefix: tuple[str, ...] = ()
@@ -224,20 +254,35 @@ def _network(recipe: Recipe, texts: list[Text]) -> TextModel:
         prefix = POEM_PREFIX if poems else ("process", "level")
     longest = max(f.length for f in FORMS.values()) if poems else recipe.data.length
     before, after = frame(tokenizer)
-    config = transformers.AutoConfig.for_model(
-        recipe.model.type,
-        **{
-            "vocab_size": len(tokenizer),
-            "pad_token_id": tokenizer.pad_token_id,
-            "max_position_embeddings": len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1,
-            **recipe.model.config,
-        },
-    )
+    positions = len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1
     torch.manual_seed(recipe.run.seed)
-    model = transformers.AutoModelForMaskedLM.from_config(config)
+    model = transformers.AutoModelForMaskedLM.from_config(_config(recipe, tokenizer, positions))
     return TextModel.from_parts(
         model, tokenizer, processes=tuple(recipe.processes), prefix=prefix, defaults=recipe.defaults, name=recipe.name
     )
+
+
+def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:
+    """The configuration of the network; RecipeError where the recipe's `model` section says something it cannot be."""
+    kind, told = recipe.model.type, recipe.model.config
+    if kind not in HEADS:
+        raise RecipeError(f"model.type is {kind!r}; expected one of {', '.join(sorted(HEADS))}")
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")}
+    plain = transformers.AutoConfig.for_model(kind)
+    known = {*plain.to_dict(), "attn_implementation"}
+    for key in told:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise RecipeError(
+                f"unknown key {f'model.config.{key}'!r} for {kind}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    own = {key: value for key, value in ids.items() if key in known}
+    try:
+        return transformers.AutoConfig.for_model(
+            kind, **{"vocab_size": len(tokenizer), "max_position_embeddings": positions, **own, **told}
+        )
+    except Exception as error:  # transformers checks types and sizes with errors of several kinds
+        raise RecipeError(f"model.config does not make a {kind}: {' '.join(str(error).split())}") from error
 
 
 def _tokenizer(recipe: Recipe, texts: list[Text]) -> Any:
@@ -245,9 +290,13 @@ def _tokenizer(recipe: Recipe, texts: list[Text]) -> Any:
     if told.kind == "pretrained":
         return transformers.AutoTokenizer.from_pretrained(told.path, trust_remote_code=False)
     specials = POEM_SPECIALS if recipe.data.kind == "poems" else SPECIALS
+    if told.kind == "sentencepiece" and told.path:
+        return sentencepiece_tokenizer(model=told.path, specials=specials)
     if told.kind == "sentencepiece":
-        source = {"model": told.path} if told.path else {"texts": [t.text for t in texts], "size": told.size}
-        return tokenization.sentencepiece_tokenizer(**source, specials=specials)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
+            file.writelines(t.text + "\n" for t in texts)
+            file.flush()
+            return sentencepiece_tokenizer([file.name], vocab_size=told.size, specials=specials)
     counts = Counter(character for t in texts for character in t.text)
     kept = sorted((c for c, k in counts.items() if k >= told.min_count), key=lambda c: (-counts[c], c))
     return character_tokenizer(kept, specials)
@@ -256,22 +305,36 @@ def _tokenizer(recipe: Recipe, texts: list[Text]) -> Any:
 def _groups(text_model: TextModel, texts: list[Text], recipe: Recipe) -> list[Group]:
     """Texts by form, or windows of `data.length` tokens."""
     if recipe.data.kind == "windows":
-        joined = "\n".join(t.text for t in texts)
-        ids = torch.tensor(text_model.tokenizer(joined, add_special_tokens=False, verbose=False)["input_ids"])
-        length = recipe.data.length
+        joined = "".join(t.text for t in texts)
+        if recipe.tokenizer.kind == "sentencepiece":
+            joined = joined.replace("\n", " ")  # its pieces hold no line breaks
+        ids, length = _encode(text_model, [joined], recipe)[0], recipe.data.length
         if len(ids) < length:
-            raise ValueError(f"the data hold {len(ids)} tokens, less than one window of {length}; lower data.length")
+            raise ValueError(
+                f"the texts for training or validation hold {len(ids)} tokens, less than one window of {length}; "
+                f"lower data.length, or give more text"
+            )
         rows = ids[: len(ids) // length * length].view(-1, length)
         return [_group(text_model, rows, None)]
     by_form: dict[str, list[str]] = {}
     for t in texts:
         by_form.setdefault(t.form or "", []).append(t.text)
-    return [_group(text_model, text_model.encode(rows), form) for form, rows in sorted(by_form.items())]
+    return [_group(text_model, _encode(text_model, rows, recipe), form) for form, rows in sorted(by_form.items())]
+
+
+def _encode(text_model: TextModel, rows: list[str], recipe: Recipe) -> Tensor:
+    """Token ids (N, L).  Where each character is a token, the tokenizer is asked for each different one only."""
+    if recipe.tokenizer.kind != "characters":
+        return text_model.encode(rows)
+    codes = torch.frombuffer(bytearray("".join(rows).encode("utf-32-le")), dtype=torch.int32)
+    letters, place = codes.unique(return_inverse=True)
+    return text_model.encode([chr(code) for code in letters.tolist()])[:, 0][place].view(len(rows), -1)
 
 
 def _group(text_model: TextModel, ids: Tensor, form: str | None) -> Group:
     told = {"form": form} if "form" in text_model.prefix else {}
-    return Group(ids, text_model.condition(len(ids), **told), torch.ones(ids.shape[1], dtype=torch.bool))
+    condition = text_model.condition(1, **told).expand(len(ids), -1)
+    return Group(ids, condition, torch.ones(ids.shape[1], dtype=torch.bool))
 
 
 def _head(groups: list[Group], texts: int) -> list[Group]:
@@ -285,8 +348,8 @@ def _head(groups: list[Group], texts: int) -> list[Group]:
 
 
 def _same(recipe: Recipe, earlier: Recipe) -> None:
-    """A resumed run must have the data, network and batches of the first."""
-    for section in ("data", "tokenizer", "model", "processes"):
+    """A resumed run must have the data, network, optimiser and batches of the first."""
+    for section in ("data", "tokenizer", "model", "processes", "optimizer"):
         if getattr(recipe, section) != getattr(earlier, section):
             raise RecipeError(
                 f"{recipe.folder} holds a run with another {section!r} section; pass out=OTHER to keep both, or --fresh"

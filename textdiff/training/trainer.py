@@ -1,13 +1,15 @@
 """Hugging Face's Trainer around the loss: exact data order, averaged weights, safe and complete checkpoints.
 
-A checkpoint holds model.safetensors (raw weights, float32), ema.safetensors, optimizer.safetensors with its JSON, rng.safetensors,
-and trainer_state.json; `complete.json` is written last, and only folders that have it are resumed from.
+A checkpoint is a model folder (raw weights, float32) with `training.safetensors` and `training.json` (optimiser, rate,
+averaged weights) and `trainer_state.json`.  `complete.json` is written last, and only folders that have it are resumed
+from.  No state of a random generator is kept: corruption and dropout are keyed by the number of the micro-batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -42,31 +44,33 @@ def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
+@torch.no_grad()
 def bound_on(
     text_model: TextModel, groups: list[Group], *, process: str, levels: int, seed: int = 0
 ) -> tuple[float, float]:
     """(nats per token, standard error) of the bound of `process` over all texts of `groups`."""
     totals, counts = [], []
-    with torch.no_grad():
-        for group in groups:
-            free = group.free.expand_as(group.ids)
-            totals.append(
-                nelbo(
-                    group.ids,
-                    free,
-                    predictor=text_model.predictor(process),
-                    process=text_model.process(process),
-                    seeds=torch.arange(len(group.ids)) + seed,
-                    levels=levels,
-                    condition=group.condition,
-                )
-            )
-            counts.append(free.sum(-1))
+    for group in groups:
+        ids = group.ids.to(text_model.device)
+        free = group.free.to(ids.device).expand_as(ids)
+        total = nelbo(
+            ids,
+            free,
+            predictor=text_model.predictor(process),
+            process=text_model.process(process),
+            seeds=torch.arange(len(ids), device=ids.device) + seed,
+            levels=levels,
+            condition=group.condition.to(ids.device),
+        )
+        totals.append(total)
+        counts.append(free.sum(-1))
     return ratio(torch.cat(totals), torch.cat(counts))
 
 
 class DiffusionTrainer(Trainer):
     """Trainer whose micro-batches come corrupted, in an order that only the recipe decides."""
+
+    loss_is_scaled_for_ga = True  # every piece is divided by the free positions of the whole step
 
     def __init__(
         self,
@@ -77,14 +81,20 @@ class DiffusionTrainer(Trainer):
         log: Log,
         previews: Callable[[TextModel, list[Group], int], None],
     ):
+        args = arguments(recipe)
+        text_model = dataclasses.replace(
+            text_model, model=text_model.model.to(args.device), content=text_model.content.to(args.device)
+        )
         self.text_model, self.recipe, self.held = text_model, recipe, held
         self.report, self.previews = log, previews
-        self.loss_is_scaled_for_ga = True
-        denoiser = Denoiser(text_model)
+        decay = recipe.optimizer.ema
+        self.ema = AveragedModel(text_model.model, multi_avg_fn=averaging(decay)) if decay else None
+        self.seconds = 0.0  # of training, over all starts
+        self.tokens = 0
         Trainer.__init__(
             self,
-            model=denoiser,
-            args=arguments(recipe),
+            model=Denoiser(text_model),
+            args=args,
             train_dataset=batches,
             data_collator=lambda items: items[0],
             processing_class=text_model.tokenizer,
@@ -92,11 +102,11 @@ class DiffusionTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        decay = recipe.optimizer.ema
-        self.ema = AveragedModel(text_model.model, multi_avg_fn=averaging(decay)) if decay else None
-        self.seconds = 0.0  # of training, over all starts
-        self.tokens = 0
-        self.evaluated = -1
+
+    def averaged(self) -> TextModel:
+        """The model with its averaged weights, ready to be evaluated."""
+        network = self.text_model.model if self.ema is None else self.ema.module
+        return dataclasses.replace(self.text_model, model=network.eval())
 
     # -- what Trainer asks for ----------------------------------------------------------------------------------------
 
@@ -119,146 +129,146 @@ class DiffusionTrainer(Trainer):
         if self.lr_scheduler is None:
             o, steps = self.recipe.optimizer, self.recipe.run.steps
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: rate(step, steps, o.warmup, o.decay)
+                optimizer or self.create_optimizer(), lambda step: rate(step, steps, o.warmup, o.decay)
             )
         return self.lr_scheduler
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The bound of each process on the held-out texts, with the averaged weights."""
-        if self.evaluated == self.state.global_step:  # Trainer asks again at the end of its epoch
-            return {}
-        self.evaluated = self.state.global_step
         model = self.averaged()
         metrics = {}
         for process in self.text_model.processes:
-            if process == "redraw":
+            if process == "redraw":  # has no bound of its own
                 continue
             value, error = bound_on(model, self.held, process=process, levels=self.recipe.run.eval_levels)
             metrics[f"eval_{process}_bound"] = value
             metrics[f"eval_{process}_standard_error"] = error
         self.log(metrics)
-        self.previews(model, self.held, self.state.global_step)
+        if self.args.should_save:
+            self.previews(model, self.held, self.state.global_step)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def averaged(self) -> TextModel:
-        """The model with its averaged weights."""
-        if self.ema is None:
-            return self.text_model
-        return dataclasses.replace(self.text_model, model=self.ema.module)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir or ".")
-        self.text_model.save_pretrained(folder)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if not self.args.should_save:
             return
-        folder = Path(output_dir)
-        tensors, tree = flatten(self.optimizer.state_dict())  # type: ignore[union-attr]
-        save_file(tensors, folder / "optimizer.safetensors")
-        state = {"optimizer": tree, "scheduler": self.lr_scheduler.state_dict()}  # type: ignore[union-attr]
-        state["scheduler"].pop("lr_lambdas", None)
-        (folder / "optimizer.json").write_text(json.dumps(state), encoding="utf-8")
+        step, run = self.state.global_step, Path(self.recipe.folder)
+        folder = run / f"checkpoint-{step}"
+        self.text_model.save_pretrained(folder)
+        rate_state = self.lr_scheduler.state_dict()  # type: ignore[union-attr]
+        rate_state.pop("lr_lambdas", None)
+        state = {"optimizer": self.optimizer.state_dict(), "rate": rate_state}  # type: ignore[union-attr]
         if self.ema is not None:
-            ema = {k: v.contiguous().clone() for k, v in self.ema.state_dict().items()}
-            save_file(ema, folder / "ema.safetensors")
+            state["averaged"] = {key: value.clone() for key, value in self.ema.state_dict().items()}
+        tensors, rest = flatten(state)
+        save_file(tensors, folder / "training.safetensors")
+        (folder / "training.json").write_text(json.dumps(rest), encoding="utf-8")
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        told = {"step": step, "seconds": self.seconds, "tokens": self.tokens}
+        (folder / "complete.json").write_text(json.dumps(told), encoding="utf-8")
+        for old in checkpoints(run)[: -self.recipe.run.keep]:
+            (old / "complete.json").unlink()
+            shutil.rmtree(old)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        network: Any = self.text_model.model
+        weights = load_file(Path(resume_from_checkpoint) / "model.safetensors")
+        tied = set(network.state_dict()) - set(weights)  # safetensors keeps one of each tied pair
+        try:
+            missing, unexpected = network.load_state_dict(weights, strict=False)
+        except RuntimeError as error:  # shapes
+            missing, unexpected = [], [str(error)]
+        if unexpected or set(missing) - tied:
+            raise ValueError(
+                f"checkpoint {resume_from_checkpoint} is of another network or vocabulary; pass --fresh or out=OTHER"
+            )
+        network.tie_weights()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
         folder = Path(checkpoint)
-        state = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
-        self.optimizer.load_state_dict(unflatten(load_file(folder / "optimizer.safetensors"), state["optimizer"]))  # type: ignore[union-attr]
-        self.lr_scheduler.load_state_dict(
-            state["scheduler"] | {"lr_lambdas": [None] * len(self.optimizer.param_groups)}
-        )  # type: ignore[union-attr]
-        if self.ema is not None and (folder / "ema.safetensors").exists():
-            self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
-        complete = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
-        self.seconds, self.tokens = complete["seconds"], complete["tokens"]
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        states = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            states["cuda"] = torch.cuda.get_rng_state()
-        save_file(states, Path(output_dir) / f"rng-{self.args.process_index}.safetensors")
+        tree = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        state = unflatten(load_file(folder / "training.safetensors"), tree)
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[union-attr]
+        lambdas = [None] * len(self.optimizer.param_groups)  # type: ignore[union-attr]
+        self.lr_scheduler.load_state_dict(state["rate"] | {"lr_lambdas": lambdas})  # type: ignore[union-attr]
+        if self.ema is not None:
+            self.ema.load_state_dict(state["averaged"])
+        told = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
+        self.seconds, self.tokens = told["seconds"], told["tokens"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        path = Path(checkpoint or "") / f"rng-{self.args.process_index}.safetensors"
-        if checkpoint is None or not path.exists():
-            return
-        states = load_file(path)
-        torch.set_rng_state(states["cpu"])
-        if "cuda" in states and torch.cuda.is_available():
-            torch.cuda.set_rng_state(states["cuda"])
+        """Nothing: there is none."""
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        weights = load_file(Path(resume_from_checkpoint) / "model.safetensors")
-        missing, unexpected = self.text_model.model.load_state_dict(weights, strict=False)
-        tied = set(self.text_model.model.state_dict()) - set(weights)  # safetensors keeps one of each tied pair
-        if unexpected or set(missing) - tied:
-            raise ValueError(
-                f"checkpoint {resume_from_checkpoint} is of another network; start anew with another 'out'"
-            )
-        self.text_model.model.tie_weights()  # type: ignore[operator]
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    found = [p.parent for p in folder.glob("checkpoint-*/complete.json")]
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
 
 
 class Keeper(TrainerCallback):
-    """Averages the weights, keeps time, writes the log, marks complete checkpoints, stops when told to."""
+    """Averages the weights, keeps time, writes the log, stops when told to."""
 
     def __init__(self, trainer: DiffusionTrainer):
         self.trainer = trainer
-        self.stop_signal: int | None = None
+        self.stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = self.last = time.monotonic()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        try:
+            self.before = {n: signal.signal(n, self._stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # signals are the main thread's
+            self.before = {}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _stop(self, number: int, frame: Any) -> None:
-        if self.stop_signal is not None:
+        if self.stopped:
             raise KeyboardInterrupt  # asked twice: now
-        self.stop_signal = number
+        self.stopped = True
         self.trainer.report("stopping: writing a checkpoint after this step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
+        trainer, run = self.trainer, self.trainer.recipe.run
         if trainer.ema is not None:
             trainer.ema.update_parameters(trainer.text_model.model)
-        control.should_evaluate = (
-            state.global_step % trainer.recipe.run.eval_every == 0 or state.global_step == args.max_steps
-        )
-        control.should_save |= state.global_step == args.max_steps
         now = time.monotonic()
-        trainer.seconds, self.last = trainer.seconds + now - self.last, now
-        minutes = trainer.recipe.run.minutes
-        if self.stop_signal is not None or (minutes is not None and now - self.began > 60 * minutes):
-            control.should_training_stop = control.should_save = True
+        trainer.seconds += now - self.last
+        self.last = now
+        last = state.global_step == args.max_steps
+        stop = self.stopped or (run.minutes is not None and now - self.began > 60 * run.minutes)
+        if args.world_size > 1:  # all ranks or none
+            flag = torch.tensor(float(stop), device=args.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            stop = bool(flag)
+        control.should_training_stop |= stop
+        control.should_evaluate = last or state.global_step % run.eval_every == 0
+        control.should_save |= last or stop
+        control.should_log |= control.should_save  # the log's averages begin anew where a run may be resumed
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.last = time.monotonic()  # evaluation is not training time
+        self.last = time.monotonic()  # neither evaluation nor saving is training time
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.should_save:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            told = {"step": state.global_step, "seconds": self.trainer.seconds, "tokens": self.trainer.tokens}
-            (folder / "complete.json").write_text(json.dumps(told), encoding="utf-8")
-        self.last = time.monotonic()
+    on_save = on_evaluate
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not args.should_save or not logs:
             return
-        trainer = self.trainer
+        trainer, steps = self.trainer, self.trainer.recipe.run.steps
         record = {"step": state.global_step, "seconds": round(trainer.seconds, 2), "tokens": trainer.tokens, **logs}
-        with (Path(args.output_dir) / "log.jsonl").open("a", encoding="utf-8") as file:
+        with (trainer.recipe.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        shown = {k: v for k, v in logs.items() if k in ("loss",) or k.endswith("_bound")}
+        shown = {k.removeprefix("eval_"): v for k, v in logs.items() if k == "loss" or k.endswith("_bound")}
         if shown:
-            left = trainer.seconds / max(state.global_step, 1) * (trainer.recipe.run.steps - state.global_step)
-            values = "  ".join(f"{k.removeprefix('eval_')} {v:.4f}" for k, v in shown.items())
-            trainer.report(f"step {state.global_step}/{trainer.recipe.run.steps}  {values}  {left / 60:.1f} min left")
+            left = trainer.seconds / max(state.global_step, 1) * (steps - state.global_step) / 60
+            values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+            trainer.report(f"step {state.global_step}/{steps}  {values}  {left:.1f} min left")
 
 
 def arguments(recipe: Recipe) -> TrainingArguments:
@@ -275,7 +285,6 @@ def arguments(recipe: Recipe) -> TrainingArguments:
         logging_steps=run.log_every,
         save_strategy="steps",
         save_steps=run.save_every,
-        save_total_limit=run.keep,
         eval_strategy="no",  # Keeper asks for it: the held-out texts are not a Trainer dataset
         report_to=run.report_to,
         remove_unused_columns=False,
