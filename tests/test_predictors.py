@@ -506,7 +506,9 @@ def test_texts_of_unequal_length_and_unknown_characters(poems):
     with pytest.raises(ValueError, match=r"text 1 has 3 tokens, text 0 has 2: from token 2, '光' of text 1"):
         poems.encode(["明月", "明月光"])
     moon = poems.encode(["月"])[0, 0].item()
-    assert poems.encode(["月鬱[tang][PAD][MASK]"]).tolist() == [[moon, *[poems.unk_id] * 3, poems.mask_id]], "no specials"
+    assert poems.encode(["月鬱[tang][PAD][MASK]"]).tolist() == [[moon, *[poems.unk_id] * 3, poems.mask_id]], (
+        "no specials"
+    )
 
 
 # -- shaping ----------------------------------------------------------------------------------------------------------

@@ -77,10 +77,10 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
         head = replace(head, first=None)  # a window is counted in columns, and so none may be left out
     before, after = frame(text_model.tokenizer)
     pad = text_model.pad_id
-    allowed = torch.zeros(model.get_input_embeddings().weight.shape[0], dtype=torch.bool, device=text_model.device)
-    allowed[text_model.content] = True
+    banned = torch.full((model.get_input_embeddings().weight.shape[0],), -torch.inf, device=text_model.device)
+    banned[text_model.content] = 0.0
     if text_model.unk_id is not None:
-        allowed[text_model.unk_id] = True
+        banned[text_model.unk_id] = 0.0
     fill = _filled(text_model, process)
     width = len(text_model.prefix)
     offset = width + len(before)
@@ -121,12 +121,12 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
 
         def read(index: Tensor) -> Tensor:
             if hidden is None or not len(index):
-                return torch.zeros(len(index), len(allowed), device=allowed.device)
+                return torch.zeros(len(index), len(banned), device=banned.device)
             asked = hidden[place[index], column[offset + at[1][index]]]  # (n, D)
             missing = max(0, FEWEST_ROWS - len(asked))
             with context():
                 logits = head.logits(model, torch.nn.functional.pad(asked, (0, 0, 0, missing)))
-            return logits[: len(asked)].float().masked_fill_(~allowed, -torch.inf)  # a new tensor, ours to write to
+            return logits[: len(asked)].float() + banned  # a sum is cheaper than a fill
 
         return Categorical(read, at, x_t)
 
