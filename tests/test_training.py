@@ -629,6 +629,7 @@ def test_data_that_changed_under_a_checkpoint_is_one_clear_line(tmp_path: Path) 
     assert_one_line(caught.value)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     path = recipe_file(tmp_path / "one", model=still(), run={"steps": 3, "batch": 16})
     one = load(path)
@@ -637,7 +638,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "textdiff.cli"]
-        + ["train", str(path), f"out={two}", "--quiet"],
+        + ["train", str(path), f"out={two}"],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -645,6 +646,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("2 processes") == 1, done.stderr  # both at work, one of them speaks
     assert losses(two).keys() == losses(one.folder).keys()
     for step, loss in losses(one.folder).items():
         assert losses(two)[step] == pytest.approx(loss, abs=1e-5)

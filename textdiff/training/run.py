@@ -152,6 +152,7 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | 
         log = _silent
     log(
         f"{made.texts} texts, {made.parameters / 1e6:.2f} M parameters, {recipe.run.steps} steps"
+        + (f", {world} processes" if (world := made.batches.pieces // recipe.run.accumulation) > 1 else "")
         + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
     previews = Previews(recipe, folder, log)
