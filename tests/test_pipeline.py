@@ -15,6 +15,7 @@ from tiny import CHARACTERS, PROCESSES, QUATRAIN, poem_model, saved, sentence_mo
 
 from textdiff.canvas import HOLE, holed
 from textdiff.pipeline import Frame, Output, Pipeline, Score, read_records
+from textdiff.predictors.folder import ModelError
 from textdiff.processes import PROCESSES as TABLE
 from textdiff.samplers import SAMPLERS
 from textdiff.verse import FORMS
@@ -43,7 +44,8 @@ def test_poems_have_their_form_whatever_it_is_called(form):
 
 @pytest.mark.parametrize(("process", "sampler"), PAIRS)
 def test_a_poem_is_that_of_its_seed_whatever_stands_beside_it(process, sampler):
-    settings = {"form": "wuyan-jueju", "process": process, "sampler": sampler, "steps": 5}
+    settings = {"form": "wuyan-jueju", "process": process, "sampler": sampler}
+    settings["steps"] = None if sampler == "entropy-bounded" else 5
     together = POEMS.generate(n=5, seed=11, **settings)
     assert together == POEMS.generate(n=5, seed=11, batch_size=2, **settings)
     assert together[3:4] == POEMS.generate(seed=14, **settings)
@@ -103,6 +105,39 @@ def test_the_prefix_is_told_and_matters():
     assert plain != tang and plain != titled
     with pytest.raises(ValueError, match="dynasty"):
         WORDS.fill("the _ sat", dynasty="tang")
+    with pytest.raises(ValueError, match="dynasty 'mask' is unknown to model tiny-poems; it knows tang, song"):
+        POEMS.generate(dynasty="mask")
+
+
+def test_a_slot_that_training_never_spoke_in_cannot_be_told(tmp_path):
+    untold = Pipeline(dataclasses.replace(POEMS.model, told=("form", "process", "level")))
+    untold.model.save_pretrained(tmp_path / "m")
+    for pipe in (untold, Pipeline.from_pretrained(tmp_path / "m")):
+        assert texts(pipe.generate(form="五绝")) == texts(POEMS.generate(form="五绝"))
+        with pytest.raises(ValueError, match="cannot be told a title"):
+            pipe.generate(title="明月")
+
+
+@pytest.mark.parametrize(
+    ("defaults", "says"),
+    [
+        ({"sampler": "foo"}, "unknown sampler 'foo'"),
+        ({"process": "foo"}, "unknown process 'foo'"),
+        ({"form": 3}, "unknown form 3"),
+        ({"steps": "many"}, "steps is 'many'"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"length": 0}, "length is 0"),
+    ],
+)
+def test_defaults_that_do_not_hold_are_the_models_fault(tmp_path, defaults, says):
+    dataclasses.replace(POEMS.model, defaults=defaults).save_pretrained(tmp_path / "m")
+    with pytest.raises(ModelError, match=says):
+        Pipeline.from_pretrained(tmp_path / "m")
+
+
+def test_the_replacement_with_redraws_has_no_bound():
+    with pytest.raises(ValueError, match="process 'redraw' has no bound"):
+        POEMS.score(QUATRAIN, process="redraw")
 
 
 def test_a_model_without_forms_writes_running_text_of_a_length():

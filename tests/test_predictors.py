@@ -458,8 +458,13 @@ BROKEN = {
     "textdiff.json says 7 tokens": edit("textdiff.json", vocabulary=7),
     "unknown process 'cold'": edit("textdiff.json", processes=["cold"]),
     "unknown prefix slot 'mood'": edit("textdiff.json", prefix=["mood"]),
+    "'processes' in textdiff.json is \\[\\], not a list of names": edit("textdiff.json", processes=[]),
+    "'prefix' in textdiff.json is 3": edit("textdiff.json", prefix=3),
+    "'defaults' in textdiff.json is 'none', not an object": edit("textdiff.json", defaults="none"),
+    "their shapes are not those of config.json": edit("config.json", hidden_size=64),
+    "textdiff.json says 5 tokens, the tokenizer has": edit("textdiff.json", tokens=5),
     "lacks 6 weights": without_head,
-    "the tokenizer has 396 tokens, the embedding": larger_tokenizer,
+    "tokens, the tokenizer has 396; these files": larger_tokenizer,
     "no mask token": without_mask,
 }
 

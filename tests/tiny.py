@@ -8,7 +8,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from textdiff.predictors.folder import TextModel
+from textdiff.predictors.folder import SLOTS, TextModel
 from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
 
 CHARACTERS = (
@@ -42,6 +42,7 @@ def poem_model(**defaults: object) -> TextModel:
         tokenizer,
         processes=PROCESSES,
         prefix=POEM_PREFIX,
+        told=SLOTS,
         defaults=defaults,
         name="tiny-poems",
     )

@@ -9,7 +9,7 @@ positions, walk the same levels and draw from streams of their own.
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import gzip
 import inspect
 import json
@@ -31,10 +31,10 @@ from textdiff.contracts import Predictor, Process, State
 from textdiff.levels import count_levels, even_levels
 from textdiff.likelihood import nelbo, ratio
 from textdiff.predictors.fast_float32 import fast_float32
-from textdiff.predictors.folder import TextModel
+from textdiff.predictors.folder import ModelError, TextModel
 from textdiff.predictors.shaping import banned, nucleus, tempered
 from textdiff.processes import PROCESSES
-from textdiff.resolve import attribute
+from textdiff.resolve import attribute, unknown
 from textdiff.rng import Rng, example_seed
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import sweep_levels
@@ -108,7 +108,7 @@ class Plan:
         return self._counted(n)
 
     def _counted(self, n: Tensor) -> Iterator[Tensor]:
-        yield from count_levels(n, None if self.sampler == "entropy-bounded" else self.steps)
+        yield from count_levels(n, self.steps)
         if self.sampler == "gibbs":
             yield from sweep_levels(n, round(self.options["sweeps"] * int(n.max())))
 
@@ -127,7 +127,14 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
     ) -> Pipeline:
         """The packaged poem model (None), a model folder, or a hub id.  ModelError tells what is wrong with it."""
-        return cls(TextModel.from_pretrained(model, _device(device), dtype))
+        pipe = cls(TextModel.from_pretrained(model, _device(device), dtype))
+        try:
+            pipe.plan()
+            get_form(pipe.model.defaults.get("form", "qiyan-jueju"))
+            _at_least("length", pipe.model.defaults.get("length"), 1)
+        except ValueError as error:
+            raise ModelError(f"{pipe.model.name}: the defaults of textdiff.json do not hold: {error}") from error
+        return pipe
 
     def generate(
         self,
@@ -295,11 +302,18 @@ class Pipeline:
         name = self._process(process)
         if sampler is None:
             usual = defaults.get("sampler", FIRST_CHOICE[self._process(None)])
+            if usual not in SAMPLERS:
+                raise unknown("sampler", usual, SAMPLERS)
             sampler = usual if name == self._process(None) and name in SAMPLERS[usual].processes else FIRST_CHOICE[name]
         if name not in SAMPLERS[sampler].processes:
             fitting = ", ".join(s for s, entry in SAMPLERS.items() if name in entry.processes)
             raise ValueError(f"sampler {sampler!r} does not serve process {name!r}; use one of {fitting}")
-        steps = defaults.get("steps") if steps is None else steps
+        if sampler == "entropy-bounded" and steps is not None:
+            raise ValueError(
+                f"steps is {steps}, but sampler 'entropy-bounded' takes as many as its bound asks; "
+                f"leave steps out, and allow more per step with its option gamma"
+            )
+        steps = defaults.get("steps") if steps is None and sampler != "entropy-bounded" else steps
         temperature = defaults.get("temperature", 1.0) if temperature is None else temperature
         top_p = defaults.get("top_p") if top_p is None else top_p
         _at_least("steps", steps, 1)
@@ -327,8 +341,7 @@ class Pipeline:
     def _process(self, name: str | None) -> str:
         """A process that the model serves."""
         served = self.model.processes
-        if name is None:
-            return self.model.defaults.get("process", served[0])
+        name = self.model.defaults.get("process", served[0]) if name is None else name
         if name not in PROCESSES:
             raise unknown("process", name, PROCESSES)
         if name not in served:
@@ -341,7 +354,7 @@ class Pipeline:
         _at_least("length", length, 1)
         defaults = self.model.defaults
         if length is None and (form is not None or self.verse):
-            return canvas.blank(self.model, get_form(form or defaults.get("form", "qiyan-jueju")))
+            return canvas.blank(self.model, get_form(defaults.get("form", "qiyan-jueju") if form is None else form))
         if self.verse or form is not None:
             raise ValueError(
                 f"length is {length}, but a form has its own; pass a form or a length to a model without forms"
@@ -457,7 +470,7 @@ class Pipeline:
         predictor, walked = self.model.predictor(process), self.model.process(process)
         for rows in _batches(canvases, batch_size):
             repeats = [k for k in rows for _ in seeds[k]]
-            with torch.inference_mode(), fast_float32():
+            with torch.inference_mode(), fast_float32(), _bounded(process):
                 nats = nelbo(
                     torch.stack([canvases[k].ids for k in repeats]).to(device),
                     torch.stack([canvases[k].free for k in repeats]).to(device),
@@ -522,14 +535,6 @@ def read_records(source: str | os.PathLike[str] | Iterable[str]) -> list[dict[st
     return records
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
-    """The error for a name that is in no table."""
-    names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {kind} {name!r}; known are {', '.join(names)}{hint}")
-
-
 def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
     """One text a line; lines that only together have the shape of a poem are one text."""
     paragraph: list[str] = []
@@ -571,6 +576,14 @@ def _device(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from error
+
+
+@contextlib.contextmanager
+def _bounded(process: str) -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:
+        raise ValueError(f"process {process!r} has no bound ({error})") from error
 
 
 def _integer(name: str, value: Any) -> int:

@@ -1,8 +1,10 @@
-"""From "module:attribute" to the object: for the literal tables, and for what a user names on the command line."""
+"""From a name to the object: for the literal tables, and for what a user names on the command line."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -15,3 +17,11 @@ def attribute(path: str) -> Any:
         raise ValueError(
             f"{path!r} names no object ({error}); write it as 'module:attribute', importable from here"
         ) from error
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that is in no table."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r}; known are {', '.join(names)}{hint}")

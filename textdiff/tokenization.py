@@ -24,11 +24,15 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 PAD, UNK, MASK = "[PAD]", "[UNK]", "[MASK]"
 LEVELS = 64  # [level-k] says that round(k/64 of the text) is corrupted
 POEM_PREFIX = ("form", "process", "level", "dynasty", *["title"] * 8)
+SLOT_WORDS = {
+    "form": ("wuyan-jueju", "qiyan-jueju", "wuyan-lushi", "qiyan-lushi"),
+    "process": ("mask", "replacement", "uniform"),
+    "dynasty": ("tang", "song"),
+}
 POEM_SPECIALS = (
-    *(f"[{name}]" for name in ("wuyan-jueju", "qiyan-jueju", "wuyan-lushi", "qiyan-lushi")),
-    *(f"[{name}]" for name in ("mask", "replacement", "uniform")),
+    *(f"[{word}]" for slot in ("form", "process") for word in SLOT_WORDS[slot]),
     *(f"[level-{k}]" for k in range(LEVELS + 1)),
-    *(f"[{name}]" for name in ("tang", "song")),
+    *(f"[{word}]" for word in SLOT_WORDS["dynasty"]),
     *(f"[reserved-{k}]" for k in range(19)),
 )
 

@@ -84,9 +84,9 @@ FORMS = {
 def get_form(name: str) -> Form:
     """The form of that name: English (wuyan-jueju), Chinese (五言绝句) or short (五绝)."""
     named = {alias: form for form in FORMS.values() for alias in (form.name, form.chinese, form.short)}
-    form = named.get(name.strip().lower().replace("_", "-").replace(" ", "-"))
+    form = named.get(str(name).strip().lower().replace("_", "-").replace(" ", "-"))
     if form is None:
-        near = difflib.get_close_matches(name, named, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)
         known = ", ".join(f"{form.name} ({form.chinese}, {form.short})" for form in FORMS.values())
         raise ValueError(f"unknown form {name!r}; known are {known}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return form

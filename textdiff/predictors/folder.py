@@ -1,11 +1,13 @@
 """A saved model: an ordinary Hugging Face folder, and `textdiff.json` beside it.
 
     config.json  model.safetensors  tokenizer.json  tokenizer_config.json       open with transformers alone
-    textdiff.json   {"format": 1, "vocabulary": V, "processes": [names], "prefix": [slots], "defaults": {…}}
+    textdiff.json   {"format": 1, "vocabulary": V, "tokens": of the tokenizer, "processes": [names], "prefix": [slots],
+                     "told": [slots], "defaults": {…}}
 
 The prefix is what the network is told beside x_t: tokens in front of the text, a fixed number of slots P, each "form",
 "process", "level", "dynasty" or "title" (one character a slot).  A slot where nothing is said holds [PAD] and is masked
-out of attention; text character i has position P + i whatever the slots hold.
+out of attention; text character i has position P + i whatever the slots hold.  "told" are the slots that training spoke
+in (form, process and level where nothing is said): the others are reserved, and what stood there would mean nothing.
 
 A folder without `textdiff.json` is framed by its tokenizer's own specials ([CLS] text [SEP]), has no prefix, and serves
 the mask process as it is.
@@ -32,10 +34,11 @@ from torch import Tensor, nn
 from textdiff.contracts import Predictor, Process
 from textdiff.predictors.masked_lm import HEADS, masked_lm
 from textdiff.processes import PROCESSES
-from textdiff.tokenization import content_ids
+from textdiff.tokenization import SLOT_WORDS, content_ids
 
 FORMAT = 1
 SLOTS = ("form", "process", "level", "dynasty", "title")
+USUALLY_TOLD = SLOTS[:3]
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -62,6 +65,7 @@ class TextModel:
     tokenizer: Any
     processes: tuple[str, ...]
     prefix: tuple[str, ...]
+    told: tuple[str, ...]
     content: Tensor  # (C,) sorted ids
     mask_id: int
     unk_id: (
@@ -78,6 +82,7 @@ class TextModel:
         *,
         processes: Sequence[str] = ("mask",),
         prefix: Sequence[str] = (),
+        told: Sequence[str] = USUALLY_TOLD,
         defaults: dict[str, Any] | None = None,
         name: str = "model",
     ) -> TextModel:
@@ -94,6 +99,7 @@ class TextModel:
             tokenizer=tokenizer,
             processes=tuple(processes),
             prefix=tuple(prefix),
+            told=tuple(slot for slot in SLOTS if slot in told and slot in prefix),
             content=content,
             mask_id=tokenizer.mask_token_id,
             unk_id=None if unk in taken else unk,
@@ -119,8 +125,10 @@ class TextModel:
         description = {
             "format": FORMAT,
             "vocabulary": _embedding_rows(self.model),
+            "tokens": len(self.tokenizer),
             "processes": list(self.processes),
             "prefix": list(self.prefix),
+            "told": list(self.told),
             "defaults": self.defaults,
         }
         model: Any = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
@@ -213,15 +221,14 @@ class TextModel:
         return process
 
     def _slot(self, slot: str, word: str) -> int:
-        if slot not in self.prefix:
+        if slot not in self.told:
             raise ValueError(f"{slot} is {word!r}, but model {self.name} cannot be told a {slot}; leave it out")
         return self.prefix.index(slot)
 
     def _token(self, slot: str, word: str) -> int:
         vocabulary = self.tokenizer.get_vocab()
-        if f"[{word}]" not in vocabulary:
-            words = [t[1:-1] for t in self.tokenizer.all_special_tokens if t[0] == "[" and t[1:-1].islower()]
-            known = [w for w in words if not w.startswith(("level-", "reserved-"))]
+        if word not in SLOT_WORDS[slot] or f"[{word}]" not in vocabulary:
+            known = [name for name in SLOT_WORDS[slot] if f"[{name}]" in vocabulary]
             raise ValueError(f"{slot} {word!r} is unknown to model {self.name}; it knows {', '.join(known)}")
         return vocabulary[f"[{word}]"]
 
@@ -282,6 +289,12 @@ def _read_folder(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module
             f"{name}: model.safetensors is missing; save the model with safetensors (pickles are not read)"
         )
     tokenizer = _read_tokenizer(folder, name)
+    tokens = described.pop("tokens", None)
+    if tokens not in (None, len(tokenizer)):
+        raise ModelError(
+            f"{name}: textdiff.json says {tokens} tokens, the tokenizer has {len(tokenizer)}; "
+            f"these files belong to different models, copy or save the model again"
+        )
     return _read_weights(folder, name, dtype), tokenizer, described
 
 
@@ -310,11 +323,18 @@ def _description(value: dict[str, Any], vocab_size: Any, name: str) -> dict[str,
             f"{name}: textdiff.json says {value['vocabulary']} tokens, config.json {vocab_size}; "
             f"these files belong to different models, copy or save the model again"
         )
-    return {
+    described = {
         "processes": value.get("processes", ["mask"]),
         "prefix": value.get("prefix", []),
+        "told": value.get("told", list(USUALLY_TOLD)),
         "defaults": value.get("defaults", {}),
     }
+    for key, found in described.items():
+        expected = dict if key == "defaults" else list
+        if not isinstance(found, expected) or (key == "processes" and not found):
+            what = "an object" if expected is dict else "a list of names"
+            raise ModelError(f"{name}: {key!r} in textdiff.json is {found!r}, not {what}; save the model again")
+    return described | {"tokens": value.get("tokens")}
 
 
 def _read_tokenizer(folder: Path, name: str) -> Any:
@@ -343,9 +363,8 @@ def _read_weights(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
                 output_loading_info=True,
             )
     except Exception as error:
-        raise ModelError(
-            f"{name}: the weights cannot be read ({_first_line(error)}); copy or save the model again"
-        ) from error
+        reason = "their shapes are not those of config.json" if "mismatched" in str(error) else _first_line(error)
+        raise ModelError(f"{name}: the weights cannot be read ({reason}); copy or save the model again") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(

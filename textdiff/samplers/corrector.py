@@ -7,6 +7,7 @@ A trained network's conditionals need not belong to any joint law, so no station
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -46,8 +47,8 @@ def sweep_levels(n: Tensor, moves: int) -> Iterator[Tensor]:
 
 def gibbs(sweeps: float = 1.0) -> Step:
     """Single edits with correction; `sweeps` passes over the text follow the first (`sweep_levels`)."""
-    if sweeps < 0:
-        raise ValueError(f"sweeps is {sweeps}; it must be at least 0")
+    if not 0 <= sweeps < math.inf:
+        raise ValueError(f"sweeps is {sweeps}; it must be a number of passes over the text, at least 0")
     masks, edits = improved(), marginal()
 
     def one(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:

@@ -89,6 +89,6 @@ def entropy() -> Step:
 
 def entropy_bounded(gamma: float = 0.1) -> Step:
     """Several positions a step while the joint-entropy bound (1) stays under `gamma` nats."""
-    if gamma < 0:
+    if not gamma >= 0:  # nan, too
         raise ValueError(f"gamma is {gamma}; the entropy bound must be at least 0 nats")
     return ordered(entropy_nats, gamma)
