@@ -160,8 +160,37 @@ def test_verify_checks_one_pair_and_a_pair_of_ones_own(run, monkeypatch, tmp_pat
     assert (code, err) == (0, "")
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows and all(row["ok"] and row["sampler"] == "margin" for row in rows)
-    code, out, _ = run("verify", "--sampler", "nowhere:nothing")
-    assert code == 2
+    (tmp_path / "mine.py").write_text(
+        "from textdiff.samplers.ancestral import baseline as exact\n"
+        "def lazy():\n"
+        "    from dataclasses import replace\n"
+        "    return lambda state, s, *, predictor, process, rng: replace(state, t=s)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = ("verify", "--process", "mask", "--sampler")
+    code, out, err = run(*mine, "mine:exact")
+    assert (code, err) == (0, "") and "approximate" in out and "astray" in out
+    code, out, err = run(*mine, "mine:exact", "--claim", "exact")
+    assert code == 1 and "BROKEN" in out and err.count("\n") == 1
+    code, out, err = run(*mine, "mine:lazy")
+    assert code == 1 and "BROKEN" in out and "1 of 1 rows" in err
+    for words, says in (
+        (["--sampler", "nowhere:nothing"], "names no object"),
+        (["--sampler", "improve"], "did you mean 'improved'"),
+        (["--process", "masc"], "did you mean 'mask'"),
+        (["--process", "uniform", "--sampler", "edit"], "does not serve process 'uniform'"),
+    ):
+        code, out, err = run("verify", *words)
+        assert (code, out) == (2, "") and err.count("\n") == 1 and says in err
+
+
+def test_texts_and_overrides_may_stand_behind_flags(run, poems, tmp_path):
+    code, out, _ = run("fill", "床前□□光", "--model", poems, "白日依山_")
+    assert code == 0 and len(out.splitlines()) == 2
+    code, _, err = run("train", "absent.yaml", "--dry-run", "run.steps=3")
+    assert code == 2 and "recipe 'absent.yaml' cannot be read" in err
+    code, _, err = run("train", "absent.yaml", "--dry", "run.steps=3")
+    assert (code, err) == (2, "textdiff: unrecognized arguments: --dry; see 'textdiff train --help'\n")
 
 
 def test_bench_times_samplers_against_the_plain_loop(run):
@@ -181,6 +210,11 @@ def test_bench_times_samplers_against_the_plain_loop(run):
         (["generate", "--sede", "1"], "unrecognized arguments: --sede"),
         (["generate", "-n", "many"], "invalid int value: 'many'"),
         (["generate", "--form", "qiyan-juejv"], "did you mean 'qiyan-jueju'"),
+        (["generate", "--form", ""], "unknown form ''; known are"),
+        (["generate", "--sampler", "entropy-bounded", "--steps", "3"], "as many as its bound asks; leave steps out"),
+        (["generate", "--sampler", "gibbs", "--option", "sweeps=nan"], "sweeps is nan"),
+        (["generate", "--sampler", "gibbs", "--option", "sweeps=inf"], "sweeps is inf"),
+        (["generate", "--sampler", "entropy-bounded", "--option", "gamma=nan"], "gamma is nan"),
         (["generate", "--sampler", "improve"], "did you mean 'improved'"),
         (["generate", "--process", "masc"], "did you mean 'mask'"),
         (["generate", "-n", "0"], "n is 0; it must be at least 1"),
@@ -238,6 +272,14 @@ def test_an_output_that_cannot_be_written_is_found_before_the_model_is_read(run,
     for path, says in ((tmp_path / "no" / "such" / "file", "No such file"), (tmp_path, "is a folder")):
         code, out, err = run("generate", "--model", tmp_path / "absent-model", "--out", path)
         assert (code, out) == (1, "") and err.count("\n") == 1 and "cannot write" in err and says in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_a_full_disk_exits_1_with_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "forms"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "cannot be written (No space left on device)" in done.stderr
 
 
 def test_a_failure_while_running_exits_1_and_debug_shows_where(run, poems, monkeypatch, tmp_path):

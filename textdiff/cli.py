@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import gc
 import io
 import json
@@ -30,10 +31,15 @@ CHUNK = 64  # texts drawn, and written, at a time
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    if sys.stdin is None:  # closed by the caller
+        sys.stdin = io.StringIO()
+    if sys.stdout is None:
+        return _say("stdout is closed; leave it open, or send it to a file", 1, False) if sys.stderr else 1
     _utf8(sys.stdin, sys.stdout)
     debug = "TEXTDIFF_DEBUG" in os.environ
     try:
-        arguments = parser().parse_args(argv)
+        arguments, more = parser().parse_known_args(argv)
+        _take_up(more, arguments)
         debug = debug or arguments.debug
         with _quiet_libraries(debug), _terminable():
             code = arguments.run(arguments)
@@ -49,8 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         return _say(str(error), 2, debug)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            return _say(f"the output cannot be written ({error.strerror}); make room or write elsewhere", 1, debug)
         expected = isinstance(error, OSError) or type(error).__module__.startswith("textdiff")
         return _say(str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
+
+
+def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
+    """Texts and overrides that stand behind a flag, where argparse no longer expects any."""
+    many = {"train": "override", "fill": "text", "score": "text"}.get(arguments.verb)
+    strange = [word for word in words if many is None or word.startswith("-")]
+    if strange:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if many is not None:
+        getattr(arguments, many).extend(words)
 
 
 # -- verbs ----------------------------------------------------------------------------------------------------------------
@@ -146,26 +164,31 @@ def verify(a: argparse.Namespace) -> int:
     def progress(work: Iterable[Any]) -> Iterable[Any]:
         return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
 
-    if not a.json:
-        print(
-            f"{'space':9} {'process':14} {'sampler':16} {'steps':>5} {'claim':11} {'from p(x1)':>10} {'prior':>8} ",
-            end="",
-        )
-        print(f"{'excess':>8} {'forwards':>8}")
-    broken = 0
-    for row in rows(full=a.full, process=a.process, sampler=a.sampler, progress=progress):
-        broken += not row.ok
+    broken = total = 0
+    for row in rows(full=a.full, process=a.process, sampler=a.sampler, claim=a.claim, progress=progress):
         if a.json:
-            print(json.dumps(dataclasses.asdict(row) | {"ok": row.ok}))
-            continue
-        excess = "-" if row.excess is None else f"{row.excess:.4f}"
-        print(
-            f"{row.space:9} {row.process:14} {row.sampler:16} {row.steps:5} {row.claim:11} {row.total_variation:10.2e} "
-            f"{row.shipped_prior:8.4f} {excess:>8} {row.forwards:8.2f}" + ("" if row.ok else "   BROKEN"),
-            flush=True,
+            print(json.dumps(dataclasses.asdict(row) | {"ok": row.ok}), flush=True)
+        else:
+            if not total:
+                print(
+                    f"{'space':9} {'process':14} {'sampler':16} {'steps':>5}  {'claim':11} {'from p(x1)':>10} {'prior':>8} "
+                    f"{'one':>8} {'astray':>8} {'excess':>8} {'forwards':>8}"
+                )
+            excess = "-" if row.excess is None else f"{row.excess:.4f}"
+            print(
+                f"{row.space:9} {row.process:14} {row.sampler:16} {row.steps:5}  {row.claim:11} {row.total_variation:10.1e} "
+                f"{row.shipped_prior:8.4f} {row.one_position:8.0e} {row.astray:8.0e} {excess:>8} {row.forwards:8.2f}"
+                + ("" if row.ok else "  BROKEN"),
+                flush=True,
+            )
+        broken += not row.ok
+        total += 1
+    if not total:
+        raise ValueError(
+            f"sampler {a.sampler!r} does not serve process {a.process!r}; 'textdiff samplers' lists what does"
         )
     if broken:
-        _log(f"textdiff: {broken} claims of exactness do not hold")
+        _log(f"textdiff: {broken} of {total} rows are broken: a claim of exactness, one position or given text")
     return 1 if broken else 0
 
 
@@ -508,10 +531,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--test", type=float, default=0.05, help="share of the texts (0.05)")
     p.add_argument("--json", action="store_true", help="the report in one line")
 
-    p = _verb(verbs, "verify", verify, "every process × sampler against an exact predictor on small spaces")
+    p = _verb(
+        verbs, "verify", verify, "every process × sampler against an exact predictor on small spaces", epilog=_COLUMNS
+    )
     p.add_argument("--full", action="store_true", help="larger spaces, more step counts; some minutes")
     p.add_argument("--process", help="this one only: a name, or your own as module:attribute")
     p.add_argument("--sampler", help="this one only: a name, or your own as module:attribute")
+    p.add_argument(
+        "--claim",
+        choices=("exact", "approximate"),
+        help="what is claimed (the table's; approximate for your own)",
+    )
     p.add_argument("--json", action="store_true", help="JSON Lines")
 
     bench = verbs.add_parser("bench", help="timings", description="Timings.", allow_abbrev=False)
@@ -538,6 +568,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+_COLUMNS = """columns:
+  from p(x1)   total variation of the law of results from p(x0), started from the exact law at level 1
+  prior        the same, started from the prior that ships
+  one          the same on texts of one position, where every sampler must be exact
+  astray       probability of a result that shows [MASK] or another given text, which must be 0
+  excess       the likelihood bound minus the entropy, nats; - where the process has no bound
+  forwards     predictor evaluations of a text, on average
+
+Every "exact", and the columns one and astray, hold to 1e-6, or the row is BROKEN and the exit code 1."""
+
+
 def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], what: str, **more: Any) -> Parser:
     p: Parser = verbs.add_parser(
         name,
@@ -549,7 +590,7 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None]
     )
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.add_argument("--debug", action="store_true", help="show where an error arose")
-    p.set_defaults(run=run)
+    p.set_defaults(run=run, parser=p)
     return p
 
 

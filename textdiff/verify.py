@@ -25,7 +25,7 @@ from textdiff import levels as level_sequences
 from textdiff.contracts import Positions, Predictor, Process, State, Step
 from textdiff.predictions import Categorical, positions_of
 from textdiff.processes import PROCESSES
-from textdiff.resolve import attribute
+from textdiff.resolve import attribute, unknown
 from textdiff.rng import Rng, unnormalised
 from textdiff.samplers import SAMPLERS, Entry
 from textdiff.samplers.corrector import sweep_levels
@@ -482,6 +482,9 @@ def verify(
     """
     if claim not in (None, "exact", "approximate"):
         raise ValueError(f"claim is {claim!r}; pass 'exact' or 'approximate'")
+    for kind, name, table in (("process", process, PROCESSES), ("sampler", sampler, SAMPLERS)):
+        if name is not None and name not in table and ":" not in name:
+            raise unknown(kind, name, [*table, "your own as module:attribute"])
     own = Entry(sampler or "", tuple(PROCESSES), (), "?", "given on the command line")
     samplers = {sampler: SAMPLERS.get(sampler, own)} if sampler else SAMPLERS
     work = [
