@@ -282,6 +282,12 @@ def test_a_full_disk_exits_1_with_one_line():
     assert "cannot be written (No space left on device)" in done.stderr
 
 
+def test_data_that_cannot_be_written_exits_1_with_one_line(run, tmp_path):
+    (tmp_path / "poems.txt").write_text(QUATRAIN.replace("\n", "") + "\n", encoding="utf-8")
+    code, out, err = run("data", "prepare", "poems.txt", "poems.txt/inside", "--validation", "0", "--test", "0")
+    assert (code, out) == (1, "") and err.count("\n") == 1 and "cannot write to poems.txt/inside" in err
+
+
 def test_a_failure_while_running_exits_1_and_debug_shows_where(run, poems, monkeypatch, tmp_path):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\nluck")

@@ -174,7 +174,7 @@ def verify(a: argparse.Namespace) -> int:
                     f"{'space':9} {'process':14} {'sampler':16} {'steps':>5}  {'claim':11} {'from p(x1)':>10} {'prior':>8} "
                     f"{'one':>8} {'astray':>8} {'excess':>8} {'forwards':>8}"
                 )
-            excess = "-" if row.excess is None else f"{row.excess:.4f}"
+            excess = "-" if row.excess is None else f"{round(row.excess, 4) + 0.0:.4f}"  # no minus zero
             print(
                 f"{row.space:9} {row.process:14} {row.sampler:16} {row.steps:5}  {row.claim:11} {row.total_variation:10.1e} "
                 f"{row.shipped_prior:8.4f} {row.one_position:8.0e} {row.astray:8.0e} {excess:>8} {row.forwards:8.2f}"

@@ -425,7 +425,10 @@ def _packed(poems: list[Poem]) -> bytes:
 
 def _write(folder: Path, content: dict[str, bytes]) -> None:
     """All files or none: written beside their names, then renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # as OSError: a FileNotFoundError would say that the source is missing
+        raise OSError(f"cannot write to {folder} ({error.strerror}); name a folder that can be written") from error
     temporary = {folder / name: folder / f".{name}.{os.getpid()}.part" for name in content}
     try:
         for part, data in zip(temporary.values(), content.values(), strict=True):
