@@ -185,11 +185,12 @@ class TextModel:
         """
         columns = torch.full((n, len(self.prefix)), self.pad_id, dtype=torch.long)
         for slot, value in (("form", form), ("process", process), ("dynasty", dynasty)):
-            for row, word in enumerate(_per_row(slot, value, n)):
-                if word is None or (slot == "process" and slot not in self.prefix):
+            words = _per_row(slot, value, n)
+            for word in {w for w in words if w is not None}:
+                if slot == "process" and slot not in self.prefix:
                     continue
                 column = self._slot(slot, word)
-                columns[row, column] = self._token(slot, word)
+                columns[torch.tensor([w == word for w in words]), column] = self._token(slot, word)
         for row, word in enumerate(_per_row("title", title, n)):
             if word:
                 start, width = self._slot("title", word), self.prefix.count("title")
