@@ -617,7 +617,7 @@ def _drawing_flags(p: Parser) -> None:
     p.add_argument("--seed", type=int, default=0, help="text k is drawn with seed + k (0)")
     p.add_argument("--sampler", help="(the model's default)")
     p.add_argument("--steps", type=int, help="(one position at a time)")
-    p.add_argument("--temperature", type=float, help="(1)")
+    p.add_argument("--temperature", type=float, help="1 is the law of the model itself (the model's default)")
     p.add_argument("--top-p", type=float, help="draw from the likeliest tokens that make up this share")
     p.add_argument("--process", help="(the model's first one)")
     p.add_argument(

@@ -191,10 +191,10 @@ class TextModel:
                     continue
                 column = self._slot(slot, word)
                 columns[torch.tensor([w == word for w in words]), column] = self._token(slot, word)
-        for row, word in enumerate(_per_row("title", title, n)):
-            if word:
-                start, width = self._slot("title", word), self.prefix.count("title")
-                ids = self.tokenizer(word, add_special_tokens=False)["input_ids"][:width]
+        for row, said in enumerate(_per_row("title", title, n)):
+            if said:
+                start, width = self._slot("title", said), self.prefix.count("title")
+                ids = self.tokenizer(said, add_special_tokens=False)["input_ids"][:width]
                 columns[row, start : start + len(ids)] = torch.tensor(ids)
         return columns.to(self.device)
 
