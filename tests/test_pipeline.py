@@ -413,3 +413,10 @@ def test_broken_files_are_named(tmp_path, content, says):
         read_records(path)
     with pytest.raises(ValueError, match="cannot be read"):
         read_records(tmp_path / "absent")
+
+
+def test_each_text_may_name_its_own_form():
+    together = POEMS.fill([HOLE * 20, HOLE * 28], form=["wuyan-jueju", None])
+    assert [o.form for o in together] == ["wuyan-jueju", "qiyan-jueju"]
+    with pytest.raises(ValueError, match="1 forms for 2 texts"):
+        POEMS.fill([HOLE * 20, HOLE * 28], form=["wuyan-jueju"])

@@ -97,7 +97,12 @@ def assert_one_line(error: BaseException, *parts: str) -> None:
 
 @pytest.mark.parametrize(
     ("override", "nearest"),
-    [("run.stepz=3", "steps"), ("optimiser.lr=1", "optimizer"), ("data.trian=x", "train"), ("moddel={}", "model")],
+    [
+        ("run.stepz=3", "run.steps"),
+        ("optimiser.lr=1", "optimizer"),
+        ("data.trian=x", "data.train"),
+        ("moddel={}", "model"),
+    ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, override: str, nearest: str) -> None:
     with pytest.raises(RecipeError) as caught:

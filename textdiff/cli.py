@@ -91,7 +91,7 @@ def fill(a: argparse.Namespace) -> None:
     records = _records(a)
     with writing(a.out) as out:
         pipe = _pipeline(a)
-        form = a.form or _only_form(records)
+        form = a.form or [record.get("form") for record in records]
         with _bar(a, len(records), "text") as bar:
             texts = [record["text"] for record in records]
             outputs = pipe.fill(texts, form=form, seed=a.seed, callback=_advance(bar, 0), **_settings(a))
@@ -102,7 +102,7 @@ def score(a: argparse.Namespace) -> None:
     records = _records(a)
     with writing(a.out) as out:
         pipe = _pipeline(a)
-        form = a.form or _only_form(records)
+        form = a.form or [record.get("form") for record in records]
         with _bar(a, len(records), "text") as bar:
             texts = [record["text"] for record in records]
             scores = pipe.score(
@@ -351,12 +351,6 @@ def _records(a: argparse.Namespace) -> list[dict[str, Any]]:
     if a.file is None and sys.stdin.isatty():
         raise ValueError("there is no text; pass TEXT, --file FILE, or pipe it in")
     return _library().read_records(sys.stdin)
-
-
-def _only_form(records: Iterable[dict[str, Any]]) -> str | None:
-    """The form that all records name; None where they differ, and their shapes tell."""
-    named = {record.get("form") for record in records}
-    return named.pop() if len(named) == 1 else None
 
 
 def _write(outputs: Iterable[Any], style: str, out: TextIO) -> None:

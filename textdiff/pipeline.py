@@ -46,6 +46,7 @@ FILE_LEVELS = 8  # stratified levels of each text of a file
 REPEATS = 4  # of a single text's every level
 
 Callback = Callable[[State], object]
+Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Pipeline:
     def fill(
         self,
         texts: str | Iterable[str],
-        form: str | None = None,
+        form: Forms = None,
         seed: int | Sequence[int] = 0,
         *,
         generator: torch.Generator | None = None,
@@ -225,7 +226,7 @@ class Pipeline:
     def score(
         self,
         texts: str | Iterable[str],
-        form: str | None = None,
+        form: Forms = None,
         *,
         process: str | None = None,
         levels: int | None = None,
@@ -372,11 +373,16 @@ class Pipeline:
         except ValueError as error:
             raise ValueError(f"text {number + 1}: {error}" if number else str(error)) from None
 
-    def _canvases(self, read: Callable[..., Canvas], texts: str | Iterable[str], form: str | None) -> list[Canvas]:
+    def _canvases(self, read: Callable[..., Canvas], texts: str | Iterable[str], form: Forms) -> list[Canvas]:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise ValueError("there is no text; pass at least one")
-        return [self._canvas(read, text, form, k) for k, text in enumerate(texts)]
+        forms = [form] * len(texts) if form is None or isinstance(form, str) else list(form)
+        if len(forms) != len(texts):
+            raise ValueError(
+                f"form names {len(forms)} forms for {len(texts)} texts; pass one form, or one for each text"
+            )
+        return [self._canvas(read, text, f, k) for k, (text, f) in enumerate(zip(texts, forms, strict=True))]
 
     def _predictor(self, plan: Plan, poem: bool) -> Predictor:
         predictor = banned(self.model.predictor(plan.process_name), self._never_written(poem))

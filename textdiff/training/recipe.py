@@ -125,7 +125,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise RecipeError(f"recipe {str(path)!r} holds {type(tree).__name__}; expected keys such as data, model, run")
+        held = "nothing" if tree is None else type(tree).__name__
+        raise RecipeError(f"recipe {str(path)!r} holds {held}; expected keys such as data, model, run")
     for override in overrides or []:
         _override(tree, override)
     tree.setdefault("name", Path(path).stem)
@@ -165,7 +166,7 @@ def _build(kind: type, tree: Any, where: str) -> Any:
     for key, value in tree.items():
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            hint = f"did you mean {_path(where, near[0])!r}?" if near else f"known: {', '.join(names)}"
             raise RecipeError(f"unknown key {_path(where, key)!r}; {hint}")
         values[key] = _value(hints[key], value, _path(where, key))
     missing = [
