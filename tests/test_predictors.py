@@ -132,7 +132,7 @@ def levels_of(free):
     return torch.where(free, 0.5, 0.0).double()
 
 
-def close(a, b, tolerance=1e-5):
+def assert_near(a, b, tolerance=1e-5):
     """Equal within `tolerance` where finite, and infinite together."""
     torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
 
@@ -150,7 +150,7 @@ def test_logits_at_asked_positions_are_those_of_the_whole_model(family, folders,
     full = AutoModelForMaskedLM.from_pretrained(folders / family).eval()(input_ids=ids).logits
     ours = model.predictor("mask")(x, levels_of(hole), at=positions_of(hole)).logits()
     scored = torch.cat([model.content, torch.tensor([model.unk_id])])
-    close(ours[:, scored], full[:, -1 - x.shape[1] : -1][hole][:, scored])
+    assert_near(ours[:, scored], full[:, -1 - x.shape[1] : -1][hole][:, scored])
     rest = torch.ones(full.shape[-1], dtype=torch.bool).index_fill(0, scored, False)
     assert (ours[:, rest] == -torch.inf).all() and rest.sum() >= PHANTOM + 4
 
@@ -186,7 +186,7 @@ def test_gradients_are_those_of_the_whole_model(family, folders, plain):
     theirs = {name: p.grad for name, p in full.named_parameters()}
     for name, parameter in model.model.named_parameters():
         if theirs[name] is not None:
-            close(parameter.grad, theirs[name], 1e-4)
+            assert_near(parameter.grad, theirs[name], 1e-4)
     model.model.zero_grad()
 
 
@@ -268,7 +268,7 @@ def test_leaving_empty_slots_out_changes_nothing(poems, told):
     condition = poems.condition(3, process="mask", **told)
     full = full_width(poems, condition, x)
     ours = poems.predictor("mask")(x, t, condition=condition).logits().view(3, 20, -1)
-    close(ours[..., poems.content], full[..., poems.content])
+    assert_near(ours[..., poems.content], full[..., poems.content])
 
 
 def test_padding_is_not_seen(poems):
@@ -277,10 +277,10 @@ def test_padding_is_not_seen(poems):
     predictor = poems.predictor("replacement")
     alone = predictor(short, torch.full(short.shape, 0.5).double()).logits().view(2, 14, -1)
     beside = predictor(long, torch.where(long == poems.pad_id, 0.0, 0.5).double())
-    close(alone, beside.select(long != poems.pad_id).logits().view(2, 14, -1))
+    assert_near(alone, beside.select(long != poems.pad_id).logits().view(2, 14, -1))
     mixed = torch.cat([long, poems.content[:20].repeat(1, 1)])
     both = predictor(mixed, torch.where(mixed == poems.pad_id, 0.0, 0.5).double()).logits().view(3, 20, -1)
-    close(alone, both[:2, :14])
+    assert_near(alone, both[:2, :14])
 
 
 def test_a_padded_sentence_ends_where_its_text_does(plain):
@@ -289,7 +289,7 @@ def test_a_padded_sentence_ends_where_its_text_does(plain):
     long = torch.cat([short, torch.full((3, 4), model.pad_id)], 1)
     at = positions_of(hole)
     alone = model.predictor("mask")(short, levels_of(hole), at=at).logits()
-    close(alone, model.predictor("mask")(long, torch.zeros(long.shape).double(), at=at).logits())
+    assert_near(alone, model.predictor("mask")(long, torch.zeros(long.shape).double(), at=at).logits())
 
 
 @pytest.mark.parametrize("process, level", [("mask", None), ("replacement", 16), ("uniform", 16)])
@@ -389,7 +389,7 @@ def test_a_saved_folder_opens_with_transformers_alone_and_gives_the_same_logits(
     assert loaded.equal(expected)
     ids = torch.cat([condition, x], 1)
     alone = network(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, 12:].flatten(0, 1)
-    close(alone[:, poems.content], expected[:, poems.content])
+    assert_near(alone[:, poems.content], expected[:, poems.content])
     assert (again.processes, again.prefix, again.unk_id) == (poems.processes, poems.prefix, poems.unk_id)
     assert again.content.equal(poems.content) and not again.model.training
     assert again.decode(again.encode(["床前明月光"])) == ["床前明月光"]
@@ -535,29 +535,29 @@ def law(predictor, position=0):
 @pytest.mark.parametrize("p, kept", [(1e-9, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.999, 4), (1.0, 4)])
 def test_the_nucleus_keeps_the_token_that_crosses_and_is_never_empty(p, kept):
     expected = torch.where(torch.arange(4) < kept, PROBABILITIES, 0)
-    close(law(nucleus(table, p)), expected / expected.sum())
+    assert_near(law(nucleus(table, p)), expected / expected.sum())
 
 
 def test_bans_come_before_the_nucleus():
-    close(law(nucleus(banned(table, [0]), 0.45)), torch.tensor([0, 1, 0, 0.0]))
-    close(law(nucleus(banned(table, torch.tensor([0])), 0.55)), torch.tensor([0, 0.6, 0.4, 0]))
-    close(law(banned(table, [])), PROBABILITIES)
+    assert_near(law(nucleus(banned(table, [0]), 0.45)), torch.tensor([0, 1, 0, 0.0]))
+    assert_near(law(nucleus(banned(table, torch.tensor([0])), 0.55)), torch.tensor([0, 0.6, 0.4, 0]))
+    assert_near(law(banned(table, [])), PROBABILITIES)
 
 
 def test_temperature_scales_logits_and_at_zero_gives_the_mode():
-    close(law(tempered(table, 0.5)), PROBABILITIES**2 / (PROBABILITIES**2).sum())
-    close(law(tempered(table, 0)), torch.tensor([1.0, 0, 0, 0]))
-    close(law(nucleus(tempered(banned(table, [0]), 0), 0.9)), torch.tensor([0, 1.0, 0, 0]))
-    close(law(tempered(table, 1)), PROBABILITIES)
+    assert_near(law(tempered(table, 0.5)), PROBABILITIES**2 / (PROBABILITIES**2).sum())
+    assert_near(law(tempered(table, 0)), torch.tensor([1.0, 0, 0, 0]))
+    assert_near(law(nucleus(tempered(banned(table, [0]), 0), 0.9)), torch.tensor([0, 1.0, 0, 0]))
+    assert_near(law(tempered(table, 1)), PROBABILITIES)
 
 
 def test_top_k_and_allowed_sets():
-    close(law(top_k(table, 2)), torch.tensor([4 / 7, 3 / 7, 0, 0]))
-    close(law(top_k(table, 9)), PROBABILITIES)
+    assert_near(law(top_k(table, 2)), torch.tensor([4 / 7, 3 / 7, 0, 0]))
+    assert_near(law(top_k(table, 9)), PROBABILITIES)
     sets = torch.tensor([[True, False, True, False], [False, False, False, True]])
-    close(law(allowed(table, sets)), torch.tensor([2 / 3, 0, 1 / 3, 0]))
-    close(law(allowed(table, sets), 1), torch.tensor([0, 0, 0, 1.0]))
-    close(law(allowed(table, lambda rows, positions: sets[positions]), 1), torch.tensor([0, 0, 0, 1.0]))
+    assert_near(law(allowed(table, sets)), torch.tensor([2 / 3, 0, 1 / 3, 0]))
+    assert_near(law(allowed(table, sets), 1), torch.tensor([0, 0, 0, 1.0]))
+    assert_near(law(allowed(table, lambda rows, positions: sets[positions]), 1), torch.tensor([0, 0, 0, 1.0]))
 
 
 def test_impossible_shapes_are_refused_at_the_door():
@@ -641,7 +641,7 @@ def test_a_causal_draft_has_the_chain_s_law_given_what_is_known():
     for first in range(3):
         for last in range(3):
             expected[first * 9 + 3 + last] = chain[3, first].double() * chain[1, last]
-    close(found, expected, 1e-6)
+    assert_near(found, expected, 1e-6)
 
 
 def test_a_causal_model_draws_under_the_baseline_sampler(causal):
