@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -90,6 +90,19 @@ class Frame:
     forwards: tuple[int, ...]
 
 
+class How(TypedDict, total=False):
+    """How a text is drawn: the keywords that generate, fill, stream and plan share; the model's defaults for what is left out."""
+
+    process: str | None
+    sampler: str | None
+    steps: int | None  # None: one position at a time
+    temperature: float | None  # 1 is the model's own law
+    top_p: float | None
+    options: Mapping[str, float] | None  # the sampler's own (`textdiff samplers` names them)
+    dynasty: str | None  # tang or song
+    title: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What is drawn how, every choice made."""
@@ -101,6 +114,7 @@ class Plan:
     steps: int | None
     temperature: float
     top_p: float | None
+    told: Mapping[str, str | None]  # what the network is told: title, dynasty
 
     def levels(self, n: Tensor) -> Iterator[Any]:
         """The levels that rows of n (B,) free positions walk, all n alike."""
@@ -144,28 +158,20 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         *,
         generator: torch.Generator | None = None,
-        sampler: str | None = None,
-        process: str | None = None,
-        steps: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        options: Mapping[str, float] | None = None,
-        dynasty: str | None = None,
-        title: str | None = None,
         length: int | None = None,
         batch_size: int = 64,
         callback: Callback | None = None,
+        **how: Unpack[How],
     ) -> list[Output]:
         """n new texts, poem k from seed + k; `seed` may be the list of all seeds.
 
         A model without forms writes `length` tokens.  `options` are the sampler's own (`textdiff samplers` names them).
         `callback` is called with the state after every step.
         """
-        plan = self.plan(process, sampler, steps, temperature, top_p, options)
+        plan = self.plan(**how)
         seeds = _seeds(seed, n, generator)
         blank = self._blank(form, length)
-        told = {"dynasty": dynasty, "title": title}
-        return self._outputs([blank] * len(seeds), seeds, plan, told, batch_size, callback)
+        return self._outputs([blank] * len(seeds), seeds, plan, batch_size, callback)
 
     def fill(
         self,
@@ -174,23 +180,15 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         *,
         generator: torch.Generator | None = None,
-        sampler: str | None = None,
-        process: str | None = None,
-        steps: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        options: Mapping[str, float] | None = None,
-        dynasty: str | None = None,
-        title: str | None = None,
         batch_size: int = 64,
         callback: Callback | None = None,
+        **how: Unpack[How],
     ) -> list[Output]:
         """Each text with its holes (□, _ or [MASK], one token each) drawn jointly; text k from seed + k."""
-        plan = self.plan(process, sampler, steps, temperature, top_p, options)
+        plan = self.plan(**how)
         canvases = self._canvases(canvas.holed, texts, form)
         seeds = _seeds(seed, len(canvases), generator)
-        told = {"dynasty": dynasty, "title": title}
-        return self._outputs(canvases, seeds, plan, told, batch_size, callback)
+        return self._outputs(canvases, seeds, plan, batch_size, callback)
 
     def stream(
         self,
@@ -200,18 +198,11 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         *,
         generator: torch.Generator | None = None,
-        sampler: str | None = None,
-        process: str | None = None,
-        steps: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        options: Mapping[str, float] | None = None,
-        dynasty: str | None = None,
-        title: str | None = None,
         length: int | None = None,
+        **how: Unpack[How],
     ) -> Iterator[Frame]:
         """The states of one running batch, from the prior to the texts that `generate` (or `fill`, with `texts`) gives."""
-        plan = self.plan(process, sampler, steps, temperature, top_p, options)
+        plan = self.plan(**how)
         if texts is None:
             seeds = _seeds(seed, n, generator)
             canvases = [self._blank(form, length)] * len(seeds)
@@ -220,8 +211,7 @@ class Pipeline:
             seeds = _seeds(seed, len(canvases), generator)
         if len({c.shape for c in canvases}) > 1:
             raise ValueError("the texts differ in length or number of holes; stream texts of one shape at a time")
-        told = {"dynasty": dynasty, "title": title}
-        return (_frame(state, canvases) for state in self._states(canvases, seeds, plan, told))
+        return (_frame(state, canvases) for state in self._states(canvases, seeds, plan))
 
     def score(
         self,
@@ -286,6 +276,8 @@ class Pipeline:
         temperature: float | None = None,
         top_p: float | None = None,
         options: Mapping[str, float] | None = None,
+        dynasty: str | None = None,
+        title: str | None = None,
     ) -> Plan:
         """The choices of a call, with the model's defaults for what is None; ValueError for what cannot be."""
         defaults = self.model.defaults
@@ -330,6 +322,7 @@ class Pipeline:
             steps=steps,
             temperature=float(temperature),
             top_p=None if top_p is None else float(top_p),
+            told={"dynasty": dynasty, "title": title},
         )
 
     # -- parts --------------------------------------------------------------------------------------------------------
@@ -403,7 +396,7 @@ class Pipeline:
         return self.model.condition(n, form=named, **told)  # the predictor tells its process itself
 
     def _states(
-        self, canvases: Sequence[Canvas], seeds: Sequence[int], plan: Plan, told: Mapping[str, str | None]
+        self, canvases: Sequence[Canvas], seeds: Sequence[int], plan: Plan
     ) -> Iterator[State]:
         """The states of a batch of one shape."""
         device = self.model.device
@@ -417,7 +410,7 @@ class Pipeline:
             predictor=self._predictor(plan, poem=form is not None),
             process=plan.process,
             rng=Rng(seeds, device=device),
-            condition=self._condition(form, len(canvases), told),
+            condition=self._condition(form, len(canvases), plan.told),
         )
         while True:
             with torch.inference_mode(), fast_float32():  # entered anew for each step: the caller's code runs outside
@@ -433,13 +426,12 @@ class Pipeline:
         canvases: Sequence[Canvas],
         seeds: Sequence[int],
         plan: Plan,
-        told: Mapping[str, str | None],
         batch_size: int,
         callback: Callback | None,
     ) -> list[Output]:
         outputs: dict[int, Output] = {}
         for rows in _batches(canvases, batch_size):
-            for state in self._states([canvases[k] for k in rows], [seeds[k] for k in rows], plan, told):
+            for state in self._states([canvases[k] for k in rows], [seeds[k] for k in rows], plan):
                 if callback is not None:
                     callback(state)
             for k, x, forwards in zip(rows, state.x.cpu(), state.forwards.tolist(), strict=True):
