@@ -138,6 +138,43 @@ def rhyme_groups(character: str, level_only: bool = True) -> frozenset[str]:
     return frozenset(r.tone + r.rhyme for r in readings(character) if r.tone == "平" or not level_only)
 
 
+_LEVEL_GROUPS = {"上平": "东冬江支微鱼虞齐佳灰真文元寒删", "下平": "先萧肴豪歌麻阳庚青蒸尤侵覃盐咸"}  # in order
+_NUMERALS = [*"一二三四五六七八九十", "十一", "十二", "十三", "十四", "十五"]
+_RHYME_NAMES = {
+    f"平{group}": f"{volume}{number}{group}"
+    for volume, groups in _LEVEL_GROUPS.items()
+    for number, group in zip(_NUMERALS, groups, strict=True)
+}
+_SIMPLIFIED = str.maketrans("東魚虞齊刪蕭陽鹽韻聲", "东鱼虞齐删萧阳盐韵声")
+
+
+def get_rhyme(name: str) -> str:
+    """The level group of 平水韵 of that name, as `rhyme_groups` spells it: 七阳, 阳, 下平七阳, 平阳, 陽 give 平阳."""
+    named = {}
+    for group, full in _RHYME_NAMES.items():
+        for alias in (full[2:], full, group, group[1:], full[:2] + group[1:], f"平声{group[1:]}"):
+            named[alias] = group
+    wanted = str(name).strip().translate(_SIMPLIFIED).removesuffix("韵")
+    if wanted in named:
+        return named[wanted]
+    same = [full[2:] for group, full in _RHYME_NAMES.items() if group[1:] in wanted]  # 六阳: right group, wrong number
+    near = same[:3] or difflib.get_close_matches(wanted, [full[2:] for full in _RHYME_NAMES.values()], n=3, cutoff=0.5)
+    known = " ".join(full[2:] for full in _RHYME_NAMES.values())
+    raise ValueError(
+        f"unknown rhyme {name!r}; regulated verse rhymes in one of the level groups {known}"
+        + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
+    )
+
+
+def rhyme_name(group: str) -> str:
+    """The name of a group for printing: 平阳 is 下平七阳, 去霰 is 去声霰."""
+    if group in _RHYME_NAMES:
+        return _RHYME_NAMES[group]
+    if len(group) == 2 and group[0] in "上去入":
+        return f"{group[0]}声{group[1]}"
+    raise ValueError(f"unknown rhyme group {group!r}; a group is a tone and a character, such as '平阳' or '去霰'")
+
+
 def rhyme_words(lines: Sequence[str]) -> list[str]:
     """The last characters of the even lines."""
     return [line[-1] for line in lines[1::2]]
