@@ -36,8 +36,22 @@ POEM_SPECIALS = (
     *(f"[reserved-{k}]" for k in range(19)),
 )
 
+# What a title says of its place in a series ("… 其二" at its end) and of its length ("三首", "十二韵").
+_SERIES_PLACE = re.compile(r"\s*其[一二三四五六七八九十百廿卅]+$")
+_SERIES_SIZE = re.compile(r"[一二三四五六七八九十百廿卅]+(首|绝|章|咏|韵)(?=$|\s)")
+_NO_CHARACTER = re.compile(r"[^\u3400-\u9fff\U00020000-\U0010ffff]")
+
 # Tokens that stand for no text: reserved ones, single bytes of a byte fallback, and markers such as <|endoftext|>.
 _NOT_TEXT = re.compile(r"\[unused[_-]?\d+\]|<0x[0-9A-Fa-f]{2}>|<\|.*\|>|\|\|\|.*\|\|\||")
+
+
+def title_characters(title: str) -> str:
+    """The characters of a poem's title that its title slots are told, at most as many as there are slots, perhaps none.
+
+    Left out: the poem's place in a series, the size of the series, and whatever is no Chinese character.
+    """
+    bare = _SERIES_SIZE.sub("", _SERIES_PLACE.sub("", title.strip()))
+    return _NO_CHARACTER.sub("", bare)[: POEM_PREFIX.count("title")]
 
 
 def character_tokenizer(characters: Iterable[str], specials: Sequence[str] = ()) -> PreTrainedTokenizerFast:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from textdiff.contracts import Predictor, Process
 from textdiff.predictors.masked_lm import HEADS, masked_lm
 from textdiff.processes import PROCESSES
-from textdiff.tokenization import SLOT_WORDS, content_ids
+from textdiff.tokenization import SLOT_WORDS, content_ids, title_characters
 
 FORMAT = 1
 SLOTS = ("form", "process", "level", "dynasty", "title")
@@ -180,8 +180,8 @@ class TextModel:
     ) -> Tensor:
         """The prefix, (n, P) ids, [PAD] where nothing is said; each argument one value for all rows or one per row.
 
-        The level slot stays [PAD]: the predictor fills it.  A title longer than its slots is cut.  A process without a
-        slot is let go; any other value without a slot is a ValueError.
+        The level slot stays [PAD]: the predictor fills it.  Of a title `title_characters` are told.  A process without
+        a slot is let go; any other value without a slot is a ValueError, and so is a title without a Chinese character.
         """
         columns = torch.full((n, len(self.prefix)), self.pad_id, dtype=torch.long)
         for slot, value in (("form", form), ("process", process), ("dynasty", dynasty)):
@@ -194,7 +194,12 @@ class TextModel:
         for row, said in enumerate(_per_row("title", title, n)):
             if said:
                 start, width = self._slot("title", said), self.prefix.count("title")
-                ids = self.tokenizer(said, add_special_tokens=False)["input_ids"][:width]
+                told = title_characters(said)
+                if not told:
+                    raise ValueError(
+                        f"title {said!r} has no Chinese character to go by; write a title in Chinese, or leave it out"
+                    )
+                ids = self.tokenizer(told, add_special_tokens=False)["input_ids"][:width]
                 columns[row, start : start + len(ids)] = torch.tensor(ids)
         return columns.to(self.device)
 
