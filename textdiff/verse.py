@@ -138,6 +138,12 @@ def rhyme_groups(character: str, level_only: bool = True) -> frozenset[str]:
     return frozenset(r.tone + r.rhyme for r in readings(character) if r.tone == "平" or not level_only)
 
 
+@cache
+def all_rhymes() -> frozenset[str]:
+    """The 106 groups of 平水韵, named with their tone."""
+    return frozenset(r.tone + r.rhyme for listed in _table().values() for r in listed)
+
+
 _LEVEL_GROUPS = {"上平": "东冬江支微鱼虞齐佳灰真文元寒删", "下平": "先萧肴豪歌麻阳庚青蒸尤侵覃盐咸"}  # in order
 _NUMERALS = [*"一二三四五六七八九十", "十一", "十二", "十三", "十四", "十五"]
 _RHYME_NAMES = {
@@ -229,9 +235,19 @@ def tone_fit(lines: Sequence[str]) -> ToneFit:
     return max((_against(lines, opening) for opening in SEQUENCES), key=lambda fit: (fit.positions, sum(fit.fits)))
 
 
+def line_types(opening: str, lines: int) -> str:
+    """The types of all lines of a quatrain or an octave that opens with a sequence of SEQUENCES."""
+    return opening if lines == 4 else opening + ("aBbA" if opening.endswith("bA") else "bAaB")
+
+
+def line_template(kind: str, width: int) -> str:
+    """The marks of a line of type a, b, A or B in fives or sevens: ·z·pz."""
+    return _pattern(_TYPES[kind], width)
+
+
 def _against(lines: Sequence[str], opening: str) -> ToneFit:
     width = len(lines[0])
-    types = opening if len(lines) == 4 else opening + ("aBbA" if opening.endswith("bA") else "bAaB")
+    types = line_types(opening, len(lines))
     plain = [_met(line, _pattern(_TYPES[kind], width)) for line, kind in zip(lines, types, strict=True)]
     strict = tuple(all(met) for met in plain)
     free_b = _pattern(_LICENSED_B, width)
