@@ -70,6 +70,14 @@ class Rng:
         """Number the draws from 0 again: for rows other than those that have drawn in this turn."""
         self.counter, self._buffer, self._used = 0, None, 0
 
+    def branch(self) -> Rng:
+        """Draws of their own for the same rows at the same point: how many are made here does not shift later ones."""
+        streams = (self.streams * 0x9E3779B1 + (self.counter + 1) * 0x85EBCA6B) & _LOW
+        part = Rng(self.keys, stream=streams, device=self.keys.device)
+        part.turns = self.turns
+        self.counter += 1
+        return part
+
     # -- bits ---------------------------------------------------------------------------------------------------------
 
     def _uniform(self, key: Tensor, stream: Tensor, turn: Tensor, position: Tensor) -> Tensor:

@@ -52,6 +52,10 @@ class Enumerating(Rng):
     def rows(self, index: Tensor) -> Rng:
         raise NotImplementedError("enumeration keeps all rows together")
 
+    def branch(self) -> Rng:
+        """Itself: the path tells the draws apart."""
+        return self
+
     def advance(self, rows: Tensor) -> None:
         """Nothing: the path tells the draws apart."""
 
