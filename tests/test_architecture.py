@@ -29,6 +29,7 @@ MEETS_HUGGING_FACE = ("predictors/", "training/", "canvas", "tokenization", "met
 # Top to bottom: a part imports what stands before it, never what stands behind.
 LAYERS = [
     ["resolve", "verse"],
+    ["script"],
     ["rng"],
     ["contracts", "levels"],
     ["predictions"],

@@ -27,12 +27,20 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Form:
-    """A fixed form: `lines` lines of `width` characters."""
+    """A fixed form: `lines` lines of `width` characters.
+
+    With a `host` it is a part of that form, from line `offset` on (counted from 0), and a model that knows the host
+    writes it there.  In a `plain` form white space and punctuation are characters like others, and a token counts where
+    a model's tokens are no characters.
+    """
 
     name: str
     chinese: str
     lines: int
     width: int
+    host: Form | None = None
+    offset: int = 0
+    plain: bool = False
 
     @property
     def length(self) -> int:
@@ -66,6 +74,8 @@ class Form:
 
     def layout(self, text: str | Sequence[str]) -> str:
         """A poem as it is printed: one couplet a line, ， within it and 。 at its end."""
+        if self.plain:
+            return text if isinstance(text, str) else "\n".join(text)
         lines = self.split(text if isinstance(text, str) else "\n".join(text))
         return "\n".join(f"{upper}，{lower}。" for upper, lower in zip(lines[::2], lines[1::2], strict=True))
 
@@ -81,13 +91,43 @@ FORMS = {
 }
 
 
+SIZED_FORMS = {  # forms whose name says how large they are
+    "couplet:N": "对联, two lines of N characters; 5 or 7 for a model of verse",
+    "lines:NxM": "N lines of M characters (tokens, where the model has no characters), for a model of running text",
+}
+
+
+def couplet(width: int) -> Form:
+    """对联, two lines of `width` characters: of 5 or 7 the second couplet of an octave, where the lines are parallel."""
+    host = next((form for form in FORMS.values() if (form.lines, form.width) == (8, width)), None)
+    number = "零一二三四五六七八九十"[width] if width <= 10 else str(width)
+    return Form(f"couplet:{width}", f"{number}言对联", 2, width, host, offset=2 if host else 0)
+
+
+def _sized(name: str) -> Form | None:
+    """The form whose name tells its size, couplet:7 or lines:4x32."""
+    kind, _, size = name.partition(":")
+    numbers = size.split("x")
+    if not all(number.isdecimal() and number.isascii() and int(number) for number in numbers):
+        return None
+    if kind == "couplet" and len(numbers) == 1:
+        return couplet(int(size))
+    if kind == "lines" and len(numbers) == 2:
+        lines, width = map(int, numbers)
+        return Form(f"lines:{lines}x{width}", f"{lines}行{width}字", lines, width, plain=True)
+    return None
+
+
 def get_form(name: str) -> Form:
-    """The form of that name: English (wuyan-jueju), Chinese (五言绝句) or short (五绝)."""
+    """The form of that name: English (wuyan-jueju), Chinese (五言绝句), short (五绝) or sized (couplet:7, lines:4x32)."""
+    if sized := _sized(str(name).strip().lower()):
+        return sized
     named = {alias: form for form in FORMS.values() for alias in (form.name, form.chinese, form.short)}
     form = named.get(str(name).strip().lower().replace("_", "-").replace(" ", "-"))
     if form is None:
         near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)
         known = ", ".join(f"{form.name} ({form.chinese}, {form.short})" for form in FORMS.values())
+        known += f", {' and '.join(SIZED_FORMS)}"
         raise ValueError(f"unknown form {name!r}; known are {known}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return form
 
