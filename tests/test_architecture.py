@@ -38,8 +38,12 @@ LAYERS = [
     ["tokenization", "predictors/"],
     ["likelihood"],
     ["canvas", "corpus", "verify"],
+    ["trace", "heat"],
+    ["pictures", "watching"],
+    ["animation"],
     ["training/"],
     ["metrics", "pipeline"],
+    ["following"],
     ["bench"],
     ["cli"],
 ]
