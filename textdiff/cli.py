@@ -78,10 +78,11 @@ def generate(a: argparse.Namespace) -> None:
     with writing(a.out) as out:
         pipe = _pipeline(a)
         settings = _settings(a) | {"form": a.form, "length": a.length}
-        with _bar(a, a.n, "poem") as bar:
+        with _bar(a, a.n, "poem") as bar, _onlookers(a, pipe, a.n) as looking_on:
             for first in range(0, a.n, CHUNK) or [0]:
                 size = min(CHUNK, a.n - first)
-                outputs = pipe.generate(n=size, seed=a.seed + first, callback=_advance(bar, first), **settings)
+                with looking_on(_advance(bar, first)) as callback:
+                    outputs = pipe.generate(n=size, seed=a.seed + first, callback=callback, **settings)
                 if first and a.format == "text":
                     print(file=out)
                 _write(outputs, a.format, out)
@@ -92,9 +93,10 @@ def fill(a: argparse.Namespace) -> None:
     with writing(a.out) as out:
         pipe = _pipeline(a)
         form = a.form or [record.get("form") for record in records]
-        with _bar(a, len(records), "text") as bar:
+        with _bar(a, len(records), "text") as bar, _onlookers(a, pipe, len(records), records) as looking_on:
             texts = [record["text"] for record in records]
-            outputs = pipe.fill(texts, form=form, seed=a.seed, callback=_advance(bar, 0), **_settings(a))
+            with looking_on(_advance(bar, 0)) as callback:
+                outputs = pipe.fill(texts, form=form, seed=a.seed, callback=callback, **_settings(a))
         _write(outputs, a.format, out)
 
 
@@ -108,8 +110,33 @@ def score(a: argparse.Namespace) -> None:
             scores = pipe.score(
                 texts, form, process=a.process, levels=a.levels, repeats=a.repeats, seed=a.seed, callback=bar.update
             )
-        for one in scores:
-            print(_json(one) if a.format == "jsonl" else _score_line(one), file=out)
+            details = pipe.detail(texts, form) if a.detail or a.svg or a.png else None
+        if details is None:
+            for one in scores:
+                print(_json(one) if a.format == "jsonl" else _score_line(one), file=out)
+            return
+        _draw_heat(a, details)
+        for one, detail in zip(scores, details, strict=True):
+            _write_detail(one, detail, a.format, out)
+        if a.format == "text" and _in_colour(out):
+            from textdiff.watching import scale
+
+            scale(out)
+
+
+def animate(a: argparse.Namespace) -> None:
+    from textdiff import animation, trace
+
+    kind = Path(a.out).suffix.lower().removeprefix(".")
+    if kind not in animation.KINDS:
+        raise ValueError(f"--out is {a.out!r}, expected a name that ends in .html, .svg or .gif; name it so")
+    whole = trace.read(a.trace)
+    shown = whole if a.n is None else animation.first(whole, a.n)
+    with writing(a.out) as out:
+        if kind == "gif":
+            out.buffer.write(animation.gif(shown, a.delay, a.font))
+        else:
+            out.write(animation.html(shown, a.delay) if kind == "html" else animation.svg(shown, a.delay))
 
 
 def evaluate(a: argparse.Namespace) -> None:
@@ -379,11 +406,101 @@ def _score_line(one: Any) -> str:
     return f"{one.nats_per_char:.4f}{error} nats/char  {one.characters} characters{unknown}  {text}"
 
 
+def _write_detail(one: Any, detail: Any, style: str, out: TextIO) -> None:
+    """A score and the nats of each character: a JSON line, colours at a terminal, or a table."""
+    if style == "jsonl":
+        more = {k: v for k, v in dataclasses.asdict(detail).items() if k not in ("text", "form", "model")}
+        print(json.dumps(dataclasses.asdict(one) | more, ensure_ascii=False), file=out)
+        return
+    print(_score_line(one), file=out)
+    if _in_colour(out):
+        from textdiff.watching import coloured
+
+        coloured(detail, out)
+    else:
+        from textdiff.heat import table
+
+        print(*table(detail), sep="\n", file=out)
+    print(file=out)
+
+
+def _in_colour(out: TextIO) -> bool:
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _draw_heat(a: argparse.Namespace, details: Sequence[Any]) -> None:
+    """The heat map, where it is asked for."""
+    if not (a.svg or a.png):
+        return
+    from textdiff import pictures
+
+    scene = pictures.heat_map(details)
+    if a.svg:
+        with writing(a.svg) as out:
+            out.write(pictures.svg(scene))
+    if a.png:
+        with writing(a.png) as out:
+            out.buffer.write(pictures.png(scene, a.font))
+
+
+@contextlib.contextmanager
+def _onlookers(
+    a: argparse.Namespace, pipe: Any, n: int, records: Sequence[dict[str, Any]] | None = None
+) -> Iterator[Callable[[Callable[[Any], None]], contextlib.AbstractContextManager[Callable[[Any], None]]]]:
+    """Makes a callback one that the display of --watch and the file of --trace are told by as well."""
+    watch = a.watch and sys.stderr.isatty()
+    if a.watch and not watch:
+        _log("textdiff: --watch needs a terminal at stderr; going on without")
+    if not (watch or a.trace):
+        yield contextlib.nullcontext
+        return
+    from textdiff import following, trace
+    from textdiff.watching import watching
+
+    if records is None:
+        casting = following.new_texts(pipe, a.form)
+    else:
+        told = [(record["text"], a.form or record.get("form")) for record in records]
+        casting = following.filled_texts(pipe, [text for text, _ in told], [form for _, form in told])
+    with contextlib.ExitStack() as stack:
+        record = stack.enter_context(trace.recording(a.trace, _trace_header(a, pipe, n))) if a.trace else None
+
+        @contextlib.contextmanager
+        def looking_on(callback: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+            with watching(sys.stderr, a.delay) if watch else contextlib.nullcontext() as show:
+                follow = following.following(casting, record, show)
+
+                def both(state: Any) -> None:
+                    callback(state)
+                    follow(state)
+
+                yield both
+
+        yield looking_on
+
+
+def _trace_header(a: argparse.Namespace, pipe: Any, n: int) -> dict[str, Any]:
+    """What a trace says of its run."""
+    settings = _settings(a)
+    plan = pipe.plan(**settings)
+    made = {name: getattr(plan, name) for name in ("steps", "temperature", "top_p", "options")}
+    return {
+        "textdiff": __version__,
+        "model": pipe.model.name,
+        "form": a.form,
+        "process": plan.process_name,
+        "sampler": plan.sampler,
+        "settings": {name: value for name, value in (settings | made).items() if value is not None},
+        "seeds": [a.seed + k for k in range(n)],
+    }
+
+
 def _bar(a: argparse.Namespace, total: int, unit: str) -> Any:
     """A progress bar on stderr, on a terminal only."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=unit, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+    off = a.quiet or getattr(a, "watch", False)
+    return tqdm(total=total, unit=unit, file=sys.stderr, disable=True if off else None, leave=False)
 
 
 def _advance(bar: Any, done: int) -> Callable[[Any], None]:
@@ -479,12 +596,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-n", type=int, default=1, help="how many (1)")
     p.add_argument("--length", type=int, help="tokens of a text, for a model without forms")
     _drawing_flags(p)
+    _watching_flags(p)
     _format_flags(p)
 
     p = _verb(verbs, "fill", fill, "fill the holes (□, _ or [MASK]) of poems and sentences", epilog=_names())
     _text_flags(p)
     _drawing_flags(p)
+    _watching_flags(p)
     _format_flags(p)
+
+    p = _verb(verbs, "animate", animate, "make a moving picture of a trace: HTML, SVG or GIF")
+    p.add_argument("trace", metavar="TRACE", help="a file of --trace")
+    p.add_argument("--out", metavar="FILE", required=True, help="a name that ends in .html, .svg or .gif")
+    p.add_argument("-n", type=int, help="the first so many texts (all)")
+    p.add_argument("--delay", type=float, default=0.25, help="seconds a state (0.25)")
+    p.add_argument("--font", metavar="FILE", help="for GIF: a font with the characters (one of the system's)")
 
     p = _verb(verbs, "score", score, "bound on −log p of each text, in nats per character")
     _text_flags(p)
@@ -492,6 +618,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--process", help="the bound of this process (the model's first one)")
     p.add_argument("--levels", type=int, help="stratified levels of each run (all)")
     p.add_argument("--repeats", type=int, default=4, help="runs that the average and its error are taken over (4)")
+    p.add_argument("--detail", action="store_true", help="how likely each character is, given all the others")
+    p.add_argument("--svg", metavar="FILE", help="the detail as a heat map")
+    p.add_argument("--png", metavar="FILE", help="the same in pixels")
+    p.add_argument("--font", metavar="FILE", help="for PNG: a font with the characters (one of the system's)")
     p.add_argument("--seed", type=int, default=0, help="(0)")
     _model_flags(p)
     _format_flags(p)
@@ -620,6 +750,12 @@ def _drawing_flags(p: Parser) -> None:
     p.add_argument("--dynasty", help="tang or song, for a model that can be told")
     p.add_argument("--title", help="for a model that can be told")
     _model_flags(p)
+
+
+def _watching_flags(p: Parser) -> None:
+    p.add_argument("--watch", action="store_true", help="show the texts at the terminal (stderr) while they are drawn")
+    p.add_argument("--delay", type=float, default=0.0, help="seconds between two states of --watch (0)")
+    p.add_argument("--trace", metavar="FILE", help="write every state here, JSON Lines; see 'textdiff animate'")
 
 
 def _model_flags(p: Parser) -> None:
