@@ -22,7 +22,7 @@ CORE = [
     if name.startswith(("processes/", "samplers/"))
     or name in ("contracts", "rng", "levels", "predictions", "bridges", "likelihood", "verify", "verse", "resolve")
 ]
-TABLES = ["__init__", "processes/__init__", "samplers/__init__", "verse", "resolve", "cli"]
+TABLES = ["__init__", "processes/__init__", "samplers/__init__", "verse", "checker", "resolve", "cli"]
 HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate"}
 MEETS_HUGGING_FACE = ("predictors/", "training/", "canvas", "tokenization", "metrics", "pipeline", "bench", "cli")
 
@@ -37,7 +37,7 @@ LAYERS = [
     ["samplers/"],
     ["tokenization", "predictors/"],
     ["likelihood"],
-    ["canvas", "corpus", "verify"],
+    ["canvas", "checker", "corpus", "verify"],
     ["trace", "heat"],
     ["pictures", "watching"],
     ["animation"],

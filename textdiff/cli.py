@@ -1,7 +1,8 @@
 """The command line: verbs, flags and help.  Each verb is a few lines that call the library.
 
 Data goes to stdout (UTF-8), everything else to stderr.  Exit codes: 0; 1 a failure (model folder, output, while running);
-2 a mistake in what was asked; 130 interrupted.  Nothing here imports torch before a verb needs it.
+2 a mistake in what was asked; 3 a poem that breaks its strict form (check); 130 interrupted.  Nothing here imports torch
+before a verb needs it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
     """Texts and overrides that stand behind a flag, where argparse no longer expects any."""
-    many = {"train": "override", "fill": "text", "score": "text"}.get(arguments.verb)
+    many = {"train": "override", "fill": "text", "score": "text", "check": "text"}.get(arguments.verb)
     strange = [word for word in words if many is None or word.startswith("-")]
     if strange:
         arguments.parser.error(f"unrecognized arguments: {' '.join(strange)}")
@@ -77,7 +78,7 @@ def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
 def generate(a: argparse.Namespace) -> None:
     with writing(a.out) as out:
         pipe = _pipeline(a)
-        settings = _settings(a) | {"form": a.form, "length": a.length}
+        settings = _settings(a) | {"form": a.form, "length": a.length} | _given(a)
         with _bar(a, a.n, "poem") as bar, _onlookers(a, pipe, a.n) as looking_on:
             for first in range(0, a.n, CHUNK) or [0]:
                 size = min(CHUNK, a.n - first)
@@ -122,6 +123,29 @@ def score(a: argparse.Namespace) -> None:
             from textdiff.watching import scale
 
             scale(out)
+
+
+def check(a: argparse.Namespace) -> int:
+    from textdiff import checker
+
+    records = _records(a)
+    pronounce = dict(a.reading)
+    for key in pronounce if len(records) > 1 else ():
+        if not any(key in record["text"] for record in records):
+            raise ValueError(
+                f"--reading {key} names no character of the {len(records)} texts; pass a place with one text"
+            )
+    broken = 0
+    with writing(a.out) as out:
+        colours = out is sys.stdout and out.isatty() and not os.environ.get("NO_COLOR")
+        for k, record in enumerate(records):
+            text = record["text"]
+            here = {key: value for key, value in pronounce.items() if len(records) == 1 or key in text}
+            report = checker.check(text, a.form or record.get("form"), pronounce=here)
+            broken += report.broken
+            blank = "\n" if k and not a.json else ""
+            print(blank + (_json(report) if a.json else checker.describe(report, colours=colours)), file=out)
+    return 3 if broken else 0
 
 
 def animate(a: argparse.Namespace) -> None:
@@ -243,13 +267,15 @@ def bench_sample(a: argparse.Namespace) -> None:
 
 
 def forms(a: argparse.Namespace) -> None:
-    from textdiff.verse import FORMS
+    from textdiff.verse import FORMS, SIZED_FORMS
 
     if a.json:
         _json_lines({"name": f.name, "chinese": f.chinese, "lines": f.lines, "width": f.width} for f in FORMS.values())
         return
     for form in FORMS.values():
         print(f"{form.name:12}  {form.chinese}  {form.short}  {form.lines} lines of {form.width} characters")
+    for name, what in SIZED_FORMS.items():
+        print(f"{name:12}  {what}")
 
 
 def samplers(a: argparse.Namespace) -> None:
@@ -363,8 +389,33 @@ def _pipeline(a: argparse.Namespace) -> Any:
 
 def _settings(a: argparse.Namespace) -> dict[str, Any]:
     """The flags that decide how a text is drawn."""
-    names = ("sampler", "process", "steps", "temperature", "top_p", "dynasty", "title")
+    names = ("sampler", "process", "steps", "temperature", "top_p", "dynasty", "title", "script")
     return {name: getattr(a, name) for name in names} | {"options": dict(a.option)}
+
+
+def _given(a: argparse.Namespace) -> dict[str, Any]:
+    """The characters of a new text that are given, and with an upper line the form of a couplet."""
+    given = {name: getattr(a, name) for name in ("acrostic", "acrostic_end", "acrostic_diagonal")}
+    if a.upper is None:
+        return given | {"template": None if a.template is None else _read_template(a.template)}
+    from textdiff.verse import split_at_punctuation
+
+    if a.template is not None:
+        raise ValueError("both --upper and --template are given; write the upper line into the template, or pass one of them")
+    width = len("".join(split_at_punctuation(a.upper)))
+    if a.form not in (None, f"couplet:{width}"):
+        raise ValueError(
+            f"--upper has {width} characters, but the form is {a.form!r}; pass --form couplet:{width}, or no form"
+        )
+    return given | {"template": a.upper, "form": f"couplet:{width}"}
+
+
+def _read_template(path: str) -> str:
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ValueError(f"template {path!r} cannot be read ({reason}); pass a text file, or - for stdin") from error
 
 
 def _records(a: argparse.Namespace) -> list[dict[str, Any]]:
@@ -595,6 +646,10 @@ def parser() -> argparse.ArgumentParser:
     p = _verb(verbs, "generate", generate, "write poems", epilog=_names())
     p.add_argument("-n", type=int, default=1, help="how many (1)")
     p.add_argument("--length", type=int, help="tokens of a text, for a model without forms")
+    for name, where in (("acrostic", "first in"), ("acrostic-end", "last in"), ("acrostic-diagonal", "k-th in the k-th of")):
+        p.add_argument(f"--{name}", metavar="TEXT", help=f"characters that stand {where} the lines; _ leaves one free")
+    p.add_argument("--template", metavar="FILE", help="a text with holes (□ or _) to fill in n ways; - for stdin")
+    p.add_argument("--upper", metavar="LINE", help="the upper line of a couplet, for which the lower one is written")
     _drawing_flags(p)
     _watching_flags(p)
     _format_flags(p)
@@ -625,6 +680,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="(0)")
     _model_flags(p)
     _format_flags(p)
+
+    p = _verb(verbs, "check", check, "tones, rhyme and faults of regular verse; exit code 3 if a strict form is broken")
+    _text_flags(p)
+    p.add_argument("--form", help="the form of every text (by default what its shape says)")
+    p.add_argument(
+        "--reading",
+        type=_reading,
+        action="append",
+        default=[],
+        metavar="LINE:POSITION=READING",
+        help="how a character is read: 3:5=平, 3:5=去翰, or 看=平 wherever it stands; may be repeated",
+    )
+    p.add_argument("--json", action="store_true", help="JSON Lines")
+    p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
 
     p = _verb(verbs, "evaluate", evaluate, "bound on a data file, over all and by form")
     p.add_argument("file", metavar="FILE", help="JSON Lines with 'text', or one text a line; .gz too; - for stdin")
@@ -722,10 +791,10 @@ def _names() -> str:
     """The tables, for the end of a help page."""
     from textdiff.processes import PROCESSES
     from textdiff.samplers import SAMPLERS
-    from textdiff.verse import FORMS
+    from textdiff.verse import FORMS, SIZED_FORMS
 
     rows = [
-        ("forms", {f.name: f.chinese for f in FORMS.values()}),
+        ("forms", {f.name: f.chinese for f in FORMS.values()} | SIZED_FORMS),
         ("samplers", {name: entry.summary for name, entry in SAMPLERS.items()}),
         ("processes", {name: summary for name, (_, summary) in PROCESSES.items()}),
     ]
@@ -749,6 +818,12 @@ def _drawing_flags(p: Parser) -> None:
     )
     p.add_argument("--dynasty", help="tang or song, for a model that can be told")
     p.add_argument("--title", help="for a model that can be told")
+    p.add_argument(
+        "--script",
+        choices=("simplified", "traditional"),
+        help="print in these characters, but for given ones (as the model writes, for poems-zh simplified); traditional "
+        "ones are made from simplified text, which is lossy (needs textdiff[zh])",
+    )
     _model_flags(p)
 
 
@@ -777,6 +852,13 @@ def _text_flags(p: Parser) -> None:
 def _option(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     return name, float(value)
+
+
+def _reading(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key.strip() and equals and value.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LINE:POSITION=READING, such as 3:5=平")
+    return key, value
 
 
 if __name__ == "__main__":
