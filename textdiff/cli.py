@@ -461,7 +461,7 @@ def _write_detail(one: Any, detail: Any, style: str, out: TextIO) -> None:
     """A score and the nats of each character: a JSON line, colours at a terminal, or a table."""
     if style == "jsonl":
         more = {k: v for k, v in dataclasses.asdict(detail).items() if k not in ("text", "form", "model")}
-        print(json.dumps(dataclasses.asdict(one) | more, ensure_ascii=False), file=out)
+        print(json.dumps(dataclasses.asdict(one) | {"detail": more}, ensure_ascii=False), file=out)
         return
     print(_score_line(one), file=out)
     if _in_colour(out):
