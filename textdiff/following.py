@@ -11,7 +11,7 @@ import torch
 from textdiff import canvas
 from textdiff.canvas import Canvas
 from textdiff.contracts import State
-from textdiff.pipeline import Frame, Pipeline
+from textdiff.pipeline import Pipeline
 from textdiff.trace import Onlooker, shot
 from textdiff.verse import get_form
 
@@ -33,8 +33,7 @@ def following(casting: Casting, *onlookers: Onlooker | None) -> Callable[[State]
             cast, before = casting(state), ()
         given = state.given
         texts = tuple(one.text(x) for (_, one), x in zip(cast, state.x.cpu(), strict=True))
-        frame = Frame(texts, state.t.max().item(), tuple(state.forwards.tolist()))
-        taken = shot([row for row, _ in cast], frame, before)
+        taken = shot([row for row, _ in cast], texts, state.t.max().item(), state.forwards.tolist(), before)
         before = texts
         for look in watching:
             look(taken)
@@ -59,28 +58,38 @@ def new_texts(pipe: Pipeline, form: str | None = None) -> Casting:
 
 
 def filled_texts(pipe: Pipeline, texts: Sequence[str], forms: Sequence[str | None]) -> Casting:
-    """The batches of `fill`, whose rows may come in any order: a row is the first text, not met yet, that fits what is given.
+    """The batches of `fill`, whose rows may come in any order: a row is the first text, not met yet, with what is given in it.
 
-    A row for which no text is left is numbered behind them all.
+    Where more was given to the pipeline, it is the text that agrees with most of it.  A row for which no text is left is
+    numbered behind them all.
     """
     canvases: list[Canvas] = []
-    left: dict[Any, list[int]] = {}
+    alike: dict[Any, list[int]] = {}  # the texts with the same given part
+    left: set[int] = set()
     more = itertools.count(len(texts))
+
+    def start() -> None:
+        for k, (text, form) in enumerate(zip(texts, forms, strict=True)):
+            named = None if form is None else get_form(form)
+            canvases.append(canvas.holed(text, pipe.model, named, verse=pipe.verse))
+            alike.setdefault(_key(canvases[k].ids, canvases[k].free), []).append(k)
+            left.add(k)
+
+    def find(given: torch.Tensor, free: torch.Tensor) -> tuple[int, Canvas]:
+        same = alike.get(_key(given, free), [])
+        row = next((k for k in same if k in left), None)
+        if row is None and not same and left:
+            row = max(sorted(left), key=lambda k: _agreement(canvases[k], given, free))
+        if row is None:
+            among = [canvases[k] for k in same] or canvases
+            return next(more), max(among, key=lambda one: _agreement(one, given, free))
+        left.remove(row)
+        return row, canvases[row]
 
     def casting(state: State) -> list[tuple[int, Canvas]]:
         if not canvases:
-            for k, (text, form) in enumerate(zip(texts, forms, strict=True)):
-                canvases.append(canvas.holed(text, pipe.model, None if form is None else get_form(form), verse=pipe.verse))
-                left.setdefault(_key(canvases[k].ids, canvases[k].free), []).append(k)
-        cast = []
-        for given, free in zip(state.given.cpu(), state.free.cpu(), strict=True):
-            queue = left.get(_key(given, free), [])
-            if queue:
-                row = queue.pop(0)
-                cast.append((row, canvases[row]))
-            else:
-                cast.append((next(more), max(canvases, key=lambda one: _agreement(one, given, free))))
-        return cast
+            start()
+        return [find(*row) for row in zip(state.given.cpu(), state.free.cpu(), strict=True)]
 
     return casting
 

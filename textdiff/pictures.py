@@ -33,7 +33,7 @@ FAMILY = (
 
 @dataclass(frozen=True)
 class Box:
-    """A filled rectangle with corners of radius `round`."""
+    """A filled rectangle with corners of radius `round`, and what a browser says of it."""
 
     x: float
     y: float
@@ -41,6 +41,7 @@ class Box:
     height: float
     fill: str
     round: float = 0
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def _one_map(detail: Detailed) -> Scene:
         x, y, width = column * UNIT, row * (ROW + 6), wide * UNIT
         right, below = max(right, x + width), max(below, y + ROW)
         if piece.nats is not None:
-            shapes.append(Box(x + 1, y, width - 2, ROW, colour(piece.nats), 3))
+            said = f"{piece.text}: {piece.nats:.2f} nats; likeliest: {piece.best}"
+            shapes.append(Box(x + 1, y, width - 2, ROW, colour(piece.nats), 3, said))
         if piece.text.strip():
             fill = INK if piece.nats is None else ink(piece.nats)
             shapes.append(Label(x + width / 2, y + 19, piece.text, SIZE if cell_len(piece.text[0]) == 2 else 22, fill))
@@ -143,7 +145,7 @@ def _broken(piece: Any) -> Iterator[Any]:
 
 def _moved(shape: Box | Label, x: float, y: float) -> Box | Label:
     if isinstance(shape, Box):
-        return Box(shape.x + x, shape.y + y, shape.width, shape.height, shape.fill, shape.round)
+        return Box(shape.x + x, shape.y + y, shape.width, shape.height, shape.fill, shape.round, shape.title)
     return Label(shape.x + x, shape.y + y, shape.text, shape.size, shape.fill, shape.left)
 
 
@@ -164,6 +166,7 @@ def svg_head(width: float, height: float) -> str:
 def svg_shape(shape: Box | Label, inner: str = "", more: str = "") -> str:
     """A shape, with `inner` elements and `more` attributes."""
     if isinstance(shape, Box):
+        inner += f"<title>{escape(printable(shape.title))}</title>" if shape.title else ""
         rounding = f' rx="{shape.round:g}"' if shape.round else ""
         place = f'x="{shape.x:g}" y="{shape.y:g}" width="{shape.width:g}" height="{shape.height:g}"{rounding}'
         return f'<rect {place} fill="{shape.fill}"{more}' + (f">{inner}</rect>" if inner else "/>")
@@ -289,7 +292,15 @@ FOLDERS = (
     "~/Library/Fonts",
     "C:/Windows/Fonts",
 )
-NAMES: tuple[str, ...] = ("NotoSerifCJK", "NotoSansCJK", "SourceHanSerif", "SourceHanSans", "Songti", "PingFang", "STHeiti")
+NAMES: tuple[str, ...] = (
+    "NotoSerifCJK",
+    "NotoSansCJK",
+    "SourceHanSerif",
+    "SourceHanSans",
+    "Songti",
+    "PingFang",
+    "STHeiti",
+)
 NAMES += ("Hiragino", "simsun", "msyh", "simhei", "wqy", "uming", "ukai", "DroidSansFallback")
 LATIN = ("DejaVuSansMono.ttf", "LiberationMono-Regular.ttf", "Menlo.ttc", "consola.ttf", "cour.ttf")
 

@@ -75,14 +75,16 @@ def shots(frames: Iterable[Framed]) -> Iterator[Shot]:
     """The frames of `Pipeline.stream`, with what is new in each."""
     before: Sequence[str] = ()
     for frame in frames:
-        yield shot(range(len(frame.texts)), frame, before)
+        yield shot(range(len(frame.texts)), frame.texts, frame.level, frame.forwards, before)
         before = frame.texts
 
 
-def shot(rows: Iterable[int], frame: Framed, before: Sequence[str] = ()) -> Shot:
-    """A frame whose texts are these `rows` of the run, one frame after the texts `before`."""
-    new = tuple(changed(old, text) for old, text in zip(before or frame.texts, frame.texts, strict=True))
-    return Shot(tuple(rows), tuple(frame.texts), frame.level, tuple(frame.forwards), new)
+def shot(
+    rows: Iterable[int], texts: Sequence[str], level: float, forwards: Sequence[int], before: Sequence[str] = ()
+) -> Shot:
+    """These `rows` of the run, one step after they were the texts `before`."""
+    new = tuple(changed(old, text) for old, text in zip(before or texts, texts, strict=True))
+    return Shot(tuple(rows), tuple(texts), level, tuple(forwards), new)
 
 
 # -- on file --------------------------------------------------------------------------------------------------------------

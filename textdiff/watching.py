@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from textdiff.heat import Piece, colour, ink, pieces
+from textdiff.heat import TOP, Piece, colour, ink, pieces
 from textdiff.trace import HOLE, Onlooker, Shot
 
 WIDE_HOLE = "・"  # a full-width sign in every terminal, which □ is not
@@ -58,11 +58,13 @@ def side_by_side(shot: Shot, width: int, height: int) -> Table:
         else 2
     )
     shown = min(len(shot.texts), abreast * max(1, (height - 1) // tall))
-    grid = Table.grid(padding=(0, GAP, 1, 0), pad_edge=False)
+    grid = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
     for _ in range(min(abreast, shown)):
         grid.add_column(width=widest, overflow="fold")
     cells = [marked(t, new) for t, new in zip(shot.texts[:shown], shot.changed, strict=False)]
     for first in range(0, shown, abreast):
+        if first:
+            grid.add_row()
         grid.add_row(*cells[first : first + abreast])
     more = len(shot.texts) - shown
     line = f"{1 - shot.level:4.0%} written, {max(shot.forwards)} forwards" + (
@@ -90,7 +92,7 @@ def watching(stream: TextIO, delay: float = 0.0, console: Console | None = None)
 
 def coloured(detail: Any, stream: TextIO, console: Console | None = None) -> None:
     """Writes a text with every character on the colour of its nats (`Pipeline.detail`), and the scale below it."""
-    console = Console(file=stream, highlight=False, soft_wrap=True) if console is None else console
+    console = _many_colours(stream) if console is None else console
     text = Text()
     for piece in pieces(detail):
         text.append(piece.text, style=_style(piece))
@@ -99,13 +101,17 @@ def coloured(detail: Any, stream: TextIO, console: Console | None = None) -> Non
 
 def scale(stream: TextIO, console: Console | None = None) -> None:
     """Writes what the colours mean."""
-    from textdiff.heat import TOP
-
-    console = Console(file=stream, highlight=False) if console is None else console
+    console = _many_colours(stream) if console is None else console
     text = Text("nats given all the others: ")
     for nats in range(0, TOP + 1, 2):
         text.append(f" {nats}{'+' if nats == TOP else ''} ", style=f"{ink(nats)} on {colour(nats)}")
     console.print(text, soft_wrap=True)
+
+
+def _many_colours(stream: TextIO) -> Console:
+    """A console of 256 colours at least, which hardly a terminal lacks, whatever it says of itself."""
+    console = Console(file=stream, highlight=False)
+    return Console(file=stream, highlight=False, color_system="256") if console.color_system == "standard" else console
 
 
 def _style(piece: Piece) -> str:
