@@ -29,8 +29,8 @@ def of(tone: str, group: str | None = None) -> list[str]:
     ]
 
 
-PLAIN = {"p": [c for c in of("p") if c not in of("p", "东")], "z": of("z")}
 RHYMES = of("p", "东")
+PLAIN = {"p": [c for c in of("p") if c not in set(RHYMES)], "z": of("z")}
 
 
 def written(lines: list[str], rhyme_first: bool = False) -> str:
@@ -205,7 +205,7 @@ def test_a_small_deviation_is_told_with_its_answer(lower, answered):
 @pytest.mark.parametrize("width", [5, 7])
 def test_three_equal_tones_at_the_end_are_told(width):
     form = WUJUE if width == 5 else QIJUE
-    level = check(poem("aBbA", form, line4="pzppp" if width == 5 else "ppzzppp"[:2] + "pzppp"))
+    level = check(poem("aBbA", form, line4="pzppp" if width == 5 else "pppzppp"))
     assert level.verdict == "ok" and finding(level, "三平尾").places == tuple(
         (4, i) for i in (width - 2, width - 1, width)
     )
@@ -225,9 +225,9 @@ def test_a_word_of_another_group_is_out_of_rhyme_and_may_be_a_neighbour():
 def test_a_first_line_may_rhyme_with_a_neighbour_and_is_told_if_with_none():
     good = poem("ABbA", WUJUE)
     near = check(changed(good, 1, 5, of("p", "冬")[0]))
-    assert near.verdict == "ok" and near.rhyme.first and near.findings == ()
+    assert near.verdict == "ok" and near.rhyme.first and near.findings == () and near.rhyme.opening.groups == ("平冬",)
     far = check(changed(good, 1, 5, of("p", "阳")[0]))
-    assert far.verdict == "ok" and far.rhyme.first is False and names(far) == {"首句"}
+    assert far.verdict == "ok" and far.rhyme.first is False and names(far) == {"首句"} and far.rhyme.opening is None
     assert not finding(far, "首句").breaks
 
 
@@ -510,6 +510,13 @@ def test_the_text_output_shows_where_and_why(run):
     assert any(row.startswith("拗句") for row in rows) and "\x1b" not in out
     assert "\x1b[31m" in checker.describe(check(WRONG), colours=True)
     assert "2:2 看  去翰 or 平寒" in run(OPEN)[1]
+
+
+@pytest.mark.parametrize("terminal, no_color, painted", [(True, "", True), (True, "1", False), (False, "", False)])
+def test_colours_are_for_terminals_that_want_them(run, monkeypatch, terminal, no_color, painted):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert ("\x1b[" in run(WRONG)[1]) is painted
 
 
 def test_checking_a_text_loads_no_torch():

@@ -120,7 +120,7 @@ class Rhyme:
     oblique: str | None  # an oblique group that holds them all, where no level one does: old style
     first: bool | None  # whether the first line rhymes with them, in the group or its class; None if unknown
     words: tuple[RhymeWord, ...]  # the even lines'
-    opening: RhymeWord  # the first line's; its verdict is 'ok' where it need not rhyme
+    opening: RhymeWord | None  # the first line's, where it rhymes or may
 
 
 @dataclass(frozen=True)
@@ -568,7 +568,7 @@ class _Check:
             oblique=None if group else oblique,
             first=next(iter(first)) if len(first) == 1 else None,
             words=tuple(self._word(k, truth) for k, truth in judged),
-            opening=self._word(0, True),
+            opening=self._word(0, True if first == {True} else None) if True in first or None in first else None,
         )
         return rhyme, judged, True if True in first else None if None in first else False
 
@@ -578,7 +578,7 @@ class _Check:
     def _first_line(self, types: str, rhyme: Rhyme) -> None:
         if types[0].isupper() and rhyme.first is False and rhyme.name:
             end = (0, len(self.lines[0]) - 1)
-            groups = " ".join(map(verse.rhyme_name, rhyme.opening.groups)) or "no level group"
+            groups = " ".join(map(verse.rhyme_name, sorted(_level(self.choices[0][-1]))))
             words = f"line 1 ends level with {self.lines[0][-1]} ({groups}), but does not rhyme in {rhyme.name}"
             self._find("首句", True if self.tones[0][-1] == "p" else None, [end], words)
         if rhyme.first and self.lines[0][-1] in [word.character for word in rhyme.words]:
@@ -640,7 +640,6 @@ _SIGNS = {"level": "平", "oblique": "仄", "either": "中", "unknown": "？"}
 _WANTED = {"p": "平", "z": "仄", "free": "・", None: "　"}
 _MARKS = {"broken": "Ｘ", "unknown": "？", "ok": "　"}
 _COLOURS = {"broken": "31", "unknown": "33", "rescued": "36"}
-_SAYS = {"ok": "keeps its strict form", "broken": "breaks its strict form", "unknown": "depends on readings"}
 
 
 def describe(report: Report, *, colours: bool = False) -> str:
@@ -654,10 +653,15 @@ def describe(report: Report, *, colours: bool = False) -> str:
 
     form = verse.FORMS.get(report.form or "")
     rhyme = report.rhyme.name if report.rhyme else None
-    verdict = report.verdict
+    verdict = report.verdict or ""
+    says = {
+        "ok": "keeps its strict form",
+        "broken": "breaks its strict form",
+        "unknown": f"nothing broken, {len(report.decide)} reading{'s' * (len(report.decide) > 1)} to decide",
+        "": "has no tonal template",
+    }
     parts = [form.chinese if form else report.form or "no form", report.sequence, rhyme]
-    said = "has no tonal template" if verdict is None else paint(_SAYS[verdict], verdict)
-    rows = [f"{' · '.join(part for part in parts if part)}: {said}"]
+    rows = [f"{' · '.join(part for part in parts if part)}: {paint(says[verdict], verdict)}"]
     saved = {
         finding.places[-1 if finding.name == "特拗" else 0] for finding in report.findings if finding.name in _SAVED
     }
