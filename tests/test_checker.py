@@ -231,6 +231,19 @@ def test_a_first_line_may_rhyme_with_a_neighbour_and_is_told_if_with_none():
     assert not finding(far, "首句").breaks
 
 
+def test_a_first_line_does_not_end_with_the_rhyme_word_of_another():
+    good = poem("ABbA", WUJUE)
+    report = check(changed(good, 1, 5, good[-1]))
+    assert report.verdict == "ok" and finding(report, "首句").places == ((1, 5), (4, 5))
+
+
+def test_between_two_groups_the_first_line_decides():
+    good, east, sun = poem("ABbA", WUJUE), of("p", "东")[0], of("p", "阳")
+    text = changed(changed(good, 2, 5, east), 4, 5, sun[0])
+    assert check(changed(text, 1, 5, sun[1])).places() == ((2, 5),)
+    assert check(text).places() == ((4, 5),)
+
+
 def test_a_rhyme_word_twice_breaks_the_form():
     good = poem("aBbA", WULV)
     report = check(changed(good, 8, 5, good.split("\n")[1][-1]))
@@ -292,6 +305,7 @@ def test_at_a_rhyme_word_one_reading_has_tone_and_group_at_once():
     rhyming = changed(changed(text, 2, 5, of("p", group)[0]), 4, 5, "看")
     report = check(rhyming)
     assert (report.broken, report.unknown, report.places("unknown")) == (False, True, ((4, 5),))
+    assert report.rhyme.neighbours is None and report.rhyme.verdict == "unknown"
     assert report.decide[0].options == ("去翰", "平寒") and set(report.decide[0].matters) >= {"rhyme", "tone"}
     assert check(rhyming, pronounce={"4:5": "平"}).verdict == "ok"
     assert check(rhyming, pronounce={20: verse.Reading("平", "寒")}).verdict == "ok"
@@ -317,6 +331,11 @@ def test_the_end_of_the_first_line_may_stay_open():
         report = check(changed(poem(opening, WUJUE), 1, 5, "看"))
         assert report.verdict == "ok" and [one.matters[0] for one in report.decide] == ["首句入韵"]
         assert report.first_rhymes is False  # 寒 does not rhyme with 东
+        text, words = report.text, of("p", "寒")
+        for k in (2, 4):
+            text = changed(text, k, 5, words[k])
+        rhyming = check(text)
+        assert rhyming.verdict == "ok" and rhyming.first_rhymes is True and rhyming.rhyme.first is None
 
 
 def test_verdicts_are_those_of_all_choices_of_readings():

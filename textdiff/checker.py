@@ -353,10 +353,10 @@ def _rescued(tones: Sequence[str], types: str) -> list[list[Truth]]:
 def _types(tones: Sequence[str], rhymes: Truth) -> tuple[str, bool]:
     """The line types of the best sequence, and whether the first line's end is open to both of its two openings."""
 
-    def misses(opening: str) -> tuple[int, int, int]:
+    def misses(opening: str) -> tuple[int, int]:
         types = verse.line_types(opening, len(tones))
         rescued, plain = ([truth for line in met(tones, types) for truth in line] for met in (_rescued, _plain))
-        return rescued.count(False), plain.count(False), rescued.count(None)
+        return rescued.count(False), plain.count(False)
 
     best = min(verse.SEQUENCES, key=misses)
     if tones[0][-1] != "?":
