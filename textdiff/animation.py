@@ -79,6 +79,8 @@ def _cel(text: str, new: Sequence[int], level: float, forwards: int) -> Cel:
 
 def first(trace: Trace, n: int) -> Trace:
     """The trace of the first n texts alone."""
+    if n < 1:
+        raise ValueError(f"n is {n}; it must be at least 1")
     kept = []
     for shot in trace.shots:
         at = [k for k, row in enumerate(shot.rows) if row < n]
@@ -95,10 +97,16 @@ def first(trace: Trace, n: int) -> Trace:
 def html(trace: Trace, delay: float = 0.25) -> str:
     """A page with the trace in it (JSON in the element `trace`), a play button and a slider."""
     cels(trace)  # says what is wrong with it
+    _check_delay(delay)
     lines: list[Mapping[str, Any]] = [trace.header, *map(asdict, trace.shots)]
     page = resources.files("textdiff").joinpath("assets/animation.html").read_text(encoding="utf-8")
     head, middle, tail = page.split("/*data*/")
     return head + _inert(lines) + middle + _inert({"delay": delay, "rest": REST, "hole": HOLE}) + tail
+
+
+def _check_delay(delay: float) -> None:
+    if not 0.02 <= delay < 3600:
+        raise ValueError(f"delay is {delay}; it must be a number of seconds, at least 0.02")
 
 
 def _inert(value: Any) -> str:
@@ -167,12 +175,13 @@ def scenes(trace: Trace) -> Iterator[Scene]:
 
 def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
     """One frame a state and one for the end, repeated for ever; `font` as in `pictures.find_font`."""
+    _check_delay(delay)
     pictures = list(scenes(trace))
     texts = [text for film in trace.films().values() for text, *_ in film]
     face: Face = find_font("".join(texts).replace(HOLE, "") + "0123456789 forwards", font)
     frames = [drawn(scene, Fonts(face)).quantize(48) for scene in pictures]
     stream = io.BytesIO()
-    times = [max(20, round(1000 * delay))] * (len(frames) - 1) + [max(round(1000 * REST), 20)]
+    times = [round(1000 * delay)] * (len(frames) - 1) + [round(1000 * REST)]
     frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1)
     return stream.getvalue()
 
@@ -183,6 +192,7 @@ def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
 def svg(trace: Trace, delay: float = 0.25) -> str:
     """Every sign is an element that is visible for its time; a viewer that moves nothing shows the finished texts."""
     films = cels(trace)
+    _check_delay(delay)
     stage = _stage(films)
     clock = Clock(len(films[0]), delay)
     lines = [svg_head(stage.width, stage.height)]

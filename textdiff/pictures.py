@@ -239,7 +239,7 @@ def _font(face: Face, size: int) -> Any:
 
 def find_font(text: str, path: str | None = None) -> Face:
     """A font with the characters of `text`: the file at `path`, or one of the system's.  ValueError if there is none."""
-    wanted = sorted({c for c in text if not c.isspace() and c.isprintable()})
+    wanted = [c for c in dict.fromkeys(text) if not c.isspace() and c.isprintable()]
     if path is not None:
         try:
             lacking = _lacking(Face(path), wanted)

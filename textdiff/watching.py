@@ -67,18 +67,18 @@ def side_by_side(shot: Shot, width: int, height: int) -> Table:
             grid.add_row()
         grid.add_row(*cells[first : first + abreast])
     more = len(shot.texts) - shown
-    line = f"{1 - shot.level:4.0%} written, {max(shot.forwards)} forwards" + (
-        f"; {more} more not shown" if more else ""
-    )
+    line = f"{1 - shot.level:4.0%}, {max(shot.forwards)} forwards" + (f", {more} more" if more else "")
     whole = Table.grid()
     whole.add_row(grid)
-    whole.add_row(Text(line, style="dim"))
+    whole.add_row(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
     return whole
 
 
 @contextlib.contextmanager
 def watching(stream: TextIO, delay: float = 0.0, console: Console | None = None) -> Iterator[Onlooker]:
     """A live display on the terminal that `stream` is, gone at the end; `delay` seconds between two states."""
+    if not 0 <= delay < math.inf:
+        raise ValueError(f"delay is {delay}; it must be a number of seconds, at least 0")
     console = Console(file=stream) if console is None else console
     options: dict[str, Any] = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
     with Live(console=console, transient=True, vertical_overflow="crop", **options) as live:

@@ -1,0 +1,401 @@
+"""Heat maps and animations, read back: what they show is what was recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageChops
+from tiny import QUATRAIN, poem_model, saved, sentence_model, window_model
+
+from textdiff import animation, cli, heat, pictures, trace
+from textdiff.pipeline import Pipeline
+from textdiff.trace import Shot, Trace
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Detail:
+    """What is read of a detailed score."""
+
+    text: str
+    characters: tuple[str, ...]
+    nats: tuple[float, ...]
+    best: tuple[str, ...]
+    form: str | None = None
+
+
+def detail(text: str, characters, form: str | None = None) -> Detail:
+    nats = tuple(k * 0.5 for k in range(len(characters)))
+    return Detail(text, tuple(characters), nats, tuple(reversed(characters)), form)
+
+
+POEM = detail(QUATRAIN, [c for c in QUATRAIN if c not in "，。\n"], "wuyan-jueju")
+UGLY = "a <b>&\"'\n</script><!--"
+LATIN = detail(UGLY, UGLY)
+PIECES = detail("The cats ran.", ("the", "cat", "##s", "ran", "."))
+LOST = detail("a strange thing", ("[UNK]", "thing"))
+
+# -- nats -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one", [POEM, LATIN, PIECES], ids=["poem", "latin", "pieces"])
+def test_pieces_are_the_text_cut_at_its_characters(one):
+    cut = heat.pieces(one)
+    assert "".join(piece.text for piece in cut) == one.text
+    told = [piece for piece in cut if piece.nats is not None]
+    assert [piece.nats for piece in told] == list(one.nats) and [piece.best for piece in told] == list(one.best)
+    for piece, name in zip(told, one.characters, strict=True):
+        assert piece.text.lower() == name.removeprefix("##")
+
+
+def test_tokens_that_are_not_in_the_text_are_listed_themselves():
+    assert [(p.text, p.nats) for p in heat.pieces(LOST)] == [("[UNK]", 0), (" ", None), ("thing", 0.5)]
+    unknown = dataclasses.replace(POEM, characters=("[UNK]", *POEM.characters[1:]))  # a poem shows what was written
+    assert "".join(piece.text for piece in heat.pieces(unknown)) == QUATRAIN
+
+
+@given(st.floats(0, 30), st.floats(0, 30))
+def test_more_nats_are_darker_and_can_be_read(one, other):
+    light = [sum(int(heat.colour(nats)[k : k + 2], 16) for k in (1, 3, 5)) for nats in sorted((one, other))]
+    assert light[0] >= light[1] and heat.colour(heat.TOP + one) == heat.colour(heat.TOP)
+    assert heat.ink(0) == "#000000" and heat.ink(heat.TOP) == "#ffffff"
+
+
+def test_a_table_has_a_row_for_each_character_and_counts_as_the_form_does():
+    head, *rows = heat.table(POEM)
+    assert len(rows) == 20 and head.split() == ["line", "place", "nats", "character", "likeliest"]
+    assert rows[6].split() == ["2", "2", "3.00", "是", POEM.best[6]]
+    assert [row.split()[:2] for row in list(heat.table(LATIN))[1:]][7:11] == [
+        ["1", "8"],
+        ["1", "9"],
+        ["2", "1"],
+        ["2", "2"],
+    ]
+    assert "\\n" in list(heat.table(LATIN))[9] and "␣" in list(heat.table(LATIN))[2]
+
+
+# -- heat maps ------------------------------------------------------------------------------------------------------------
+
+
+def drawn_texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_a_heat_map_shows_every_character_on_its_colour():
+    svg = pictures.svg(pictures.heat_map([POEM, LATIN]))
+    root = ElementTree.fromstring(svg)
+    said = [box for box in root.iter(f"{SVG}rect") if box.find(f"{SVG}title") is not None]
+    assert [box.get("fill") for box in said] == [heat.colour(n) for n in (*POEM.nats, *LATIN.nats)]
+    assert said[1].findtext(f"{SVG}title") == f"前: 0.50 nats; likeliest: {POEM.best[1]}"
+    shown = "".join(text for text in drawn_texts(svg) if not re.fullmatch(r"[\d.+]+|mean .*|nats .*", text))
+    assert shown == QUATRAIN.replace("\n", "") + UGLY.replace("\n", "¶").replace(" ", "")
+    size = float(root.get("width")), float(root.get("height"))
+    for box in said:
+        assert 0 <= float(box.get("x")) <= size[0] - float(box.get("width"))
+        assert 0 <= float(box.get("y")) <= size[1] - float(box.get("height"))
+
+
+def test_lines_and_punctuation_stand_as_the_form_has_them():
+    root = ElementTree.fromstring(pictures.svg(pictures.heat_map([POEM])))
+    at = {}
+    for element in root.iter(f"{SVG}text"):
+        at.setdefault(element.text, []).append((float(element.get("x")), float(element.get("y"))))
+    assert at["，"][0][0] == at["，"][1][0] and at["，"][0][1] < at["，"][1][1]
+    assert at["床"][0][1] == at["，"][0][1] == at["霜"][0][1] and at["床"][0][0] < at["，"][0][0] < at["霜"][0][0]
+
+
+def test_no_two_pieces_stand_in_one_place():
+    for text in ("明月x" * 40, "a\n\nb" * 9, "x" * 200):
+        places = [(row, k) for row, column, wide in pictures.grid(text) for k in range(column, column + wide)]
+        assert len(places) == len(set(places)) and max(k for _, k in places) < pictures.WRAP
+
+
+def no_fonts(monkeypatch) -> None:
+    monkeypatch.setattr(pictures, "_system_fonts", lambda wide: iter(()))
+
+
+def has_chinese_font() -> bool:
+    try:
+        pictures.find_font("床前明月光")
+    except ValueError:
+        return False
+    return True
+
+
+def test_pixels_in_latin_need_no_font_of_the_system(monkeypatch):
+    no_fonts(monkeypatch)
+    image = Image.open(io.BytesIO(pictures.png(pictures.heat_map([PIECES]))))
+    assert image.format == "PNG" and len(image.convert("RGB").getcolors(2**20)) > 10
+
+
+@pytest.mark.skipif(not has_chinese_font(), reason="no font with Chinese characters on this system")
+def test_pixels_in_chinese():
+    face = pictures.find_font(QUATRAIN)
+    pixels = [pictures.Fonts(face)(30).getmask(c) for c in "床前明"]
+    assert len({bytes(mask) for mask in pixels}) == 3 and all(mask.getbbox() for mask in pixels)
+    image = Image.open(io.BytesIO(pictures.png(pictures.heat_map([POEM]), face.path)))
+    assert image.size[0] > 600
+
+
+def test_without_a_font_both_ways_out_are_named(monkeypatch, tmp_path):
+    no_fonts(monkeypatch)
+    with pytest.raises(ValueError, match=r"床.*apt install fonts-noto-cjk.*--font FILE"):
+        pictures.png(pictures.heat_map([POEM]))
+    (tmp_path / "font.ttf").write_text("no font")
+    with pytest.raises(ValueError, match=r"cannot be read.*\.ttf"):
+        pictures.find_font("a", str(tmp_path / "font.ttf"))
+    with pytest.raises(ValueError, match="cannot be read"):
+        pictures.find_font("a", str(tmp_path / "none.ttf"))
+
+
+def test_a_font_that_lacks_the_characters_is_refused():
+    font = next(Path("/usr/share/fonts").rglob("DejaVuSans.ttf"), None)
+    if font is None:
+        pytest.skip("needs DejaVu Sans")
+    with pytest.raises(ValueError, match=r"lacks 5 of the 5 characters .*--font FILE"):
+        pictures.find_font("床前明月光", str(font))
+    assert pictures.find_font("moon", str(font)) == pictures.Face(str(font))
+
+
+def test_without_pillow_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    pictures._font.cache_clear()
+    with pytest.raises(ValueError, match=r"textdiff\[plot\]"):
+        pictures.png(pictures.heat_map([PIECES]))
+
+
+# -- animations -----------------------------------------------------------------------------------------------------------
+
+POEMS = Pipeline(poem_model(form="wuyan-jueju"))
+RUN = Trace({"trace": 1, "seeds": [0, 1, 2]}, tuple(trace.shots(POEMS.stream(n=3, steps=4))))
+BATCHES = Trace(
+    {"trace": 1, "model": "</script>"},
+    (
+        Shot((0, 2), ("□b\nc", UGLY), 1.0, (0, 0), ((), ())),
+        Shot((0, 2), ("ab\nc", UGLY), 0.0, (1, 1), ((0,), ())),
+        Shot((1,), ("□□ longer",), 1.0, (0,), ((),)),
+        Shot((1,), ("x□ longer",), 0.5, (1,), ((0,),)),
+        Shot((1,), ("xyz longer",), 0.0, (2,), ((1, 2),)),
+    ),
+)
+WINDOWS = Pipeline(window_model())
+RUNNING = Trace(
+    {"trace": 1}, tuple(trace.shots(WINDOWS.stream(n=2, length=70, process="uniform", sampler="improved", steps=5)))
+)
+TRACES = pytest.mark.parametrize("whole", [RUN, BATCHES, RUNNING], ids=["poems", "batches", "running"])
+
+
+class Data(HTMLParser):
+    """The elements of a page, and what stands in those with an id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self.inside = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside = dict(attrs).get("id") or ""
+
+    def handle_data(self, data):
+        self.texts[self.inside] = self.texts.get(self.inside, "") + data
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+
+@TRACES
+def test_a_page_holds_the_trace_and_needs_nothing_else(whole):
+    page = animation.html(whole, 0.5)
+    read = Data()
+    read.feed(page)
+    lines = json.loads(read.texts["trace"])
+    assert trace.parse("".join(json.dumps(line) + "\n" for line in lines)) == whole
+    assert json.loads(read.texts["settings"]) == {"delay": 0.5, "rest": animation.REST, "hole": "□"}
+    assert [tag for tag, _ in read.tags].count("script") == page.count("<script") == page.count("</script") == 3
+    assert not [a for _, attrs in read.tags for a in attrs if a in ("src", "href", "data") or a.startswith("on")]
+    assert "http" not in page and "url(" not in page and "@import" not in page and "innerHTML" not in page
+
+
+def seen(root: ElementTree.Element, share: float) -> list[tuple[float, float, str]]:
+    """The labels (x, y, text) that can be seen at a share of the time, read as SVG says."""
+    found = []
+    for element in root.iter(f"{SVG}text"):
+        state = element.get("visibility", "visible")
+        move = element.find(f"{SVG}animate")
+        if move is not None:
+            values, times = move.get("values").split(";"), [float(t) for t in move.get("keyTimes").split(";")]
+            assert len(values) == len(times) and times[0] == 0 and times == sorted(times) and times[-1] < 1
+            assert move.get("calcMode") == "discrete" and move.get("repeatCount") == "indefinite"
+            state = [value for value, t in zip(values, times, strict=True) if t <= share][-1]
+        if state == "visible":
+            text = "".join(element.itertext())
+            found.append((float(element.get("y")), float(element.get("x")), text))
+    return sorted(found)
+
+
+@TRACES
+@pytest.mark.parametrize("delay", [0.1, 1.0])
+def test_at_every_time_the_svg_shows_the_texts_of_that_time(whole, delay):
+    root = ElementTree.fromstring(animation.svg(whole, delay))
+    films = whole.films().values()
+    length = max(map(len, films))
+    assert len(set(animation.svg(whole, delay).split("dur=")[1:2])) == 1
+    clock = animation.Clock(length + 1, delay)
+    for time in range(length + 1):
+        share = clock.share(time) + 0.5 * delay / clock.seconds
+        shown = [text for _, _, text in seen(root, share)]
+        texts = [film[min(time, len(film) - 1)] for film in films]
+        expected = "".join(text for text, *_ in texts)
+        glyphs = sorted(c for text in shown if not text.endswith("forwards") for c in text)
+        assert glyphs == sorted(c for c in expected if c.strip() and c != "□")
+        assert sorted(text for text in shown if text.endswith("forwards")) == sorted(f"{t[3]} forwards" for t in texts)
+
+
+def test_a_viewer_that_does_not_move_shows_the_end_in_order():
+    root = ElementTree.fromstring(animation.svg(animation.first(RUN, 1)))
+    still = sorted(
+        (float(e.get("y")), float(e.get("x")), "".join(e.itertext()))
+        for e in root.iter(f"{SVG}text")
+        if e.get("visibility") != "hidden"
+    )
+    assert "".join(text for *_, text in still) == RUN.shots[-1].texts[0].replace("\n", "") + "4 forwards"
+
+
+def test_new_characters_are_marked_for_one_state():
+    root = ElementTree.fromstring(animation.svg(BATCHES, 1.0))
+    marks = [box for box in root.iter(f"{SVG}rect") if box.get("fill") == animation.HOT]
+    assert len(marks) == sum(len(places) for shot in BATCHES.shots for places in shot.changed) == 4
+    for mark in marks:
+        values, times = (mark.find(f"{SVG}animate").get(name).split(";") for name in ("values", "keyTimes"))
+        assert values[-2:] == ["visible", "hidden"] and mark.get("visibility") == "hidden"
+        assert float(times[-1]) - float(times[-2]) == pytest.approx(1 / (3 + animation.REST), abs=1e-4)
+
+
+def test_a_gif_has_a_frame_for_each_state_and_one_for_the_end(monkeypatch):
+    no_fonts(monkeypatch)
+    gif = Image.open(io.BytesIO(animation.gif(RUNNING, 0.1)))
+    assert gif.n_frames == len(RUNNING.shots) + 1 and gif.info["loop"] == 0
+    frames, times = [], []
+    for k in range(gif.n_frames):
+        gif.seek(k)
+        frames.append(gif.convert("RGB"))
+        times.append(gif.info["duration"])
+    assert times == [100] * len(RUNNING.shots) + [2000]
+    for before, after in itertools.pairwise(frames):
+        assert len(after.getcolors(2**20)) > 3 and ImageChops.difference(before, after).getbbox()
+
+
+@pytest.mark.skipif(not has_chinese_font(), reason="no font with Chinese characters on this system")
+def test_a_gif_of_poems():
+    gif = Image.open(io.BytesIO(animation.gif(RUN)))
+    assert gif.n_frames == len(RUN.shots) + 1
+
+
+def test_the_first_texts_of_a_trace():
+    assert animation.first(BATCHES, 3) == BATCHES
+    assert animation.first(BATCHES, 1).films() == {0: BATCHES.films()[0]}
+    with pytest.raises(ValueError, match="n is 0"):
+        animation.first(BATCHES, 0)
+
+
+@pytest.mark.parametrize("make", [animation.html, animation.svg, animation.gif])
+def test_what_cannot_be_shown_is_told(make):
+    with pytest.raises(ValueError, match="no states to show"):
+        make(Trace({}, ()))
+    for delay in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="delay is"):
+            make(BATCHES, delay)
+
+
+# -- the verbs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    path = tmp_path / "t.jsonl"
+    with trace.recording(path, BATCHES.header) as record:
+        for shot in BATCHES.shots:
+            record(shot)
+    return str(path)
+
+
+def test_animate_writes_what_the_name_asks_for(file, capsys, tmp_path, monkeypatch):
+    no_fonts(monkeypatch)
+    for kind, begin in (("html", b"<!DOCTYPE html>"), ("svg", b"<svg"), ("GIF", b"GIF89a")):
+        out = tmp_path / f"x.{kind}"
+        assert cli.main(["animate", file, "--out", str(out), "-n", "2"]) == 0
+        assert out.read_bytes().startswith(begin)
+    assert cli.main(["animate", file, "--out", "x.mp4"]) == 2
+    assert ".html, .svg or .gif" in capsys.readouterr().err
+
+
+def test_animate_names_the_line_that_is_broken(file, capsys, tmp_path):
+    with Path(file).open("a") as stream:
+        stream.write("{}\n")
+    assert cli.main(["animate", file, "--out", str(tmp_path / "x.svg")]) == 2
+    assert "line 7 has no 'rows'" in capsys.readouterr().err and not (tmp_path / "x.svg").exists()
+
+
+def test_animate_loads_no_torch(file, tmp_path):
+    code = (
+        "import sys; from textdiff import cli;"
+        f"assert cli.main(['animate', {file!r}, '--out', {str(tmp_path / 'x.html')!r}]) == 0;"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_detailed_score_in_every_style(tmp_path, capsys, monkeypatch):
+    model = saved(poem_model(form="wuyan-jueju"), tmp_path / "poems")
+    words = ["score", QUATRAIN, "--model", model, "--levels", "1"]
+    (scored,) = POEMS.detail(QUATRAIN)
+    svg = tmp_path / "x.svg"
+    assert cli.main([*words, "--json", "--detail", "--svg", str(svg)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["detail"]["nats"] == pytest.approx(scored.nats, abs=1e-4) and record["characters"] == 20
+    assert record["detail"]["best"] == list(scored.best)
+    assert "床" in drawn_texts(svg.read_text(encoding="utf-8"))
+    assert cli.main([*words, "--detail"]) == 0
+    first, *table = capsys.readouterr().out.splitlines()
+    assert "nats/char" in first and table[:21] == list(heat.table(scored))
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == first + "\n"
+
+    def shown(**environment: str) -> str:
+        with monkeypatch.context() as patch:
+            patch.delenv("NO_COLOR", raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdout", Terminal())
+            assert cli.main([*words, "--detail"]) == 0
+            return sys.stdout.getvalue()
+
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown(TERM="xterm"))
+    assert QUATRAIN in plain and "10+" in plain
+    assert "38;5;" in shown(TERM="xterm", COLORTERM="") and "48;2;" in shown(TERM="xterm", COLORTERM="truecolor")
+    assert "\x1b" not in shown(TERM="xterm", NO_COLOR="1") and "\x1b" not in shown(TERM="dumb")
+
+
+def test_the_likelihood_of_words_is_read_off_the_pipeline():
+    (scored,) = Pipeline(sentence_model()).detail("the cats ran.")
+    assert [p.text for p in heat.pieces(scored) if p.nats is not None] == ["the", "cat", "s", "ran", "."]
