@@ -12,9 +12,9 @@ LEVEL, OBLIQUE, BOTH = "天", "月", "看"
 
 def poem(types: str, width: int, licensed: bool = False) -> list[str]:
     """Lines of 天 and 月 that keep the given line types exactly; free positions take a character of both tones."""
-    patterns = dict(verse._TYPES, **({"b": verse._LICENSED_B} if licensed else {}))
+    patterns = dict(verse.TYPES, **({"b": verse.LICENSED_B} if licensed else {}))
     sign = {"p": LEVEL, "z": OBLIQUE, "·": BOTH}
-    return ["".join(sign[mark] for mark in verse._pattern(patterns[kind], width)) for kind in types]
+    return ["".join(sign[mark] for mark in verse.widened(patterns[kind], width)) for kind in types]
 
 
 @pytest.mark.parametrize("form", verse.FORMS.values(), ids=lambda form: form.name)

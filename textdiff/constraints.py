@@ -38,7 +38,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ class Law:
     following: Tensor  # (width, S, 4) index of the state after a letter
     kept: Tensor  # (lines, S) sequences that a line in a final state keeps, as bits
     patterns: Tensor  # (sequences, lines) patterns of a line, as bits
+    marks: Tensor  # (patterns, width) what each asks: 0 anything, 1 level, 2 oblique
     rhyming_first: int  # sequences whose first line rhymes, as bits
     words: tuple[int, ...]  # positions of the rhyme words; () without rhyme
     first: int | None  # position of the last token of the first line, where (3) is asked
@@ -146,6 +147,7 @@ class Rhymes:
     pair_token: Tensor  # (N,) index into tokens …
     pair_set: Tensor  # (N,) … and a set of groups that it stands in
     sign: Tensor  # (K,) (−1)^{|G|+1}
+    size: Tensor  # (K,) |G|
     member: Tensor  # (C, K) bool
     level_only: Tensor  # (C,) bool: no oblique reading
 
@@ -206,6 +208,7 @@ def law(
         following=torch.tensor(following, device=device),
         kept=torch.tensor(kept, device=device),
         patterns=torch.tensor(patterns, device=device),
+        marks=torch.tensor([["·pz".index(mark) for mark in pattern] for pattern in listed], device=device),
         rhyming_first=sum(1 << s for s, rhymes in enumerate(rhyming_first) if rhymes),
         words=tuple(words),
         first=tied,
@@ -217,18 +220,18 @@ def law(
 
 def _rhymes(groups: Sequence[frozenset[str]], letter: Tensor, writable: Tensor, enough: int) -> Rhymes:
     can = writable.tolist()
-    sizes: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for k, held in enumerate(groups):
         for group in held:
-            sizes[group] = sizes.get(group, 0) + can[k]
-    large = {group for group, size in sizes.items() if size >= enough}
+            counts[group] = counts.get(group, 0) + can[k]
+    large = {group for group, n in counts.items() if n >= enough}
     tokens = [k for k, held in enumerate(groups) if held & large]
     numbers: dict[tuple[str, ...], int] = {}
     pairs = []
     for place, k in enumerate(tokens):
         own = sorted(groups[k] & large)
-        for size in range(1, len(own) + 1):
-            for chosen in itertools.combinations(own, size):
+        for n in range(1, len(own) + 1):
+            for chosen in itertools.combinations(own, n):
                 pairs.append((place, numbers.setdefault(chosen, len(numbers))))
     device = letter.device
     index = torch.tensor(tokens, dtype=torch.long, device=device)
@@ -237,15 +240,20 @@ def _rhymes(groups: Sequence[frozenset[str]], letter: Tensor, writable: Tensor, 
     member[pair_token, pair_set] = True
     place_of = torch.full((len(groups),), len(tokens), device=device)
     place_of[index] = torch.arange(len(tokens), device=device)
-    sign = torch.tensor([(-1.0) ** (len(chosen) + 1) for chosen in numbers], dtype=torch.float64, device=device)
-    return Rhymes(index, place_of, pair_token, pair_set, sign, member, letter[index] == P)
+    size = torch.tensor([len(chosen) for chosen in numbers], device=device)
+    return Rhymes(
+        index, place_of, pair_token, pair_set, 1.0 - 2.0 * (1 - size % 2).double(), size, member, letter[index] == P
+    )
 
 
 # -- the prediction -------------------------------------------------------------------------------------------------------
 
 
-def constrained(predictor: Predictor, law: Law) -> Predictor:
-    """`predictor` of a mask process, its predictions restricted to `law`.  It is asked at what the draw depends on, too."""
+def constrained(predictor: Predictor, law: Law, weigh: bool = False) -> Predictor:
+    """`predictor` of a mask process, its predictions restricted to `law`.  It is asked at what the draw depends on, too.
+
+    The steps' log-weights are worked out if `weigh`; else they are 0.
+    """
 
     def predict(
         x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
@@ -255,7 +263,7 @@ def constrained(predictor: Predictor, law: Law) -> Predictor:
             asked = torch.zeros_like(asked).index_put(at, torch.tensor(True, device=x_t.device))
         read = positions_of(law.coupled(x_t, asked & (x_t == law.unread)) | asked)
         base = predictor(x_t, t, at=read, condition=condition, previous=previous)
-        return Restricted(base, law, asked, base.known)
+        return Restricted(base, law, asked, base.known, weigh)
 
     return predict
 
@@ -268,13 +276,16 @@ class Restricted:
     law: Law
     asked: Tensor  # (B, L) bool
     shown: Tensor
+    weigh: bool = True
 
     @property
     def known(self) -> Tensor:
         return self.base.known
 
     def pin(self, x: Tensor, where: Tensor) -> Restricted:
-        return Restricted(self.base.pin(x, where), self.law, self.asked & ~where, torch.where(where, x, self.shown))
+        return replace(
+            self, base=self.base.pin(x, where), asked=self.asked & ~where, shown=torch.where(where, x, self.shown)
+        )
 
     def select(self, where: Tensor, known: Tensor | None = None) -> Restricted:
         """The law of the tokens at `where` (B, L) bool alone."""
@@ -294,17 +305,20 @@ class Restricted:
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 ~ q_C, (B, L)."""
-        return self._tables().draw(rng)
+        return self._tables.draw(rng)
 
     def log_weight(self, x: Tensor) -> Tensor:
         """(7) of a step that put x's tokens at the asked positions, (B,) float64, nats."""
-        tables = self._tables()
+        if not self.weigh:
+            return self.base.log_weight(x)
+        tables = self._tables
         return tables.log_mass() - tables.with_tokens(x).log_mass()
 
     def log_mass(self) -> Tensor:
         """log Z of (4), up to factors of positions that nothing asked depends on, (B,) float64."""
-        return self._tables().log_mass()
+        return self._tables.log_mass()
 
+    @cached_property
     def _tables(self) -> _Tables:
         law, (rows, positions) = self.law, self.base.at
         logits = self.base.logits()

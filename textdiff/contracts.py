@@ -31,6 +31,7 @@ class State:
     condition: Any  # whatever the predictor is told beside x_t; handed on untouched
     x0: Tensor  # (B, L) the draft as far as it was drawn
     forwards: Tensor  # (B,) predictor evaluations spent on each row
+    log_weight: Tensor  # (B,) nats: how much likelier the row's draws are under the prediction without constraints
 
 
 class Prediction(Protocol):
@@ -41,6 +42,9 @@ class Prediction(Protocol):
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 ~ q, (B, L)."""
+
+    def log_weight(self, x: Tensor) -> Tensor:
+        """What taking x's (B, L) tokens adds to `State.log_weight`, (B,) float64: 0 but for a constrained prediction."""
 
 
 class Predictor(Protocol):

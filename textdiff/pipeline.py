@@ -18,7 +18,8 @@ import operator
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -27,26 +28,35 @@ from torch import Tensor
 
 from textdiff import canvas
 from textdiff.canvas import Canvas
+from textdiff.constraints import Law, Restricted, constrained
 from textdiff.contracts import Predictor, Process, State
 from textdiff.levels import count_levels, even_levels
 from textdiff.likelihood import nelbo, ratio
+from textdiff.predictions import positions_of
 from textdiff.predictors.fast_float32 import fast_float32
 from textdiff.predictors.folder import ModelError, TextModel
-from textdiff.predictors.shaping import banned, nucleus, tempered
+from textdiff.predictors.shaping import allowed, banned, guided, nucleus, tempered
 from textdiff.processes import PROCESSES
+from textdiff.prosody import Prosody, check_given, kept_to, pattern_of, place_keyword, preferred, verse_law
 from textdiff.resolve import attribute, unknown
 from textdiff.rng import Rng, example_seed
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import sweep_levels
 from textdiff.samplers.loop import sample
-from textdiff.verse import Form, get_form, guess_form, split_at_punctuation
+from textdiff.samplers.particles import resampled
+from textdiff.tokenization import title_characters
+from textdiff.verse import FORMS, Form, get_form, guess_form, regulated, split_at_punctuation
 
 FIRST_CHOICE = {"mask": "improved", "replacement": "edit", "redraw": "improved", "uniform": "improved"}
 FILE_LEVELS = 8  # stratified levels of each text of a file
 REPEATS = 4  # of a single text's every level
+MERIT_LEVELS = 16  # of a candidate of best-of
+STAGE = 1 << 16  # the stream that keywords and patterns are drawn from, before a chain begins
 
 Callback = Callable[[State], object]
 Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
+Told = str | Sequence[str | None] | None  # what the network is told of all texts, or of each
+CONDITIONS = ("title", "dynasty")
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,8 @@ class Output:
     steps: int | None  # None: one position at a time
     temperature: float
     top_p: float | None
-    forwards: int  # predictor evaluations
+    forwards: int  # predictor evaluations, all candidates and particles together
+    log_weight: float | None  # of the chain under strict prosody, where particles were asked for
     model: str
 
 
@@ -78,6 +89,19 @@ class Score:
     bits_per_char: float
     characters: int
     unknown: int  # of these, outside the vocabulary
+    model: str
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How likely each character (token) of a text is, given all the others; its fields are the keys of a JSON line."""
+
+    text: str
+    form: str | None
+    characters: tuple[str, ...]
+    nats: tuple[float, ...]  # −log q(character | the others)
+    best: tuple[str, ...]  # the likeliest character there
+    best_nats: tuple[float, ...]
     model: str
 
 
@@ -101,6 +125,15 @@ class How(TypedDict, total=False):
     options: Mapping[str, float] | None  # the sampler's own (`textdiff samplers` names them)
     dynasty: str | None  # tang or song
     title: str | None
+    guidance: float | None  # how far towards title and dynasty; 1 is as trained
+    prosody: str | None  # strict, prefer, prefer:WEIGHT or off, for tones and rhyme together
+    tones: str | None  # the same, or a pattern: 平起首句入韵, 仄起
+    rhyme: str | None  # the same, or a group: 七阳
+    avoid: str | Sequence[str] | None  # guping (孤平), sanpingwei (三平尾)
+    no_repeat: bool | None  # no character twice
+    keyword: str | None  # characters that stand together in some line, where the model would have them
+    particles: int | None  # chains a text, resampled by their weights under strict prosody
+    best_of: int | None  # candidates a text, of which the best is given
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +148,11 @@ class Plan:
     temperature: float
     top_p: float | None
     told: Mapping[str, str | None]  # what the network is told: title, dynasty
+    guidance: float
+    prosody: Prosody
+    keyword: str | None
+    particles: int | None
+    best_of: int
 
     def levels(self, n: Tensor) -> Iterator[Any]:
         """The levels that rows of n (B,) free positions walk, all n alike."""
@@ -126,6 +164,17 @@ class Plan:
         yield from count_levels(n, self.steps)
         if self.sampler == "gibbs":
             yield from sweep_levels(n, round(self.options["sweeps"] * int(n.max())))
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A batch, and what it is drawn with."""
+
+    given: Tensor
+    free: Tensor
+    predictor: Predictor
+    process: Process
+    condition: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,18 +208,29 @@ class Pipeline:
         *,
         generator: torch.Generator | None = None,
         length: int | None = None,
+        acrostic: str | None = None,
+        acrostic_end: str | None = None,
+        acrostic_diagonal: str | None = None,
+        template: str | None = None,
+        script: str | None = None,
         batch_size: int = 64,
         callback: Callback | None = None,
         **how: Unpack[How],
     ) -> list[Output]:
         """n new texts, poem k from seed + k; `seed` may be the list of all seeds.
 
-        A model without forms writes `length` tokens.  `options` are the sampler's own (`textdiff samplers` names them).
-        `callback` is called with the state after every step.
+        A model without forms writes `length` tokens, or a form such as lines:4x32.  `options` are the sampler's own
+        (`textdiff samplers` names them).  `callback` is called with the state after every step.
+
+        Given characters: `acrostic` first in the lines, `acrostic_end` last, `acrostic_diagonal` k-th in the k-th ('_' leaves
+        one free); `template` a text with holes, for a couplet the upper line will do.  `script` "simplified" or
+        "traditional" converts what is printed, but for given characters.
         """
         plan = self.plan(**how)
         seeds = _seeds(seed, n, generator)
-        blank = self._blank(form, length)
+        blank = self._blank(
+            form, length, template, script, first=acrostic, last=acrostic_end, diagonal=acrostic_diagonal
+        )
         return self._outputs([blank] * len(seeds), seeds, plan, batch_size, callback)
 
     def fill(
@@ -180,13 +240,17 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         *,
         generator: torch.Generator | None = None,
+        script: str | None = None,
         batch_size: int = 64,
         callback: Callback | None = None,
         **how: Unpack[How],
     ) -> list[Output]:
-        """Each text with its holes (□, _ or [MASK], one token each) drawn jointly; text k from seed + k."""
+        """Each text with its holes (□, _ or [MASK], one token each) drawn jointly; text k from seed + k.
+
+        `script` "simplified" or "traditional" converts what is printed, but for given characters.
+        """
         plan = self.plan(**how)
-        canvases = self._canvases(canvas.holed, texts, form)
+        canvases = [canvas.in_script(c, script) for c in self._canvases(canvas.holed, texts, form)]
         seeds = _seeds(seed, len(canvases), generator)
         return self._outputs(canvases, seeds, plan, batch_size, callback)
 
@@ -199,15 +263,21 @@ class Pipeline:
         *,
         generator: torch.Generator | None = None,
         length: int | None = None,
+        acrostic: str | None = None,
+        acrostic_end: str | None = None,
+        acrostic_diagonal: str | None = None,
+        template: str | None = None,
+        script: str | None = None,
         **how: Unpack[How],
     ) -> Iterator[Frame]:
         """The states of one running batch, from the prior to the texts that `generate` (or `fill`, with `texts`) gives."""
         plan = self.plan(**how)
         if texts is None:
             seeds = _seeds(seed, n, generator)
-            canvases = [self._blank(form, length)] * len(seeds)
+            ends = {"first": acrostic, "last": acrostic_end, "diagonal": acrostic_diagonal}
+            canvases = [self._blank(form, length, template, script, **ends)] * len(seeds)
         else:
-            canvases = self._canvases(canvas.holed, texts, form)
+            canvases = [canvas.in_script(c, script) for c in self._canvases(canvas.holed, texts, form)]
             seeds = _seeds(seed, len(canvases), generator)
         if len({c.shape for c in canvases}) > 1:
             raise ValueError("the texts differ in length or number of holes; stream texts of one shape at a time")
@@ -218,6 +288,8 @@ class Pipeline:
         texts: str | Iterable[str],
         form: Forms = None,
         *,
+        title: Told = None,
+        dynasty: Told = None,
         process: str | None = None,
         levels: int | None = None,
         repeats: int = REPEATS,
@@ -227,6 +299,7 @@ class Pipeline:
     ) -> list[Score]:
         """The bound of each text, averaged over `repeats` runs of every level (or `levels` stratified ones).
 
+        `title` and `dynasty` are told to the network, one for all texts or one for each.
         The standard error is that of the average.  A text's score does not depend on the texts beside it.  `callback` is
         called with the number of texts done.
         """
@@ -235,7 +308,8 @@ class Pipeline:
         _at_least("repeats", repeats, 1)
         canvases = self._canvases(canvas.whole, texts, form)
         runs = [example_seed(seed, k) for k in range(repeats)]
-        nats = self._bounds(canvases, [runs] * len(canvases), name, levels, batch_size, callback)
+        told = {"title": _each("title", title, canvases), "dynasty": _each("dynasty", dynasty, canvases)}
+        nats = self._bounds(canvases, [runs] * len(canvases), name, levels, batch_size, callback, told)
         return [self._score(c, row, name) for c, row in zip(canvases, nats, strict=True)]
 
     def evaluate(
@@ -245,12 +319,14 @@ class Pipeline:
         process: str | None = None,
         levels: int | None = FILE_LEVELS,
         seed: int = 0,
+        conditions: Sequence[str] = (),
         batch_size: int = 64,
         callback: Callable[[int], object] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """{"all": {"nats_per_char", "standard_error", "texts"}, and the same for each form}: the bound on a file.
 
-        Records are texts, or mappings with `text` and perhaps `form`.  The standard error is over texts.
+        Records are texts, or mappings with `text` and perhaps `form`; of the `conditions`, "title" and "dynasty", they are
+        told what they hold.  The standard error is over texts.
         """
         name = self._process(process)
         _at_least("levels", levels, 1)
@@ -259,7 +335,11 @@ class Pipeline:
         if not canvases:
             raise ValueError("there is no text to evaluate; pass at least one")
         seeds = [[example_seed(seed, k)] for k in range(len(canvases))]
-        nats = self._bounds(canvases, seeds, name, levels, batch_size, callback)[:, 0]
+        for condition in conditions:
+            if condition not in CONDITIONS:
+                raise unknown("condition", condition, CONDITIONS)
+        said = {condition: [record.get(condition) for record in told] for condition in conditions}
+        nats = self._bounds(canvases, seeds, name, levels, batch_size, callback, said)[:, 0]
         counts = torch.tensor([c.shape[1] for c in canvases])
         forms = [c.form.name if c.form else None for c in canvases]
         result = {"all": _summary(nats, counts)}
@@ -267,6 +347,71 @@ class Pipeline:
             here = torch.tensor([f == form for f in forms])
             result[form] = _summary(nats[here], counts[here])
         return result
+
+    def detail(
+        self,
+        texts: str | Iterable[str],
+        form: Forms = None,
+        *,
+        title: Told = None,
+        dynasty: Told = None,
+        batch_size: int = 64,
+        callback: Callable[[int], object] | None = None,
+    ) -> list[Detail]:
+        """How likely each character of each text is, given all the others: the mask process with one hole.
+
+        `callback` is called with the number of texts done.
+        """
+        if "mask" not in self.model.processes:
+            raise ValueError(f"model {self.model.name} does not serve the mask process, which a detailed score needs")
+        canvases = self._canvases(canvas.whole, texts, form)
+        told = {"title": _each("title", title, canvases), "dynasty": _each("dynasty", dynasty, canvases)}
+        results = []
+        for k, one in enumerate(canvases):
+            said = {name: values[k] for name, values in told.items()}
+            results.append(self._detail(one, said, batch_size))
+            if callback is not None:
+                callback(1)
+        return results
+
+    def retrieve(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        titles: int = 10,
+        levels: int = 4,
+        seed: int = 0,
+        batch_size: int = 64,
+        callback: Callable[[int], object] | None = None,
+    ) -> dict[str, Any]:
+        """Whether a poem's own title gives it the best bound among `titles`: {"top1", "standard_error", "chance", "texts"}.
+
+        The others are drawn from poems of the same form with another title; each is tried with the same corruptions.
+        Records without a title are left out.
+        """
+        _at_least("titles", titles, 2)
+        told = [record for record in records if title_characters(record.get("title") or "")]
+        canvases = [self._canvas(canvas.whole, r["text"], r.get("form"), k) for k, r in enumerate(told)]
+        own = [title_characters(record["title"]) for record in told]
+        tried: list[list[str]] = []
+        for k, one in enumerate(canvases):
+            others = sorted({o for o, c in zip(own, canvases, strict=True) if c.shape == one.shape and o != own[k]})
+            if len(others) < titles - 1:
+                raise ValueError(
+                    f"{len(others) + 1} different titles of one form are too few to choose among {titles}; pass more poems"
+                )
+            order = torch.randperm(len(others), generator=torch.Generator().manual_seed(example_seed(seed, k)))
+            tried.append([own[k], *(others[i] for i in order[: titles - 1].tolist())])
+        if not canvases:
+            raise ValueError("there is no poem with a title; pass at least one")
+        flat = [c for c in canvases for _ in range(titles)]
+        seeds = [[example_seed(seed, k)] for k in range(len(canvases)) for _ in range(titles)]
+        said = {"title": [title for row in tried for title in row]}
+        nats = self._bounds(flat, seeds, self._process(None), levels, batch_size, callback, said).view(-1, titles)
+        right = (nats[:, 0] < nats[:, 1:].amin(1)).double()
+        mean = right.mean().item()
+        error = math.sqrt(mean * (1 - mean) / len(right))
+        return {"top1": mean, "standard_error": error, "chance": 1 / titles, "texts": len(right)}
 
     def plan(
         self,
@@ -278,6 +423,15 @@ class Pipeline:
         options: Mapping[str, float] | None = None,
         dynasty: str | None = None,
         title: str | None = None,
+        guidance: float | None = None,
+        prosody: str | None = None,
+        tones: str | None = None,
+        rhyme: str | None = None,
+        avoid: str | Sequence[str] | None = None,
+        no_repeat: bool | None = None,
+        keyword: str | None = None,
+        particles: int | None = None,
+        best_of: int | None = None,
     ) -> Plan:
         """The choices of a call, with the model's defaults for what is None; ValueError for what cannot be."""
         defaults = self.model.defaults
@@ -314,6 +468,12 @@ class Pipeline:
             raise ValueError(f"temperature is {temperature}; it must be at least 0 (1 is the model's own law)")
         if top_p is not None and not (isinstance(top_p, (int, float)) and 0 < top_p <= 1):
             raise ValueError(f"top_p is {top_p}; it must lie in (0, 1], or be left out")
+        asked = Prosody.parse(prosody, tones, rhyme, avoid, bool(no_repeat))
+        _check_control(asked, name, sampler, steps, particles)
+        if guidance is not None and guidance != 1 and not (title or dynasty):
+            raise ValueError(f"guidance is {guidance}, but there is no title or dynasty to guide towards; pass one")
+        _at_least("particles", particles, 1)
+        _at_least("best_of", best_of, 1)
         return Plan(
             process_name=name,
             process=self.model.process(name),
@@ -322,7 +482,12 @@ class Pipeline:
             steps=steps,
             temperature=float(temperature),
             top_p=None if top_p is None else float(top_p),
-            told={"dynasty": dynasty, "title": title},
+            told={"dynasty": dynasty, "title": None if title is None else canvas.spelled(title, self.model)},
+            guidance=1.0 if guidance is None else float(guidance),
+            prosody=asked,
+            keyword=keyword,
+            particles=particles,
+            best_of=best_of or 1,
         )
 
     # -- parts --------------------------------------------------------------------------------------------------------
@@ -344,7 +509,37 @@ class Pipeline:
             )
         return name
 
-    def _blank(self, form: str | None, length: int | None) -> Canvas:
+    def _blank(
+        self,
+        form: str | None,
+        length: int | None,
+        template: str | None = None,
+        script: str | None = None,
+        **ends: str | None,
+    ) -> Canvas:
+        """What `generate` starts from; `ends` are the keywords of `canvas.acrostic`."""
+        if template is not None or any(told is not None for told in ends.values()):
+            if length is not None:
+                raise ValueError(
+                    f"length is {length}, but given characters have their places in a form; leave length out"
+                )
+            return canvas.in_script(self._given(form, template, ends), script)
+        return canvas.in_script(self._open(form, length), script)
+
+    def _given(self, form: str | None, template: str | None, ends: Mapping[str, str | None]) -> Canvas:
+        """A canvas with characters of a template or an acrostic."""
+        shaped = guess_form(template.replace("[MASK]", canvas.HOLE)) if form is None and template is not None else None
+        if form is None and not self.verse and shaped is None:
+            if template is None or any(told is not None for told in ends.values()):
+                raise ValueError(
+                    f"model {self.model.name} knows no forms; pass one with the acrostic, such as lines:4x32"
+                )
+            return canvas.holed(template, self.model, verse=False)
+        default = self.model.defaults.get("form", "qiyan-jueju")
+        shaped = shaped or get_form(default if form is None else form)
+        return canvas.holed(canvas.acrostic(shaped, text=template, **ends), self.model, shaped, verse=self.verse)
+
+    def _open(self, form: str | None, length: int | None) -> Canvas:
         _at_least("length", length, 1)
         defaults = self.model.defaults
         if length is None and (form is not None or self.verse):
@@ -377,10 +572,60 @@ class Pipeline:
             )
         return [self._canvas(read, text, f, k) for k, (text, f) in enumerate(zip(texts, forms, strict=True))]
 
-    def _predictor(self, plan: Plan, poem: bool) -> Predictor:
-        predictor = banned(self.model.predictor(plan.process_name), self._never_written(poem))
+    def _predictor(self, plan: Plan, drawn: Canvas) -> Predictor:
+        """The network, shaped as far as each position goes by itself."""
+        poem = drawn.form is not None and not drawn.form.plain
+        predictor = guided(self.model.predictor(plan.process_name), plan.guidance, self.model.untold)
+        predictor = banned(predictor, self._never_written(poem))
+        predictor = predictor if drawn.allowed is None else allowed(predictor, drawn.allowed.to(self.model.device))
         predictor = tempered(predictor, plan.temperature)
+        if plan.prosody.preferring:
+            form, characters = self._verse_form(drawn), self._characters
+            predictor = preferred(predictor, form, plan.prosody, characters, self.model.mask_id, self.model.device)
         return predictor if plan.top_p is None else nucleus(predictor, plan.top_p)
+
+    @cached_property
+    def _characters(self) -> list[str]:
+        """Every token as the tokenizer writes it, (V,)."""
+        network: Any = self.model.model
+        rows = network.get_input_embeddings().weight.shape[0]
+        names = self.model.tokenizer.convert_ids_to_tokens(range(min(rows, len(self.model.tokenizer))))
+        return [name or "" for name in names] + [""] * (rows - len(names))
+
+    @cached_property
+    def _laws(self) -> dict[tuple[Form, Prosody], Law]:
+        return {}
+
+    def _verse_form(self, drawn: Canvas) -> Form:
+        """The form whose prosody a canvas keeps."""
+        if drawn.form is None or drawn.form.plain:
+            raise ValueError("tones and rhyme belong to poems, and this text has no poem's form; leave prosody out")
+        return drawn.form.host or drawn.form
+
+    def _law(self, drawn: Canvas, prosody: Prosody) -> Law:
+        key = self._verse_form(drawn), prosody
+        if key not in self._laws:
+            writable = torch.zeros(len(self._characters), dtype=torch.bool)
+            writable[self.model.content.cpu()] = True
+            writable[self._never_written(True).cpu()] = False
+            form, characters = key[0], self._characters
+            self._laws[key] = verse_law(form, prosody, characters, self.model.mask_id, writable, self.model.device)
+        return self._laws[key]
+
+    def _check_given(self, canvases: Sequence[Canvas], plan: Plan) -> None:
+        """ValueError where a fixed character cannot keep what is asked, before anything is drawn."""
+        if not plan.prosody.strict:
+            if plan.prosody.preferring:
+                for one in canvases:
+                    self._verse_form(one)
+            return
+        for number, one in enumerate(dict.fromkeys(canvases)):
+            given = one.under(plan.process_name)
+            open_ = given.free | (given.ids == self.model.mask_id)
+            try:
+                check_given(self._law(one, plan.prosody), given.ids, open_, self._verse_form(one), self._characters)
+            except ValueError as error:
+                raise ValueError(f"text {number + 1}: {error}" if number else str(error)) from None
 
     def _never_written(self, poem: bool) -> Tensor:
         """[UNK]; and in a poem, where one character is one token, all that is no single character."""
@@ -391,26 +636,40 @@ class Pipeline:
             ids += [k for k, c in zip(content, names, strict=True) if len(c) != 1 or split_at_punctuation(c) != [c]]
         return torch.tensor(ids, dtype=torch.long, device=self.model.device)
 
-    def _condition(self, form: Form | None, n: int, told: Mapping[str, str | None]) -> Tensor:
-        named = form.name if form and self.verse else None
+    def _walked(self, plan: Plan, drawn: Canvas) -> Process:
+        """The plan's process; where its noise may stay in the text, without tokens that are never written."""
+        if plan.process_name == "mask":
+            return plan.process
+        process: Any = plan.process
+        keep = ~torch.isin(process.vocabulary, self._never_written(_is_poem(drawn)))
+        if drawn.allowed is not None:
+            keep &= drawn.allowed[drawn.free].any(0).to(keep.device)[process.vocabulary]
+        return process if keep.all() else replace(process, vocabulary=process.vocabulary[keep])
+
+    def _condition(self, form: Form | None, n: int, told: Mapping[str, Any]) -> Tensor:
+        named = (form.host or form).name if form and self.verse else None
         return self.model.condition(n, form=named, **told)  # the predictor tells its process itself
 
     def _states(
-        self, canvases: Sequence[Canvas], seeds: Sequence[int], plan: Plan
+        self, canvases: Sequence[Canvas], seeds: Sequence[int], plan: Plan, streams: Sequence[int] | None = None
     ) -> Iterator[State]:
-        """The states of a batch of one shape."""
-        device = self.model.device
-        form = canvases[0].form
-        free = torch.stack([c.free for c in canvases]).to(device)
+        """The states of a batch of one shape; with particles, so many rows for each canvas."""
+        device, particles = self.model.device, plan.particles or 1
+        canvases = [c.under(plan.process_name) for c in canvases for _ in range(particles)]
+        seeds = [seed for seed in seeds for _ in range(particles)]
+        streams = [j * particles + i for j in streams or [0] * (len(seeds) // particles) for i in range(particles)]
+        with torch.inference_mode(), fast_float32():
+            scene = self._scene(canvases, Rng(seeds, stream=torch.tensor(streams) + STAGE, device=device), plan)
+        step = attribute(SAMPLERS[plan.sampler].path)(**plan.options)
         states = sample(
-            torch.stack([c.ids for c in canvases]).to(device),
-            free,
-            plan.levels(free.sum(-1)),
-            attribute(SAMPLERS[plan.sampler].path)(**plan.options),
-            predictor=self._predictor(plan, poem=form is not None),
-            process=plan.process,
-            rng=Rng(seeds, device=device),
-            condition=self._condition(form, len(canvases), plan.told),
+            scene.given,
+            scene.free,
+            plan.levels(scene.free.sum(-1)),
+            resampled(step, particles) if particles > 1 else step,
+            predictor=scene.predictor,
+            process=scene.process,
+            rng=Rng(seeds, stream=torch.tensor(streams), device=device),
+            condition=scene.condition,
         )
         while True:
             with torch.inference_mode(), fast_float32():  # entered anew for each step: the caller's code runs outside
@@ -421,6 +680,48 @@ class Pipeline:
             if plan.sampler == "entropy-bounded" and not state.t.any():
                 return
 
+    def _scene(self, canvases: Sequence[Canvas], rng: Rng, plan: Plan) -> Scene:
+        """What a batch of one shape is drawn with, where keywords stand and which pattern a replacement process keeps."""
+        device, first = self.model.device, canvases[0]
+        given = torch.stack([c.ids for c in canvases]).to(device)
+        free = torch.stack([c.free for c in canvases]).to(device)
+        scene = Scene(
+            given=given,
+            free=free,
+            predictor=self._predictor(plan, first),
+            process=self._walked(plan, first),
+            condition=self._condition(first.form, len(canvases), plan.told),
+        )
+        law = self._law(first, plan.prosody) if plan.prosody.strict else None
+        if plan.keyword is not None:
+            ids = self._keyword(plan.keyword)
+            x = scene.process.prior(given, free, rng=rng.branch())
+            prediction = _everywhere(scene, x)
+            width = first.form.width if first.form else given.shape[1]
+            given, free = place_keyword(prediction, law, ids, given, free, width, rng=rng.branch())
+            scene = replace(scene, given=given, free=free)
+        if law is None:
+            return scene
+        if plan.process_name == "mask":
+            return replace(scene, predictor=constrained(scene.predictor, law, weigh=plan.particles is not None))
+        x = scene.process.prior(scene.given, scene.free, rng=rng.branch())
+        asked = scene.free
+        draft = Restricted(_everywhere(scene, x), law, asked, scene.given).draw(rng=rng.branch())
+        pattern = pattern_of(law, draft)
+        several = plan.steps is not None or plan.sampler not in ("edit", "gibbs")
+        walked: Any = scene.process
+        return replace(
+            scene,
+            predictor=kept_to(scene.predictor, pattern, several),
+            process=replace(walked, tokens=pattern.tokens),
+        )
+
+    def _keyword(self, keyword: str) -> list[int]:
+        ids = self.model.encode([keyword])[0].tolist() if keyword else []
+        if not ids or self.model.unk_id in ids:
+            raise ValueError(f"keyword {keyword!r} is empty or outside the model's vocabulary; pass other characters")
+        return ids
+
     def _outputs(
         self,
         canvases: Sequence[Canvas],
@@ -429,20 +730,61 @@ class Pipeline:
         batch_size: int,
         callback: Callback | None,
     ) -> list[Output]:
+        _at_least("batch_size", batch_size, 1)
+        self._check_given(canvases, plan)
         outputs: dict[int, Output] = {}
-        for rows in _batches(canvases, batch_size):
-            for state in self._states([canvases[k] for k in rows], [seeds[k] for k in rows], plan):
+        each = plan.best_of * (plan.particles or 1)
+        for rows in _batches(canvases, max(1, batch_size // each)):
+            repeated = [k for k in rows for _ in range(plan.best_of)]
+            streams = list(range(plan.best_of)) * len(rows)
+            several = [canvases[k] for k in repeated], [seeds[k] for k in repeated]
+            for state in self._states(*several, plan, streams):
                 if callback is not None:
                     callback(state)
-            for k, x, forwards in zip(rows, state.x.cpu(), state.forwards.tolist(), strict=True):
-                outputs[k] = self._output(canvases[k], x, seeds[k], plan, forwards)
+            chosen, weights = self._chosen(state, [seeds[k] for k in rows], plan, [canvases[k] for k in rows])
+            for k, row, weight in zip(rows, chosen.tolist(), weights.tolist(), strict=True):
+                spent = state.forwards[row].item() * each
+                outputs[k] = self._output(canvases[k], state.x[row].cpu(), seeds[k], plan, int(spent), weight)
         return [outputs[k] for k in range(len(canvases))]
 
-    def _output(self, drawn: Canvas, ids: Tensor, seed: int, plan: Plan, forwards: int) -> Output:
+    def _chosen(
+        self, state: State, seeds: Sequence[int], plan: Plan, canvases: Sequence[Canvas]
+    ) -> tuple[Tensor, Tensor]:
+        """The row of each text that is given, (texts,), and its log-weight: a particle by its weight, then the best candidate."""
+        particles = plan.particles or 1
+        weights = state.log_weight.view(-1, particles)  # (texts · candidates, particles)
+        rng = Rng([seed for seed in seeds for _ in range(plan.best_of)], stream=STAGE - 1, device=weights.device)
+        row = torch.arange(len(weights), device=weights.device) * particles
+        row = row + (rng.categorical(weights) if particles > 1 else 0)
+        mean = weights.logsumexp(-1) - math.log(particles)
+        if plan.best_of == 1:
+            return row, mean
+        rank = self._merit(state.x[row], [c for c in canvases for _ in range(plan.best_of)], plan)
+        best = rank.view(-1, plan.best_of).argmin(-1)
+        pick = torch.arange(len(best), device=best.device) * plan.best_of + best
+        return row[pick], mean[pick]
+
+    def _merit(self, x: Tensor, canvases: Sequence[Canvas], plan: Plan) -> Tensor:
+        """What candidates x (n, L) are ranked by, least first, (n,): broken prosody, then the bound and how likely each
+        character is given the others, nats a character each."""
+        texts = [c.read(ids) for c, ids in zip(canvases, x.cpu(), strict=True)]
+        name = "mask" if "mask" in self.model.processes else plan.process_name
+        told = {key: [value] * len(texts) for key, value in plan.told.items()}
+        whole = [replace(c, ids=ids, free=c.free, hidden=None) for c, ids in zip(canvases, x.cpu(), strict=True)]
+        seeds = [[example_seed(0, 0)]] * len(texts)
+        nats = self._bounds(whole, seeds, name, MERIT_LEVELS, 64, None, told)[:, 0] / max(1, whole[0].shape[1])
+        forms = [c.form for c in canvases]
+        faults = [
+            0.0 if f is None or f not in FORMS.values() or regulated(f.split(t)) else 1.0
+            for f, t in zip(forms, texts, strict=True)
+        ]
+        return nats + 100 * torch.tensor(faults, dtype=torch.float64)
+
+    def _output(self, drawn: Canvas, ids: Tensor, seed: int, plan: Plan, forwards: int, weight: float) -> Output:
         text = drawn.text(ids)
         return Output(
             text=text,
-            lines=tuple(split_at_punctuation(text) if drawn.form else text.splitlines()),
+            lines=tuple(split_at_punctuation(text) if _is_poem(drawn) else text.splitlines()),
             form=drawn.form.name if drawn.form else None,
             seed=seed,
             sampler=plan.sampler,
@@ -451,6 +793,7 @@ class Pipeline:
             temperature=plan.temperature,
             top_p=plan.top_p,
             forwards=forwards,
+            log_weight=weight if plan.particles is not None else None,
             model=self.model.name,
         )
 
@@ -462,8 +805,14 @@ class Pipeline:
         levels: int | None,
         batch_size: int,
         callback: Callable[[int], object] | None,
+        told: Mapping[str, Sequence[str | None]],
     ) -> Tensor:
-        """Nats of each text under each of its seeds, (texts, seeds) float64."""
+        """Nats of each text under each of its seeds, (texts, seeds) float64; `told` has one value a text."""
+        if process != "mask" and any(c.hidden is not None for c in canvases):
+            raise ValueError(
+                f"process {process!r} cannot leave the rest of an octave unknown, and so has no bound of a couplet; "
+                f"score it by the mask process"
+            )
         device, result = self.model.device, torch.empty(len(canvases), len(seeds[0]), dtype=torch.float64)
         predictor, walked = self.model.predictor(process), self.model.process(process)
         for rows in _batches(canvases, batch_size):
@@ -476,13 +825,47 @@ class Pipeline:
                     process=walked,
                     seeds=torch.tensor([s for k in rows for s in seeds[k]], device=device),
                     levels=levels,
-                    condition=self._condition(canvases[rows[0]].form, len(repeats), {}),
+                    condition=self._condition(
+                        canvases[rows[0]].form,
+                        len(repeats),
+                        {name: [v[k] for k in repeats] for name, v in told.items()},
+                    ),
                     rows=batch_size,
                 )
             result[rows] = nats.cpu().view(len(rows), -1)
             if callback is not None:
                 callback(len(rows))
         return result
+
+    def _detail(self, one: Canvas, told: Mapping[str, str | None], batch_size: int) -> Detail:
+        """One text, each of its free positions masked in turn."""
+        device, places = self.model.device, one.free.nonzero()[:, 0]
+        nats, best, best_nats = [], [], []
+        predictor = self.model.predictor("mask")
+        for at in places.split(batch_size):
+            rows = torch.arange(len(at))
+            x0 = one.ids.expand(len(at), -1).to(device)
+            hole = torch.zeros_like(x0, dtype=torch.bool).index_put((rows, at), torch.tensor(True)).to(device)
+            x_t = torch.where(hole, self.model.mask_id, x0)
+            condition = self._condition(one.form, len(at), told)
+            level = torch.where(hole, 1.0, 0.0).double() / max(len(places), 1)
+            with torch.inference_mode(), fast_float32():
+                logits = predictor(x_t, level, at=positions_of(hole), condition=condition).logits()
+            log_q = logits.double().log_softmax(-1).cpu()
+            nats += (-log_q[rows, one.ids[at]]).tolist()
+            top = log_q.max(-1)
+            best += top.indices.tolist()
+            best_nats += (-top.values).tolist()
+        names = self.model.tokenizer.convert_ids_to_tokens
+        return Detail(
+            text=one.text(one.ids),
+            form=one.form.name if one.form else None,
+            characters=tuple(names(one.ids[places].tolist())),
+            nats=tuple(nats),
+            best=tuple(names(best)),
+            best_nats=tuple(best_nats),
+            model=self.model.name,
+        )
 
     def _score(self, scored: Canvas, nats: Tensor, process: str) -> Score:
         size = scored.shape[1]
@@ -501,7 +884,7 @@ class Pipeline:
 
 
 def read_records(source: str | os.PathLike[str] | Iterable[str]) -> list[dict[str, Any]]:
-    """The texts of a file (or of lines), {"text", and "form" where it is told}.
+    """The texts of a file (or of lines), {"text", and "form", "title" and "dynasty" where they are told}.
 
     JSON Lines if the first line is an object.  Otherwise one text a line; a poem may run over the lines of a paragraph.
     """
@@ -527,7 +910,7 @@ def read_records(source: str | os.PathLike[str] | Iterable[str]) -> list[dict[st
             continue
         try:
             record = json.loads(line)
-            records.append({"text": record["text"], "form": record.get("form")})
+            records.append({"text": record["text"]} | {key: record.get(key) for key in ("form", *CONDITIONS)})
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{name!r} line {number} is no JSON object with a 'text'; mend or remove it") from None
     return records
@@ -566,6 +949,39 @@ def _seeds(seed: int | Sequence[int], n: int | None, generator: torch.Generator 
     if min(seeds) < -(2**63) or max(seeds) >= 2**63:
         raise ValueError(f"seed is {seed}; it must fit into 64 bits")
     return seeds
+
+
+def _check_control(prosody: Prosody, process: str, sampler: str, steps: int | None, particles: int | None) -> None:
+    """ValueError where what is asked cannot be kept by a process or sampler."""
+    if prosody.strict and process not in ("mask", "replacement"):
+        raise ValueError(
+            f"strict prosody is kept by the processes mask and replacement, not {process!r}; pick one, or prosody='prefer'"
+        )
+    if prosody.no_repeat and process == "replacement" and (steps is not None or sampler not in ("edit", "gibbs")):
+        raise ValueError(
+            f"no_repeat under the replacement process needs single edits, not sampler {sampler!r} with steps {steps}; "
+            f"use sampler 'edit' without steps, or the mask process"
+        )
+    if particles is not None and (not prosody.strict or process != "mask" or sampler == "gibbs"):
+        raise ValueError(
+            f"particles is {particles}, which serves strict prosody under the mask process, and any sampler but gibbs; "
+            f"leave it out, or ask for prosody='strict'"
+        )
+
+
+def _everywhere(scene: Scene, x: Tensor) -> Any:
+    """The prediction at level 1 of all free positions, what is given pinned."""
+    at = positions_of(scene.free)
+    return scene.predictor(x, scene.free.double(), at=at, condition=scene.condition).pin(scene.given, ~scene.free)
+
+
+def _each(name: str, value: Told, texts: Sequence[Any]) -> list[str | None]:
+    """One value a text."""
+    if value is None or isinstance(value, str):
+        return [value] * len(texts)
+    if len(value) != len(texts):
+        raise ValueError(f"{name} has {len(value)} values for {len(texts)} texts; pass one, or one for each text")
+    return list(value)
 
 
 def _device(device: torch.device | str) -> torch.device:
@@ -615,6 +1031,11 @@ def _batches(canvases: Sequence[Canvas], batch_size: int) -> Iterator[list[int]]
         groups.setdefault(one.shape, []).append(k)
     for rows in groups.values():
         yield from (rows[k : k + batch_size] for k in range(0, len(rows), batch_size))
+
+
+def _is_poem(drawn: Canvas) -> bool:
+    """Whether a token is one character, and neither white space nor punctuation."""
+    return drawn.form is not None and not drawn.form.plain
 
 
 def _frame(state: State, canvases: Sequence[Canvas]) -> Frame:

@@ -73,6 +73,10 @@ class Categorical:
         """x̂0 ~ q, (B, L)."""
         return self._put(self.known, rng.categorical(self.read, at=self.at))
 
+    def log_weight(self, x: Tensor) -> Tensor:
+        """0 (B,): nothing was left out."""
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
     def mode(self) -> Tensor:
         """The likeliest token of every asked position, (B, L)."""
         return self._put(self.known, self.per_position(lambda logits, *_: logits.argmax(-1)))
@@ -132,6 +136,10 @@ class CountConditioned:
         (stay,) = self.base.log_prob(self.x)
         differing = draw_differing(stay, self.low, self.high, rng=rng)
         return draw_other(self.base, self.x, differing, rng=rng)
+
+    def log_weight(self, x: Tensor) -> Tensor:
+        """0 (B,)."""
+        return self.base.log_weight(x)
 
 
 def draw_other(prediction: Categorical, x: Tensor, where: Tensor, *, rng: Rng) -> Tensor:

@@ -307,9 +307,8 @@ def chain_law(
             free = space.free_of(x)
             whole = (codes % counts).double()[:, None] / n
             t = torch.where(free, torch.where(whole == round(previous * n) / n, previous, whole), 0.0)
-            state = State(
-                x=x, t=t, given=x, free=free, condition=None, x0=x, forwards=torch.zeros(len(x), dtype=torch.long)
-            )
+            none = torch.zeros(len(x), dtype=torch.long)
+            state = State(x=x, t=t, given=x, free=free, condition=None, x0=x, forwards=none, log_weight=none.double())
             s = torch.where(free, torch.tensor(level, dtype=torch.float64), 0.0)
             after = step(state, s, predictor=predictor, process=process, rng=rng)
             m = (after.t.amax(-1) * n).round().long()

@@ -241,8 +241,8 @@ def rhyme_distinct(lines: Sequence[str]) -> bool:
     return len(set(words)) == len(words)
 
 
-_TYPES = {"a": "·z·pz", "b": "·p·zz", "A": "·z·pp", "B": "·p·zp"}
-_LICENSED_B = "·pzpz"
+TYPES = {"a": "·z·pz", "b": "·p·zz", "A": "·z·pp", "B": "·p·zp"}
+LICENSED_B = "·pzpz"
 SEQUENCES = {  # line types of a quatrain -> its names in fives and in sevens
     "aBbA": ("仄起首句不入韵", "平起首句不入韵"),
     "ABbA": ("仄起首句入韵", "平起首句入韵"),
@@ -266,13 +266,18 @@ class ToneFit(NamedTuple):
         return all(self.fits)
 
 
-def tone_fit(lines: Sequence[str]) -> ToneFit:
-    """The best of the four tonal sequences by fixed positions met, for 4 or 8 lines of 5 or 7 characters."""
+def tone_fit(lines: Sequence[str], *, licensed: bool = True) -> ToneFit:
+    """The best of the four tonal sequences by fixed positions met, for 4 or 8 lines of 5 or 7 characters.
+
+    A b that fits as its licensed variant counts as fitting, in all positions, unless `licensed` is False.
+    """
     widths = {len(line) for line in lines}
     if len(lines) not in (4, 8) or widths not in ({5}, {7}):
         lengths = [len(line) for line in lines]
         raise ValueError(f"tones are defined for 4 or 8 lines of 5 or 7 characters; got lines of lengths {lengths}")
-    return max((_against(lines, opening) for opening in SEQUENCES), key=lambda fit: (fit.positions, sum(fit.fits)))
+    return max(
+        (_against(lines, opening, licensed) for opening in SEQUENCES), key=lambda fit: (fit.positions, sum(fit.fits))
+    )
 
 
 def line_types(opening: str, lines: int) -> str:
@@ -282,23 +287,25 @@ def line_types(opening: str, lines: int) -> str:
 
 def line_template(kind: str, width: int) -> str:
     """The marks of a line of type a, b, A or B in fives or sevens: ·z·pz."""
-    return _pattern(_TYPES[kind], width)
+    return widened(TYPES[kind], width)
 
 
-def _against(lines: Sequence[str], opening: str) -> ToneFit:
+def _against(lines: Sequence[str], opening: str, licensed: bool = True) -> ToneFit:
     width = len(lines[0])
     types = line_types(opening, len(lines))
-    plain = [_met(line, _pattern(_TYPES[kind], width)) for line, kind in zip(lines, types, strict=True)]
+    plain = [_met(line, widened(TYPES[kind], width)) for line, kind in zip(lines, types, strict=True)]
     strict = tuple(all(met) for met in plain)
-    free_b = _pattern(_LICENSED_B, width)
+    free_b = widened(LICENSED_B, width)
     fits = tuple(
-        ok or (kind == "b" and all(_met(line, free_b))) for ok, kind, line in zip(strict, types, lines, strict=True)
+        ok or (licensed and kind == "b" and all(_met(line, free_b)))
+        for ok, kind, line in zip(strict, types, lines, strict=True)
     )
     met = [one for line, fit in zip(plain, fits, strict=True) for one in ([True] * len(line) if fit else line)]
     return ToneFit(SEQUENCES[opening][width == 7], types, fits, strict, sum(met) / len(met))
 
 
-def _pattern(five: str, width: int) -> str:
+def widened(five: str, width: int) -> str:
+    """The marks of a line of `width` 5 or 7 whose last five characters have these."""
     return five if width == 5 else "·" + ("z" if five[1] == "p" else "p") + five
 
 

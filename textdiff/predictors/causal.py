@@ -44,6 +44,10 @@ class Autoregressive:
             x = x.index_put((rows, place), rng.categorical(logits, at=(rows, place)))
         return x
 
+    def log_weight(self, x: Tensor) -> Tensor:
+        """0 (B,): nothing was left out."""
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
 
 def causal_lm(model: Any, content: Tensor, start_id: int) -> Predictor:
     """The predictor of an `AutoModelForCausalLM`: text begins after `start_id`, and only `content` ids (C,) are drawn.

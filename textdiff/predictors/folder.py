@@ -191,17 +191,27 @@ class TextModel:
                     continue
                 column = self._slot(slot, word)
                 columns[torch.tensor([w == word for w in words]), column] = self._token(slot, word)
-        for row, said in enumerate(_per_row("title", title, n)):
-            if said:
-                start, width = self._slot("title", said), self.prefix.count("title")
-                told = title_characters(said)
-                if not told:
-                    raise ValueError(
-                        f"title {said!r} has no Chinese character to go by; write a title in Chinese, or leave it out"
-                    )
-                ids = self.tokenizer(told, add_special_tokens=False)["input_ids"][:width]
-                columns[row, start : start + len(ids)] = torch.tensor(ids)
+        titles = {row: said for row, said in enumerate(_per_row("title", title, n)) if said}
+        if titles:
+            start = self._slot("title", next(iter(titles.values())))
+            told = [title_characters(said) for said in titles.values()]
+            if not all(told):
+                raise ValueError(
+                    f"title {list(titles.values())[told.index('')]!r} has no Chinese character to go by; "
+                    f"write a title in Chinese, or leave it out"
+                )
+            width = self.prefix.count("title")
+            rows = self.tokenizer(told, add_special_tokens=False)["input_ids"]
+            padded = [row[:width] + [self.pad_id] * (width - len(row)) for row in rows]
+            columns[list(titles), start : start + width] = torch.tensor(padded)
         return columns.to(self.device)
+
+    def untold(self, condition: Tensor) -> Tensor:
+        """The prefix (n, P) without title and dynasty."""
+        about = torch.tensor(
+            [slot in ("title", "dynasty") for slot in self.prefix], dtype=torch.bool, device=condition.device
+        )
+        return torch.where(about, self.pad_id, condition)
 
     # -- parts --------------------------------------------------------------------------------------------------------
 

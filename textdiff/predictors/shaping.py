@@ -12,6 +12,7 @@ Bans and sets are exact (the model conditioned on them, position by position); t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,6 +49,33 @@ def tempered(predictor: Predictor, temperature: float) -> Predictor:
         return torch.full_like(logits, -torch.inf).scatter(-1, mode, 0.0)
 
     return shaped(predictor, shape)
+
+
+def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> Predictor:
+    """Classifier-free guidance (Ho and Salimans, 2022): log q ∝ log q(·|nothing) + scale·(log q(·|told) − log q(·|nothing)).
+
+    `untold` takes the condition's content away.  1 is the predictor as it is, 0 the one that is told nothing; other scales
+    cost two evaluations.  What either side excludes stays excluded.
+    """
+    if not -float("inf") < scale < float("inf"):
+        raise ValueError(f"guidance is {scale}; it must be a number, 1 for none")
+    if scale == 1:
+        return predictor
+
+    def predict(
+        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
+    ) -> Any:
+        told = predictor(x_t, t, at=at, condition=condition, previous=previous)
+        alone = predictor(x_t, t, at=at, condition=untold(condition), previous=previous)
+
+        def read(index: Tensor) -> Tensor:
+            with_, without = told.read(index).log_softmax(-1), alone.read(index).log_softmax(-1)
+            never = (with_ == -torch.inf) | (without == -torch.inf)  # −inf − (−inf) would be nan
+            return torch.where(never, -torch.inf, without + scale * (with_ - without))
+
+        return replace(told, read=read)
+
+    return predict
 
 
 def nucleus(predictor: Predictor, top_p: float) -> Predictor:

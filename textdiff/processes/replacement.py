@@ -16,6 +16,7 @@ Bound of one reverse edit (m → m − 1), S the corrupted positions, P(i, v) th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,14 +49,21 @@ class Replacement(ByRank):
 
     vocabulary: Tensor
     rule: str = "marginal"  # the rule whose bound `bound` gives: marginal or count
+    # What noise may be where not every token may stand everywhere: (x (B, L), where (B, L), *, rng, differ) -> (B, L).
+    tokens: Callable[..., Tensor] | None = None
 
     bridge = reuse
 
     def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
+        if self.tokens is not None:
+            return self.tokens(given, free, rng=rng, differ=False)
         return torch.where(free, uniform_tokens(self.vocabulary, free, rng=rng), given)
 
     def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
-        return TokenNoise(rng.ranks(t > 0), other_tokens(self.vocabulary, x0, t > 0, rng=rng))
+        rank = rng.ranks(t > 0)
+        if self.tokens is not None:
+            return TokenNoise(rank, self.tokens(x0, t > 0, rng=rng, differ=True))
+        return TokenNoise(rank, other_tokens(self.vocabulary, x0, t > 0, rng=rng))
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
         return TokenNoise(rng.ranks(t > 0, first=x_t != x0), x_t)

@@ -25,20 +25,24 @@ def ancestral(bridge: Bridge = bridges.improved) -> Step:
         moving = process.moves(state.t, s)
         if not moving.any():
             return replace(state, t=s)
-        sketch = process.sketch(state.x)
+        sketch, weight = process.sketch(state.x), state.log_weight
         if sketch is None:
             where = state.free & moving[:, None]
-            x0 = predict(state, where, predictor=predictor, process=process).draw(rng=rng)
+            prediction = predict(state, where, predictor=predictor, process=process)
+            x0 = prediction.draw(rng=rng)
+            weight = weight + prediction.log_weight(x0)
             x = bridge(process, x0, state.x, state.t, s, rng=rng)
         else:
             x = bridge(process, sketch, state.x, state.t, s, rng=rng)
             where = (x == UNREAD) & moving[:, None]
             x0 = state.x
             if where.any():
-                x0 = predict(state, where, predictor=predictor, process=process).draw(rng=rng)
+                prediction = predict(state, where, predictor=predictor, process=process)
+                x0 = prediction.draw(rng=rng)
+                weight = weight + prediction.log_weight(x0)
             x = torch.where(x == UNREAD, x0, x)
         x = torch.where(moving[:, None], x, state.x)
-        return replace(state, x=x, t=s, x0=x0, forwards=state.forwards + where.any(-1))
+        return replace(state, x=x, t=s, x0=x0, forwards=state.forwards + where.any(-1), log_weight=weight)
 
     return step
 

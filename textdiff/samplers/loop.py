@@ -39,6 +39,7 @@ def sample(
         condition=condition,
         x0=x,
         forwards=torch.zeros(len(x), dtype=torch.long, device=x.device),
+        log_weight=torch.zeros(len(x), dtype=torch.float64, device=x.device),
     )
     rng.advance(torch.ones_like(state.forwards, dtype=torch.bool))
     yield state

@@ -66,8 +66,10 @@ def ordered(statistic: Statistic, gamma: float | None = None) -> Step:
             left = m - torch.where(moving, (where.gather(-1, index) & (spent <= gamma)).sum(-1).clamp(min=1), 0)
             s = torch.where(state.free, (left / n)[:, None], 0.0)
         chosen = where & (place < (m - left)[:, None])
-        x = prediction.select(chosen, known=state.x).draw(rng=rng)
-        return replace(state, x=x, t=s, x0=x, forwards=state.forwards + moving)
+        prediction = prediction.select(chosen, known=state.x)
+        x = prediction.draw(rng=rng)
+        weight = state.log_weight + prediction.log_weight(x)
+        return replace(state, x=x, t=s, x0=x, forwards=state.forwards + moving, log_weight=weight)
 
     return step
 
