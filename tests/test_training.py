@@ -28,8 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from textdiff.likelihood import nelbo
 from textdiff.predictors.folder import TextModel
+from textdiff.tokenization import title_characters
 from textdiff.training import run, start
-from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash
+from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash, unsaid
 from textdiff.training.loss import Denoiser, weighted_nll
 from textdiff.training.recipe import RecipeError, load, to_yaml
 from textdiff.training.trainer import arguments, bound_on, checkpoints
@@ -139,6 +140,14 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, override: st
         ("model.pretrained=x tokenizer.kind=pretrained", "leave out model.config"),
         ("model.init=random", "plain, statistics"),
         ("model.config=3", "expected a section"),
+        ("model.init=no/such/folder", "plain, statistics, packaged, or the folder"),
+        ("tokenizer.kind=pretrained model.init=statistics", "model.init names one"),
+        ("conditions.titel=1", "did you mean 'title'"),
+        ("conditions.author=1", "known: title, dynasty"),
+        ("conditions.title=1.5", "from 0 to 1"),
+        ("conditions.dynasty=-0.1", "from 0 to 1"),
+        ("conditions.title=often", "expected float"),
+        ("conditions.title=0.5 data.kind=windows", "for data.kind poems"),
         ("processes.maks=1", "did you mean 'mask'"),
         ("processes.mask=0", "no process has a share"),
         ("processes.mask=-1", "at least 0"),
@@ -207,7 +216,12 @@ def micro_batches(texts: int, length: int, **changes: Any) -> MicroBatches:
     model = tiny.poem_model()
     ids = model.content[torch.arange(texts * length) % len(model.content)].view(texts, length).clone()
     ids[:, 0] = model.content[torch.arange(texts)]
-    group = Group(ids, model.condition(texts), torch.ones(length, dtype=torch.bool))
+    told = model.condition(
+        texts, form="qiyan-jueju", title=["明月", "故乡春"] * (texts // 2) + ["花"] * (texts % 2), dynasty="tang"
+    )
+    conditions = changes.get("conditions", {})
+    silent = [slot for slot in ("title", "dynasty") if slot not in conditions]
+    group = Group(ids, unsaid(told, model.prefix, silent, model.pad_id), torch.ones(length, dtype=torch.bool))
     made: dict[str, Any] = {
         "groups": [group],
         "processes": {name: model.process(name) for name in ("mask", "replacement")},
@@ -216,6 +230,8 @@ def micro_batches(texts: int, length: int, **changes: Any) -> MicroBatches:
         "pieces": 1,
         "steps": 10,
         "seed": 3,
+        "prefix": model.prefix,
+        "pad": model.pad_id,
     }
     return MicroBatches(**made | changes)
 
@@ -246,7 +262,7 @@ def test_the_level_of_each_text_is_uniform() -> None:
 
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_a_step_is_the_same_however_it_is_cut_among_pieces_and_ranks(process: str) -> None:
-    whole = micro_batches(40, 28, shares={process: 1.0})
+    whole = micro_batches(40, 28, shares={process: 1.0}, conditions={"title": 0.5})
     for accumulation, world in ((4, 1), (2, 2), (1, 4)):
         pieces = accumulation * world
         cut = dataclasses.replace(whole, pieces=pieces)
@@ -280,6 +296,55 @@ def test_processes_take_turns_by_their_shares() -> None:
     names = [batches.process_of(step) for step in range(200)]
     assert abs(names.count("mask") - 150) <= 1
     assert all("replacement" in names[k : k + 8] for k in range(190))
+
+
+def test_a_step_is_told_each_condition_as_a_whole_or_not_at_all_by_its_share() -> None:
+    batches = micro_batches(8, 4, batch=4, conditions={"title": 0.5, "dynasty": 0.25})
+    silent = [batches.silent(step) for step in range(400)]
+    for name, share in batches.conditions.items():
+        said = sum(name not in s for s in silent)
+        assert abs(said - 400 * share) < 4 * (400 * share * (1 - share)) ** 0.5
+    both = sum(not s for s in silent)  # they are drawn apart
+    assert abs(both - 50) < 4 * (400 * 0.125 * 0.875) ** 0.5
+    for step in range(10):
+        condition = batches[step]["condition"]
+        for name in batches.conditions:
+            columns = [k for k, slot in enumerate(batches.prefix) if slot == name]
+            assert (condition[:, columns[0]] != batches.pad).all() == (name not in silent[step])
+            assert name not in silent[step] or (condition[:, columns] == batches.pad).all()
+        assert (condition[:, batches.prefix.index("form")] != batches.pad).all()
+
+
+def test_a_step_that_is_told_nothing_has_the_loss_it_always_had() -> None:
+    model = tiny.poem_model()
+    denoiser = Denoiser(model)
+    plain = micro_batches(40, 28)
+    never, always = (micro_batches(40, 28, conditions={"title": share}) for share in (0.0, 1.0))
+    with torch.no_grad():
+        for step in range(3):
+            assert denoiser(**never[step]) == denoiser(**plain[step])
+            assert denoiser(**always[step]) != denoiser(**plain[step])
+
+
+@pytest.mark.parametrize(
+    ("title", "told"),
+    [
+        ("春夜喜雨", "春夜喜雨"),
+        ("  秋兴八首  其二", "秋兴"),
+        ("寄友 其十一", "寄友"),
+        ("题壁二首 并序", "题壁并序"),
+        ("奉和十韵", "奉和"),
+        ("三绝句", "三绝句"),
+        ("其一", ""),
+        ("二首 其二", ""),
+        ("七绝五首", "七绝"),
+        ("A 𠀀·中《国》1", "𠀀中国"),
+        ("正月十五夜陪诸公观灯", "正月十五夜陪诸公"),
+        ("", ""),
+    ],
+)
+def test_a_title_is_told_without_its_place_in_a_series(title: str, told: str) -> None:
+    assert title_characters(title) == told
 
 
 def test_near_and_exact_duplicates_do_not_straddle_the_split() -> None:
@@ -328,6 +393,41 @@ def test_poems_are_read_with_and_without_punctuation_and_form(tmp_path: Path) ->
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n\n" for r in records), encoding="utf-8")
     bare = "".join(c for c in text if c not in "，。\n")
     assert read_texts(path, "poems") == [Text(bare, "wuyan-jueju")] * 3
+
+
+def test_titles_and_dynasties_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "poems.jsonl"
+    text = "床前明月光疑是地上霜举头望明月低头思故乡"
+    records: list[dict[str, Any]] = [
+        {"title": "夜思 其二", "dynasty": "tang"},
+        {"title": "二首"},
+        {"title": None, "dynasty": ""},
+    ]
+    path.write_text("".join(json.dumps({"text": text} | r) + "\n" for r in records), encoding="utf-8")
+    read = read_texts(path, "poems", conditions=("title", "dynasty"))
+    assert [(t.title, t.dynasty) for t in read] == [("夜思 其二", "tang"), (None, None), (None, None)]
+    assert [(t.title, t.dynasty) for t in read_texts(path, "poems")] == [(None, None)] * 3
+    for record, said in (({"title": 5}, "title is 5"), ({"dynasty": "ming"}, "tang, song")):
+        path.write_text(json.dumps({"text": text} | record) + "\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="line 1") as caught:
+            read_texts(path, "poems", conditions=("title", "dynasty"))
+        assert_one_line(caught.value, said)
+
+
+def test_data_without_a_condition_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no text") as caught:
+        run.plan(load(recipe_file(tmp_path), ["conditions.dynasty=0.5"]))
+    assert_one_line(caught.value, "poems.jsonl", "data prepare", "leave dynasty out")
+    run.plan(load(recipe_file(tmp_path), ["conditions.dynasty=0"]))
+    with pytest.raises(RecipeError, match="no slot") as caught:
+        tiny.saved(tiny.sentence_model(), tmp_path / "bert")
+        run.plan(
+            load(
+                recipe_file(tmp_path, model={"config": {}}, tokenizer={"kind": "pretrained"}),
+                [f"model.pretrained={tmp_path / 'bert'}", "conditions.title=0.5", "data.limit=4"],
+            )
+        )
+    assert_one_line(caught.value, "title")
 
 
 def windows_recipe(folder: Path, *overrides: str) -> Any:
@@ -467,6 +567,50 @@ def test_a_memorised_batch_costs_little(tmp_path: Path) -> None:
     assert [r["eval_mask_bound"] for r in log if "eval_mask_bound" in r][-1] < 0.5 * told[1]
 
 
+def test_a_model_learns_to_go_by_the_title(tmp_path: Path) -> None:
+    """Two texts, and the title says which: the right one is worth log 2 a text, the wrong one costs much."""
+    data = tmp_path / "two.jsonl"
+    texts = ["".join(map(chr, range(first, first + 20))) for first in (0x4E10, 0x4E30)]
+    right = [text[0] for text in texts]  # a character that no text holds would be unknown in a title, too
+    records = [{"title": f"{title}二首 其一", "text": text} for title, text in zip(right, texts, strict=True)]
+    data.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    path = recipe_file(
+        tmp_path,
+        data={"train": str(data), "validation": str(data)},
+        model=still(hidden_size=64),
+        optimizer={"name": "muon", "lr": 0.01, "decay": 0.5},
+        conditions={"title": 0.5},
+        run={"steps": 70, "batch": 32, "eval_levels": 20},
+    )
+    folder = run.train(load(path))
+    assert folder is not None
+    model = TextModel.from_pretrained(folder)
+    assert model.told == ("form", "process", "level", "title")
+    ids = model.encode(texts)
+    free = torch.ones_like(ids, dtype=torch.bool)
+    bounds = {}
+    for name, title in (("right", right), ("wrong", right[::-1]), ("untold", None)):
+        condition = model.condition(2, form="wuyan-jueju", title=title)
+        seeds = torch.arange(2)
+        bounds[name] = nelbo(
+            ids,
+            free,
+            predictor=model.predictor("mask"),
+            process=model.process("mask"),
+            seeds=seeds,
+            condition=condition,
+        ).mean()
+    assert bounds["right"] < bounds["untold"] - 0.3
+    assert bounds["wrong"] > bounds["untold"] + 2
+    log = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]
+    last = [r for r in log if "eval_mask_bound" in r][-1]
+    assert last["eval_mask_told_bound"] < last["eval_mask_bound"] - 0.3 / 20
+    with pytest.raises(ValueError, match="no Chinese character"):
+        model.condition(1, title="二首 其一")
+    with pytest.raises(ValueError, match="cannot be told a dynasty"):
+        model.condition(1, dynasty="tang")
+
+
 # -- weights and what is saved --------------------------------------------------------------------------------------------
 
 
@@ -541,10 +685,11 @@ TRAIN = "import sys, torch; torch.set_num_threads(1); from textdiff.cli import m
 
 @pytest.mark.parametrize("optimizer", ["muon"])
 def test_a_killed_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
-    """With dropout, averaged weights and two processes; killed by SIGKILL at a random step, gone on with by the same command."""
+    """With dropout, averaged weights, two processes and titles; killed at a random step, gone on with by the same command."""
     sections: dict[str, Any] = {
         "optimizer": {"name": optimizer},
         "processes": {"mask": 0.7, "replacement": 0.3},
+        "conditions": {"title": 0.5},
         "run": LONG,
     }
     whole, killed = (load(recipe_file(tmp_path / name, **sections)) for name in ("whole", "killed"))
@@ -609,6 +754,7 @@ def test_a_run_does_not_go_on_with_another_recipe_unless_begun_afresh(tmp_path: 
         "model.config.hidden_size=64",
         "tokenizer.min_count=2",
         "processes.uniform=1",
+        "conditions.title=0.5",
         "optimizer.name=muon",
         "run.seed=1",
         "run.batch=32",
@@ -692,6 +838,49 @@ def test_pieces_of_sentencepiece_train_on_windows(tmp_path: Path) -> None:
     read = "".join(made.text_model.decode(group.ids[:3].view(1, -1)))
     assert PROSE.replace("\n", " ").startswith(read) and read
     assert run.train(recipe) is not None
+
+
+# -- a start from a model ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_starts_from_the_weights_of_a_model(tmp_path: Path) -> None:
+    first = load(recipe_file(tmp_path / "first", model=still(), run={"steps": 2}))
+    folder = run.train(first)
+    model = TextModel.from_pretrained(folder)
+    started = load(recipe_file(tmp_path / "next", model=still(), run={"steps": 3}), [f"model.init={folder}"])
+    made = run.plan(started)
+    for name, weight in model.model.state_dict().items():
+        assert torch.equal(made.text_model.model.state_dict()[name], weight), name
+    assert bound_on(made.text_model, made.held, process="mask", levels=2) == bound_on(
+        model, made.held, process="mask", levels=2
+    )
+    again = run.train(dataclasses.replace(started, conditions={"title": 1.0}))
+    assert TextModel.from_pretrained(again).told == ("form", "process", "level", "title")
+    assert load(tmp_path / "next" / "out" / "recipe.yaml").model.init == str(folder)
+
+    few = ["data.limit=10", f"model.init={folder}"]
+    with pytest.raises(ValueError, match="vocabulary") as caught:
+        run.plan(load(recipe_file(tmp_path / "few", model=still()), few))
+    assert_one_line(caught.value, "kind: pretrained")
+    bare = load(recipe_file(tmp_path / "few", model={"config": {}}), [*few, "tokenizer.kind=pretrained"])
+    assert run.plan(bare).text_model.tokenizer.get_vocab() == model.tokenizer.get_vocab()
+    with pytest.raises(ValueError, match="another network") as caught:
+        run.plan(load(recipe_file(tmp_path / "wide", model=still(hidden_size=64)), [f"model.init={folder}"]))
+    assert_one_line(caught.value, "leave out model.config")
+    strange = recipe_file(tmp_path / "few", model=still(), tokenizer={"kind": "pretrained"})
+    tiny.saved(dataclasses.replace(model, prefix=("form", "level")), tmp_path / "prefix")
+    with pytest.raises(ValueError, match="before the text"):
+        run.plan(load(strange, [f"model.init={tmp_path / 'prefix'}", "data.limit=10"]))
+
+
+def test_a_run_starts_from_the_model_of_the_package(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, model={"config": {}}, tokenizer={"kind": "pretrained"}, conditions={"title": 0.5})
+    made = run.plan(load(path, ["model.init=packaged", "data.limit=20"]))
+    packaged = TextModel.from_pretrained()
+    assert made.text_model.prefix == packaged.prefix and "title" in made.text_model.told
+    assert made.text_model.model.dtype == torch.float32
+    weight = packaged.model.state_dict()["model.layers.0.attn.Wqkv.weight"]
+    assert torch.equal(made.text_model.model.state_dict()["model.layers.0.attn.Wqkv.weight"], weight)
 
 
 # -- a start from statistics ----------------------------------------------------------------------------------------------

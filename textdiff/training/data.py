@@ -7,6 +7,8 @@ Levels are stratified over the whole step,
     m = ⌊n · (π(k) + U)/G⌋ + 1,   π a random permutation of the step's G texts, U ~ U(0, 1)                          (1)
 
 so that each text's level is uniform on 1 … n and a step holds every band of levels.
+
+A step is told a title, a dynasty, or not, as a whole: a slot of the prefix that no text of it fills costs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import hashlib
 import itertools
 import json
 import zlib
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +29,36 @@ from torch import Tensor
 
 from textdiff.contracts import Process
 from textdiff.rng import Rng, example_seed
+from textdiff.tokenization import SLOT_WORDS, title_characters
 from textdiff.verse import FORMS, get_form, guess_form
+
+CONDITIONS = ("title", "dynasty")  # slots of the prefix that a step may leave unsaid
 
 
 @dataclass(frozen=True)
 class Text:
-    """One text of a corpus."""
+    """One text of a corpus, and what the network may be told of it."""
 
     text: str
     form: str | None = None
+    title: str | None = None
+    dynasty: str | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """All texts of one length and one condition."""
+    """All texts of one length and one form."""
 
     ids: Tensor  # (N, L)
-    condition: Tensor  # (N, P) prefix tokens
+    condition: Tensor  # (N, P) prefix tokens, the conditions of the recipe said
     free: Tensor  # (L,) bool
 
 
-def read_texts(path: str | Path, kind: str, limit: int | None = None) -> list[Text]:
-    """The texts of a JSON Lines or text file; ValueError names the file, the line and what is wrong."""
+def read_texts(path: str | Path, kind: str, limit: int | None = None, conditions: Collection[str] = ()) -> list[Text]:
+    """The texts of a JSON Lines or text file; ValueError names the file, the line and what is wrong.
+
+    The fields of `conditions` are read, too: a text may lack one, all texts may not.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -60,26 +71,33 @@ def read_texts(path: str | Path, kind: str, limit: int | None = None) -> list[Te
         raise ValueError(f"data file {str(path)!r} is damaged or no UTF-8 text ({error}); make it again") from error
     if not any(map(str.strip, lines)):
         raise ValueError(f"data file {str(path)!r} is empty; it must hold at least one text")
-    if ".json" not in path.name:
-        if kind == "windows":
-            return [Text("".join(lines))]
-        return [_text({"text": line}, kind, f"{path} line {k}") for k, line in enumerate(lines, 1) if line.strip()]
+    if ".json" not in path.name and kind == "windows":
+        return [Text("".join(lines))]
     texts = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
+        if ".json" not in path.name:
+            texts.append(_text({"text": line}, kind, where, ()))
+            continue
         try:
             record = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{where} is not JSON ({error}); the file may have been cut, make it again") from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise ValueError(f"{where} is not a JSON object with a 'text' field")
-        texts.append(_text(record, kind, where))
+        texts.append(_text(record, kind, where, conditions))
+    for name in conditions:
+        if not any(getattr(text, name) for text in texts):
+            raise ValueError(
+                f"conditions has {name!r}, but no text of {str(path)!r} has a {name}; make the file with "
+                f"'textdiff data prepare', which keeps it, or leave {name} out of conditions"
+            )
     return texts
 
 
-def _text(record: dict[str, Any], kind: str, where: str) -> Text:
+def _text(record: dict[str, Any], kind: str, where: str, conditions: Collection[str]) -> Text:
     text, name = record["text"], record.get("form")
     if kind == "windows":
         return Text(text)
@@ -87,9 +105,29 @@ def _text(record: dict[str, Any], kind: str, where: str) -> Text:
         form = (FORMS.get(name) or get_form(str(name))) if name else guess_form(text)
         if form is None:
             raise ValueError(f"{text[:24]!r} has the shape of no form; prepare the file first, or use kind: windows")
-        return Text("".join(form.split(text)), form.name)
+        told = {key: _told(key, record.get(key)) for key in conditions}
+        return Text("".join(form.split(text)), form.name, **told)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _told(name: str, value: Any) -> str | None:
+    """A title or dynasty that can be told; None where there is none, or no Chinese character in it."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}; expected text, or null where there is none")
+    if name == "title":
+        return value if title_characters(value) else None
+    if value not in SLOT_WORDS[name]:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(SLOT_WORDS[name])}, or null")
+    return value
+
+
+def unsaid(condition: Tensor, prefix: Sequence[str], slots: Collection[str], pad: int) -> Tensor:
+    """`condition` (B, P) with nothing said in the slots named."""
+    columns = [k for k, slot in enumerate(prefix) if slot in slots]
+    return condition.index_fill(1, torch.tensor(columns, dtype=torch.long, device=condition.device), pad)
 
 
 def split_by_hash(texts: list[Text], share: float) -> tuple[list[Text], list[Text]]:
@@ -116,6 +154,9 @@ class MicroBatches:
     pieces: int
     steps: int
     seed: int
+    conditions: dict[str, float] = field(default_factory=dict)  # how likely a step is told a title, a dynasty
+    prefix: tuple[str, ...] = ()
+    pad: int = 0
 
     def __len__(self) -> int:
         return self.steps * self.pieces
@@ -140,6 +181,12 @@ class MicroBatches:
             place -= share
         return max(self.shares, key=self.shares.__getitem__)
 
+    def silent(self, step: int) -> set[str]:
+        """The conditions that a step is not told."""
+        epoch, _, _ = self.plan(step)
+        draws = Rng([example_seed(self.seed, epoch, -3, step)]).uniform(len(CONDITIONS))[0]
+        return {k for k, draw in zip(CONDITIONS, draws, strict=True) if draw >= self.conditions.get(k, 1.0)}
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         step, piece = divmod(index, self.pieces)
         epoch, g, first = self.plan(step)
@@ -162,7 +209,7 @@ class MicroBatches:
             "x0": x0,
             "x_t": x_t,
             "t": t,
-            "condition": group.condition[chosen],
+            "condition": unsaid(group.condition[chosen], self.prefix, self.silent(step), self.pad),
             "process": name,
             "positions": self.batch * n,  # free positions of the whole optimiser step
             "dropout": example_seed(self.seed, index),  # what dropout is drawn with

@@ -51,7 +51,9 @@ class Model:
     pretrained: str | None = None  # start from this folder or hub id
     type: str = "bert"  # transformers' model type
     config: dict[str, Any] = field(default_factory=dict)  # passed to its configuration
-    init: str = "plain"  # plain, or statistics: from the co-occurrences of train (see start.py)
+    init: str = (
+        "plain"  # plain; statistics: from the co-occurrences of train (see start.py); packaged, or a model folder
+    )
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Recipe:
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     processes: dict[str, float] = field(default_factory=lambda: {"mask": 1.0})  # name -> share of the steps
+    conditions: dict[str, float] = field(default_factory=dict)  # title, dynasty -> share of the steps that are told it
     optimizer: Optimizer = Optimizer()
     run: Run = Run()
     defaults: dict[str, Any] = field(default_factory=dict)  # the sampler's, saved with the model
@@ -107,6 +110,11 @@ class Recipe:
     @property
     def folder(self) -> Path:
         return Path(self.out or f"runs/{self.name}")
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The conditions that some steps are told."""
+        return tuple(name for name, share in self.conditions.items() if share)
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -213,10 +221,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+STARTS = ("plain", "statistics")  # model.init without a model
 CHOICES = {
     "data.kind": ("poems", "windows"),
     "tokenizer.kind": ("characters", "sentencepiece", "pretrained"),
-    "model.init": ("plain", "statistics"),
     "optimizer.name": ("adamw", "muon"),
     "run.report_to": ("none", "tensorboard"),
 }
@@ -242,6 +250,7 @@ RANGES = {  # low ≤ value < high
 
 def _check(recipe: Recipe) -> None:
     from textdiff.processes import PROCESSES
+    from textdiff.training.data import CONDITIONS
 
     for path, choices in CHOICES.items():
         section, key = path.split(".")
@@ -254,6 +263,15 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError(f"unknown process {name!r}; did you mean {(near or list(PROCESSES))[0]!r}?")
         if not 0 <= share < math.inf:
             raise RecipeError(f"processes.{name} is {share}; shares are at least 0")
+    for name, share in recipe.conditions.items():
+        if name not in CONDITIONS:
+            near = difflib.get_close_matches(name, CONDITIONS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CONDITIONS)}"
+            raise RecipeError(f"unknown condition {name!r}; {hint}")
+        if not 0 <= share <= 1:
+            raise RecipeError(f"conditions.{name} is {share}; it is a share of the steps, from 0 to 1")
+    if recipe.conditions and recipe.data.kind != "poems":
+        raise RecipeError(f"conditions are for data.kind poems, not {recipe.data.kind}; leave out conditions")
     if sum(recipe.processes.values()) <= 0:
         raise RecipeError("no process has a share above 0; write for example processes: {mask: 1.0}")
     for path, (low, high) in RANGES.items():
@@ -267,8 +285,14 @@ def _check(recipe: Recipe) -> None:
     if run.batch % run.accumulation:
         raise RecipeError(f"run.batch is {run.batch}, which {run.accumulation} pieces (run.accumulation) do not divide")
     told, model = recipe.tokenizer, recipe.model
-    if told.kind == "pretrained" and not (told.path or model.pretrained):
-        raise RecipeError("tokenizer.kind is 'pretrained', but neither tokenizer.path nor model.pretrained names one")
+    if told.kind == "pretrained" and not (told.path or model.pretrained or model.init not in STARTS):
+        raise RecipeError(
+            "tokenizer.kind is 'pretrained', but none of tokenizer.path, model.pretrained and model.init names one"
+        )
+    if model.init not in STARTS and model.init != "packaged" and not Path(model.init).expanduser().is_dir():
+        raise RecipeError(
+            f"model.init is {model.init!r}; expected one of plain, statistics, packaged, or the folder of a model"
+        )
     if model.pretrained and (told.kind != "pretrained" or told.path):
         raise RecipeError(
             "model.pretrained brings its own tokenizer; write tokenizer: {kind: pretrained}, without a path"

@@ -28,7 +28,7 @@ import transformers
 from torch import Tensor
 
 from textdiff.levels import count_levels
-from textdiff.predictors.folder import TextModel
+from textdiff.predictors.folder import USUALLY_TOLD, TextModel
 from textdiff.predictors.masked_lm import HEADS
 from textdiff.predictors.shaping import banned
 from textdiff.resolve import attribute
@@ -38,8 +38,8 @@ from textdiff.samplers.loop import sample
 from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, frame, sentencepiece_tokenizer
 from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash
 from textdiff.training.loss import Denoiser
-from textdiff.training.recipe import Recipe, RecipeError, load, to_yaml
-from textdiff.training.start import start_from_statistics
+from textdiff.training.recipe import STARTS, Recipe, RecipeError, Tokenizer, load, to_yaml
+from textdiff.training.start import start_from_model, start_from_statistics
 from textdiff.training.trainer import DiffusionTrainer, Log, checkpoints
 from textdiff.verse import FORMS
 
@@ -54,7 +54,7 @@ class Plan:
 
     text_model: TextModel
     batches: MicroBatches
-    held: list[Group]
+    held: list[Group]  # with the conditions said
     parameters: int
     texts: int
     tokens: int  # over the whole run, in texts, without prefixes
@@ -62,8 +62,9 @@ class Plan:
 
 def plan(recipe: Recipe) -> Plan:
     """Data, tokenizer, network and batches of a recipe; ValueError or FileNotFoundError say what is missing."""
-    texts = read_texts(recipe.data.train, recipe.data.kind, recipe.data.limit)
-    held = read_texts(recipe.data.validation, recipe.data.kind) if recipe.data.validation else []
+    data = recipe.data
+    texts = read_texts(data.train, data.kind, data.limit, recipe.told)
+    held = read_texts(data.validation, data.kind, None, recipe.told) if data.validation else []
     if recipe.data.kind == "windows":
         texts, held = _joined(texts), _joined(held)
     if not held and recipe.data.kind == "poems":
@@ -90,6 +91,9 @@ def plan(recipe: Recipe) -> Plan:
         pieces=pieces,
         steps=recipe.run.steps,
         seed=recipe.run.seed,
+        conditions=recipe.conditions,
+        prefix=text_model.prefix,
+        pad=text_model.pad_id,
     )
     per_epoch = sum(int(g.free.sum()) * len(g.ids) for g in train)
     tokens = int(per_epoch * recipe.run.steps / batches.steps_per_epoch())
@@ -243,23 +247,36 @@ def _joined(texts: list[Text]) -> list[Text]:
 
 
 def _network(recipe: Recipe, texts: list[Text]) -> TextModel:
-    poems = recipe.data.kind == "poems"
-    if recipe.model.pretrained:
-        found = TextModel.from_pretrained(recipe.model.pretrained)
-        defaults = recipe.defaults or found.defaults
-        return dataclasses.replace(found, processes=tuple(recipe.processes), defaults=defaults, name=recipe.name)
-    tokenizer = _tokenizer(recipe, texts)
-    vocabulary = tokenizer.get_vocab()
+    """The network with its tokenizer, before any start from statistics; `told` has the conditions of the recipe."""
+    poems, start = recipe.data.kind == "poems", recipe.model.pretrained or recipe.model.init
+    found = None if start in STARTS else TextModel.from_pretrained(None if start == "packaged" else start)
+    tokenizer = found.tokenizer if found and recipe.tokenizer == Tokenizer("pretrained") else _tokenizer(recipe, texts)
     prefix: tuple[str, ...] = ()
-    if "[level-0]" in vocabulary:
+    if "[level-0]" in tokenizer.get_vocab():
         prefix = POEM_PREFIX if poems else ("process", "level")
-    longest = max(f.length for f in FORMS.values()) if poems else recipe.data.length
-    before, after = frame(tokenizer)
-    positions = len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1
-    torch.manual_seed(recipe.run.seed)
-    model = transformers.AutoModelForMaskedLM.from_config(_config(recipe, tokenizer, positions))
+    if found and (recipe.model.pretrained or not recipe.model.config):
+        model, prefix = found.model, found.prefix
+    else:
+        longest = max(f.length for f in FORMS.values()) if poems else recipe.data.length
+        before, after = frame(tokenizer)
+        positions = len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1
+        torch.manual_seed(recipe.run.seed)
+        model = transformers.AutoModelForMaskedLM.from_config(_config(recipe, tokenizer, positions))
+    if found:
+        start_from_model(model, tokenizer, prefix, found)
+    for name in recipe.told:
+        if name not in prefix:
+            raise RecipeError(
+                f"conditions has {name!r}, but the network has no slot for it; leave it out of conditions"
+            )
     return TextModel.from_parts(
-        model, tokenizer, processes=tuple(recipe.processes), prefix=prefix, defaults=recipe.defaults, name=recipe.name
+        model,
+        tokenizer,
+        processes=tuple(recipe.processes),
+        prefix=prefix,
+        told=(*USUALLY_TOLD, *(found.told if found else ()), *recipe.told),
+        defaults=recipe.defaults or (found.defaults if found else {}),
+        name=recipe.name,
     )
 
 
@@ -317,10 +334,14 @@ def _groups(text_model: TextModel, texts: list[Text], recipe: Recipe) -> list[Gr
             )
         rows = ids[: len(ids) // length * length].view(-1, length)
         return [_group(text_model, rows, None)]
-    by_form: dict[str, list[str]] = {}
+    by_form: dict[str, list[Text]] = {}
     for t in texts:
-        by_form.setdefault(t.form or "", []).append(t.text)
-    return [_group(text_model, _encode(text_model, rows, recipe), form) for form, rows in sorted(by_form.items())]
+        by_form.setdefault(t.form or "", []).append(t)
+    return [
+        _group(text_model, _encode(text_model, [t.text for t in rows], recipe), form, **said)
+        for form, rows in sorted(by_form.items())
+        for said in [{name: [getattr(t, name) for t in rows] for name in recipe.told}]
+    ]
 
 
 def _encode(text_model: TextModel, rows: list[str], recipe: Recipe) -> Tensor:
@@ -332,9 +353,9 @@ def _encode(text_model: TextModel, rows: list[str], recipe: Recipe) -> Tensor:
     return text_model.encode([chr(code) for code in letters.tolist()])[:, 0][place].view(len(rows), -1)
 
 
-def _group(text_model: TextModel, ids: Tensor, form: str | None) -> Group:
+def _group(text_model: TextModel, ids: Tensor, form: str | None, **said: list[str | None]) -> Group:
     told = {"form": form} if "form" in text_model.prefix else {}
-    condition = text_model.condition(1, **told).expand(len(ids), -1)
+    condition = text_model.condition(len(ids), **told, **said)
     return Group(ids, condition, torch.ones(ids.shape[1], dtype=torch.bool))
 
 
@@ -350,7 +371,7 @@ def _head(groups: list[Group], texts: int) -> list[Group]:
 
 def _same(recipe: Recipe, earlier: Recipe) -> None:
     """A resumed run must have the data, network, optimiser and batches of the first."""
-    for section in ("data", "tokenizer", "model", "processes", "optimizer"):
+    for section in ("data", "tokenizer", "model", "processes", "conditions", "optimizer"):
         if getattr(recipe, section) != getattr(earlier, section):
             raise RecipeError(
                 f"{recipe.folder} holds a run with another {section!r} section; pass out=OTHER to keep both, or --fresh"

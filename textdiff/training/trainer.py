@@ -7,12 +7,12 @@ from.  No state of a random generator is kept: corruption and dropout are keyed 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from textdiff.likelihood import nelbo, ratio
 from textdiff.predictors.folder import TextModel
-from textdiff.training.data import Group, MicroBatches
+from textdiff.training.data import Group, MicroBatches, unsaid
 from textdiff.training.loss import Denoiser
 from textdiff.training.optimizer import build, flatten, rate, unflatten
 from textdiff.training.recipe import Recipe
@@ -82,10 +82,13 @@ class DiffusionTrainer(Trainer):
         previews: Callable[[TextModel, list[Group], int], None],
     ):
         args = arguments(recipe)
-        text_model = dataclasses.replace(
+        text_model = replace(
             text_model, model=text_model.model.to(args.device), content=text_model.content.to(args.device)
         )
-        self.text_model, self.recipe, self.held = text_model, recipe, held
+        self.text_model, self.recipe = text_model, recipe
+        slots, pad = text_model.prefix, text_model.pad_id
+        bare = [replace(g, condition=unsaid(g.condition, slots, recipe.told, pad)) for g in held]
+        self.held = {"": bare} | ({"_told": held} if recipe.told else {})
         self.report, self.previews = log, previews
         decay = recipe.optimizer.ema
         self.ema = AveragedModel(text_model.model, multi_avg_fn=averaging(decay)) if decay else None
@@ -106,7 +109,7 @@ class DiffusionTrainer(Trainer):
     def averaged(self) -> TextModel:
         """The model with its averaged weights, ready to be evaluated."""
         network = self.text_model.model if self.ema is None else self.ema.module
-        return dataclasses.replace(self.text_model, model=network.eval())
+        return replace(self.text_model, model=network.eval())
 
     # -- what Trainer asks for ----------------------------------------------------------------------------------------
 
@@ -134,18 +137,19 @@ class DiffusionTrainer(Trainer):
         return self.lr_scheduler
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The bound of each process on the held-out texts, with the averaged weights."""
+        """The bound of each process on the held-out texts, with the averaged weights; "told" is with the conditions said."""
         model = self.averaged()
         metrics = {}
         for process in self.text_model.processes:
             if process == "redraw":  # has no bound of its own
                 continue
-            value, error = bound_on(model, self.held, process=process, levels=self.recipe.run.eval_levels)
-            metrics[f"eval_{process}_bound"] = value
-            metrics[f"eval_{process}_standard_error"] = error
+            for name, groups in self.held.items():
+                value, error = bound_on(model, groups, process=process, levels=self.recipe.run.eval_levels)
+                metrics[f"eval_{process}{name}_bound"] = value
+                metrics[f"eval_{process}{name}_standard_error"] = error
         self.log(metrics)
         if self.args.should_save:
-            self.previews(model, self.held, self.state.global_step)
+            self.previews(model, self.held[""], self.state.global_step)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
