@@ -453,6 +453,12 @@ def test_holes_are_unknown_and_not_repeated():
     assert report.decide[0].options == ("平", "仄") and check(text, pronounce={"1:2": "仄"}).verdict == "ok"
 
 
+def test_a_poem_of_holes_is_open_in_every_way():
+    report = check("□" * 28)
+    assert (report.verdict, report.repeated, report.repeated_lines) == ("unknown", (), ())
+    assert not any(found.certain for found in report.findings)
+
+
 def test_text_without_characters_or_of_the_wrong_form_is_refused():
     with pytest.raises(ValueError, match="no characters"):
         check("，。")

@@ -558,7 +558,7 @@ class _Check:
             self._find("邻韵", near, spots, "the rhyme words are neighbours, in one class of 词林正韵")
         for word, count in Counter(line[-1] for line in self.lines[1::2]).items():
             spots = [(k, len(self.lines[k]) - 1) for k in even if self.lines[k][-1] == word]
-            if count > 1:
+            if count > 1 and word not in _HOLES:
                 self._find("重韵", True, spots, f"the rhyme word {word} stands {count} times", breaks=True)
         rhyme = Rhyme(
             group=group,
@@ -630,7 +630,9 @@ def _repeats(lines: Sequence[str]) -> Iterator[Repeat]:
 def _same_lines(lines: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     counted = Counter(lines)
     return tuple(
-        tuple(k for k, other in enumerate(lines, start=1) if other == line) for line in counted if counted[line] > 1
+        tuple(k for k, other in enumerate(lines, start=1) if other == line)
+        for line in counted
+        if counted[line] > 1 and set(line) - set(_HOLES)
     )
 
 
