@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
-from tiny import QUATRAIN, byte_model, poem_model, sentence_model, window_model
+from tables import assert_same_law
+from tiny import QUATRAIN, byte_model, network, poem_model, sentence_model, window_model
 
-from textdiff import canvas
+from textdiff import canvas, script
+from textdiff.levels import count
+from textdiff.pipeline import Pipeline
+from textdiff.predictors.folder import TextModel
+from textdiff.processes import PROCESSES as TABLE
+from textdiff.processes.mask import Mask
+from textdiff.resolve import attribute
+from textdiff.samplers import SAMPLERS
+from textdiff.tokenization import sentencepiece_tokenizer
+from textdiff.verify import ExactPredictor, Space, chain_law, sequence
 from textdiff.verse import FORMS, get_form
 
+PAIRS = [(process, name) for name, entry in SAMPLERS.items() for process in TABLE if process in entry.processes]
 POEMS = poem_model()
+
+
+def quick(sampler: str) -> dict[str, Any]:
+    """Settings under which every sampler takes few steps."""
+    if sampler == "entropy-bounded":
+        return {"options": {"gamma": 5}}
+    return {"options": {"sweeps": 0.1}} if sampler == "gibbs" else {"steps": 4}
+
+
 WORDS = sentence_model()
 BYTES = byte_model()
 WINDOWS = window_model()
@@ -128,3 +153,321 @@ def test_texts_of_one_shape_can_share_a_batch():
     first, second = canvas.holed(QUATRAIN.replace("月", "_"), POEMS), canvas.holed(QUATRAIN.replace("头", "_"), POEMS)
     assert first.shape == second.shape == (20, 2, FIVES)
     assert first.shape != canvas.holed(QUATRAIN.replace("床", "_"), POEMS).shape
+
+
+# -- given characters -----------------------------------------------------------------------------------------------------
+
+SEVENS = get_form("qiyan-jueju")
+MIXED = "頭____光_\n_白日依___\n______霜\n_樓_____"  # two of them traditional
+
+
+@pytest.fixture
+def without_opencc(monkeypatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "opencc", None)
+    script._opencc.cache_clear()
+    yield
+    script._opencc.cache_clear()
+
+
+def test_an_acrostic_is_a_template():
+    assert canvas.acrostic(FIVES) == "\n".join(["□" * 5] * 4)
+    assert canvas.acrostic(FIVES, "春_，秋冬").split() == ["春□□□□", "□□□□□", "秋□□□□", "冬□□□□"]
+    assert canvas.acrostic(FIVES, last="春夏□冬").split() == ["□□□□春", "□□□□夏", "□□□□□", "□□□□冬"]
+    assert canvas.acrostic(FIVES, diagonal="春夏秋冬").split() == ["春□□□□", "□夏□□□", "□□秋□□", "□□□冬□"]
+    octave = canvas.acrostic(get_form("五律"), diagonal="一二三四五").split()
+    assert [line.strip("□") for line in octave] == [*"一二三四五", "", "", ""], "as far as the diagonal goes"
+    both = canvas.acrostic(FIVES, "春夏秋冬", "___日", text="春[MASK]__光" + "□" * 15)
+    assert both.split() == ["春□__光", "夏□□□□", "秋□□□□", "冬□□□日"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (
+            {"first": "春夏秋"},
+            "acrostic has 3 characters, but form 'wuyan-jueju' has 4 lines; pass one character for each",
+        ),
+        ({"last": ""}, "acrostic_end has 0 characters"),
+        ({"diagonal": "春夏秋冬日"}, "acrostic_diagonal has 5 characters, but form 'wuyan-jueju' has a diagonal of 4"),
+        (
+            {"first": "春夏秋冬", "diagonal": "春__日", "text": "日" + "_" * 19},
+            "line 1, character 1 is '日' by template and '春'",
+        ),
+        (
+            {"first": "春___", "diagonal": "夏___"},
+            "line 1, character 1 is '春' by acrostic and '夏' by acrostic_diagonal",
+        ),
+        (
+            {"last": "___頭", "text": "_" * 19 + "头"},
+            "line 4, character 5 is '头' by template and '頭' by acrostic_end",
+        ),
+        ({"text": "春" * 19}, "text has 19 characters, but form 'wuyan-jueju' has 20"),
+    ],
+)
+def test_contradictions_name_the_place(asked, says):
+    with pytest.raises(ValueError, match=says):
+        canvas.acrostic(FIVES, **asked)
+
+
+@pytest.mark.parametrize("name", [None, "traditional"])
+@pytest.mark.parametrize(("process", "sampler"), PAIRS)
+def test_given_text_is_bit_identical_for_every_sampler_process_and_script(process, sampler, name):
+    pytest.importorskip("opencc")
+    asked = {"acrostic": "頭_风_", "acrostic_end": "___声", "template": MIXED, "script": name}
+    for poem in Pipeline(POEMS).generate(form="七绝", n=2, process=process, sampler=sampler, **quick(sampler), **asked):
+        told = canvas.acrostic(SEVENS, "頭_风_", "___声", text=MIXED).split()
+        for line, given in zip(poem.lines, told, strict=True):
+            assert [a for a, b in zip(line, given, strict=True) if b not in "_□"] == [b for b in given if b not in "_□"]
+        assert canvas.HOLE not in poem.text and "_" not in poem.text
+
+
+def test_the_same_text_with_the_same_seed_is_written_in_either_script():
+    pytest.importorskip("opencc")
+    pipe = Pipeline(POEMS)
+    simple, old = (
+        [poem.text for poem in pipe.generate(form="五绝", n=8, seed=3, script=name)]
+        for name in ("simplified", "traditional")
+    )
+    assert simple == [poem.text for poem in pipe.generate(form="五绝", n=8, seed=3)]
+    assert simple != old and simple == [script.simplified(text) for text in old]
+    frames = list(pipe.stream(form="五绝", n=8, seed=3, script="traditional", steps=3))
+    assert list(frames[-1].texts) == [
+        p.text for p in pipe.generate(form="五绝", n=8, seed=3, script="traditional", steps=3)
+    ]
+
+
+def test_n_poems_of_one_template_are_those_of_their_seeds():
+    pipe = Pipeline(POEMS)
+    poems = pipe.generate(form="五绝", n=3, seed=5, acrostic="春_风_")
+    assert [poem.seed for poem in poems] == [5, 6, 7] and len({poem.text for poem in poems}) == 3
+    assert poems[2:] == pipe.generate(form="五绝", seed=7, acrostic="春_风_")
+    template = canvas.acrostic(FIVES, "春_风_")
+    assert poems == pipe.generate(n=3, seed=5, template=template) == pipe.fill([template] * 3, seed=5)
+    frames = list(pipe.stream(form="五绝", seed=5, acrostic="春_风_"))
+    assert frames[-1].texts == (poems[0].text,) and frames[0].texts[0].count(canvas.HOLE) == 18
+
+
+def test_traditional_input_is_read_in_simplified_form_and_comes_back_as_it_was():
+    pytest.importorskip("opencc")
+    old, new = canvas.holed("白日依山盡，黃河入海_。", POEMS), canvas.holed("白日依山尽，黄河入海_。", POEMS)
+    assert torch.equal(old.ids, new.ids) and torch.equal(old.free, new.free)
+    assert old.text(ids(POEMS, "流 " * 20)) == "白日依山盡，黃河入海流。"
+    scored = canvas.whole(script.traditional(QUATRAIN), POEMS)
+    assert torch.equal(scored.ids, canvas.whole(QUATRAIN, POEMS).ids) and scored.unknown == 0
+    assert scored.text(scored.ids) == script.traditional(QUATRAIN) != QUATRAIN
+    assert canvas.spelled("登鸛雀樓", POEMS) == "登鸛雀楼", "only what the vocabulary lacks, if it has the other"
+    with pytest.raises(ValueError, match=r"'龘' \(line 1, character 2\) is outside .* leave it open$"):
+        canvas.holed("床龘□□光", POEMS)
+
+
+def test_without_opencc_the_error_tells_how_to_get_it(without_opencc):
+    with pytest.raises(ValueError, match=r"'盡' \(line 1, character 5\) is outside .*pip install 'textdiff\[zh\]'"):
+        canvas.holed("白日依山盡，黃河入海_。", POEMS)
+    assert canvas.whole(QUATRAIN.replace("头", "頭"), POEMS).unknown == 2
+    with pytest.raises(ValueError, match=r"pip install 'textdiff\[zh\]'"):
+        Pipeline(POEMS).generate(script="traditional")
+    (poem,) = Pipeline(POEMS).generate(form="五绝", script="simplified")
+    assert poem.text == Pipeline(POEMS).generate(form="五绝")[0].text
+    with pytest.raises(ValueError, match="script 'old' is unknown; pass one of simplified, traditional"):
+        Pipeline(POEMS).generate(script="old")
+
+
+def test_a_sentence_keeps_its_letters_when_the_rest_is_converted():
+    drawn = canvas.holed("The _ sat", WORDS, verse=False)
+    upper = dataclasses.replace(drawn, convert=str.upper)
+    assert upper.text(ids(WORDS, "a cat a")) == "The CAT sat"
+
+
+# -- couplets -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [5, 7])
+def test_a_couplet_is_the_second_of_an_octave_whose_other_lines_stay_masked(width):
+    form = get_form(f"couplet:{width}")
+    assert form.host is not None and (form.host.lines, form.host.width, form.length) == (8, width, 2 * width)
+    seen = []
+
+    def watching(state) -> None:
+        seen.append(state)
+
+    for poem in Pipeline(POEMS).generate(form=form.name, n=2, callback=watching):
+        assert poem.form == form.name and [len(line) for line in poem.lines] == [width, width]
+        assert poem.text == f"{poem.lines[0]}，{poem.lines[1]}。" and poem.forwards == 2 * width
+    outside = torch.ones(8 * width, dtype=torch.bool)
+    outside[2 * width : 4 * width] = False
+    for state in seen:
+        assert not state.free[:, outside].any() and (state.x[:, outside] == POEMS.mask_id).all()
+        assert state.free[:, ~outside].all()
+    blank = canvas.blank(POEMS, form)
+    assert torch.equal(blank.hidden, outside) and blank.shape == (8 * width, 2 * width, form)
+
+
+def test_the_network_is_told_the_octave_and_sees_its_other_lines_masked(monkeypatch):
+    seen = []
+    network_ = POEMS.model.base_model
+    forward = type(network_).forward
+
+    def look(self, input_ids, **more):
+        seen.append(input_ids)
+        return forward(self, input_ids=input_ids, **more)
+
+    monkeypatch.setattr(type(network_), "forward", look)
+    upper = "白日依山尽"
+    Pipeline(POEMS).generate(form="couplet:5", template=upper, steps=2)
+    octave, mask = POEMS.tokenizer.convert_tokens_to_ids("[wuyan-lushi]"), POEMS.mask_id
+    assert len(seen) == 2
+    for read in seen:
+        text = read[0, -40:]
+        assert octave in read[0, :-40]
+        assert (text[:10] == mask).all() and (text[20:] == mask).all(), "lines 1, 2 and 5 to 8"
+        assert text[10:15].tolist() == POEMS.tokenizer.convert_tokens_to_ids(list(upper))
+
+
+@pytest.mark.parametrize(("process", "sampler"), PAIRS)
+def test_an_upper_line_gets_a_lower_one(process, sampler):
+    pipe = Pipeline(POEMS)
+    settings = {"process": process, "sampler": sampler, **quick(sampler)}
+    (poem,) = pipe.generate(form="couplet:5", template="白日依山尽", **settings)
+    assert poem.lines[0] == "白日依山尽" and len(poem.lines[1]) == 5 and canvas.HOLE not in poem.text
+    assert [poem] == pipe.fill("白日依山尽，", form="couplet:5", **settings)
+
+
+def test_other_processes_write_the_rest_of_the_octave_unseen():
+    blank = canvas.blank(POEMS, get_form("couplet:5"))
+    assert blank.under("mask") is blank and canvas.blank(POEMS, FIVES).under("replacement").free.all()
+    assert blank.under("replacement").free.all() and blank.under("replacement").hidden is None
+    with pytest.raises(ValueError, match="has no bound of a couplet; score it by the mask process"):
+        Pipeline(POEMS).score("白日依山尽黄河入海流", form="couplet:5", process="replacement")
+
+
+def test_a_couplet_is_scored_with_the_rest_of_the_octave_unknown():
+    (score,) = Pipeline(POEMS).score("白日依山尽，黄河入海流。", form="couplet:5")
+    assert score.characters == 10 and score.form == "couplet:5" and score.text == "白日依山尽，黄河入海流。"
+    assert 0 < score.nats_per_char < 50
+
+
+@pytest.mark.parametrize("sampler", [name for name, entry in SAMPLERS.items() if "mask" in entry.exact])
+def test_text_around_hidden_positions_has_its_law_with_these_unknown(sampler):
+    """Three positions, the first one hidden: with an exact predictor the other two come out with their own marginal law."""
+    space = Space.random(3, 3)
+    exact = ExactPredictor(space, Mask(3))
+    free = torch.tensor([False, True, True])
+
+    def predictor(x_t, t, **more):  # an exact predictor of the mask process reads the level off the text
+        whole = (x_t == 3).sum(-1, keepdim=True) / 3
+        return exact(x_t, whole.double().expand(-1, 3), **more)
+
+    partly = dataclasses.replace(space, free=free)
+    start = torch.zeros_like(space.p0)
+    start[space.code(torch.tensor([[3, 3, 3]]))] = 1.0
+    step = attribute(SAMPLERS[sampler].path)()
+    law, _ = chain_law(partly, Mask(3), step, sequence(sampler, "mask", 2, None), predictor, start)
+    wanted: dict[tuple[int, ...], float] = {}
+    for code in space.support().tolist():
+        text = (3, *space.decode(torch.tensor([code]))[0, 1:].tolist())
+        wanted[text] = wanted.get(text, 0.0) + space.p0[code].item()
+    found = {
+        tuple(space.decode(torch.tensor([code]))[0].tolist()): law[code].item() for code in law.nonzero()[:, 0].tolist()
+    }
+    assert all(text[0] == 3 for text in found), "what is hidden stays [MASK]"
+    assert_same_law(found, wanted, 1e-9)
+
+
+def test_what_is_hidden_is_not_counted():
+    blank = canvas.blank(POEMS, get_form("couplet:5"))
+    assert count(torch.where(blank.free, 1.0, 0.0)[None].double(), blank.free[None]).tolist() == [10]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("couplet:6", "form 'couplet:6' is none that model tiny-poems knows; pass .* couplet:5 or couplet:7"),
+        ("lines:4x8", "form 'lines:4x8' is none that model tiny-poems knows; .* or a model without forms"),
+        ("couplet", "unknown form 'couplet'; known are .*couplet:N"),
+        ("couplet:0", "unknown form 'couplet:0'"),
+        ("lines:4", "unknown form 'lines:4'"),
+        ("lines:4x-8", "unknown form"),
+    ],
+)
+def test_forms_of_a_size_that_cannot_be(name, says):
+    with pytest.raises(ValueError, match=says):
+        Pipeline(POEMS).generate(form=name)
+
+
+def test_a_model_without_forms_writes_couplets_of_any_width():
+    model = TextModel.from_parts(POEMS.model, POEMS.tokenizer, name="formless")
+    blank = canvas.blank(model, get_form("couplet:6"))
+    assert blank.hidden is None and blank.free.all() and len(blank.ids) == 12
+    (poem,) = Pipeline(model).generate(form="couplet:6", acrostic="春风")
+    assert [line[0] for line in poem.lines] == ["春", "风"] and [len(line) for line in poem.lines] == [6, 6]
+
+
+# -- lines of running text ------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_characters_end_with_frozen_breaks_and_hold_none():
+    form = get_form("lines:3x5")
+    blank = canvas.blank(WINDOWS, form)
+    line_break = WINDOWS.tokenizer.convert_tokens_to_ids("\n")
+    assert len(blank.ids) == 1 + 3 * 6 and int(blank.free.sum()) == 15
+    assert (blank.ids[~blank.free] == line_break).all() and (blank.free | (torch.arange(19) % 6 == 0)).all()
+    model = window_model()
+    with torch.no_grad():
+        model.model.cls.predictions.bias[line_break] += 50.0  # would be drawn at once
+    for process, sampler in PAIRS:
+        (text,) = Pipeline(model).generate(form="lines:3x5", process=process, sampler=sampler, **quick(sampler))
+        assert [len(line) for line in text.text.split("\n")] == [5, 5, 5] and text.form == "lines:3x5"
+        assert text.lines == tuple(text.text.split("\n"))
+
+
+def test_lines_keep_what_is_given_letter_by_letter():
+    pipe = Pipeline(WINDOWS)
+    (text,) = pipe.generate(form="lines:3x5", acrostic="fed", acrostic_end="._.", template="_ab__\n_____\n___ _\n")
+    first, second, third = text.text.split("\n")
+    assert first.startswith("fab") and first[-1] == "." and second[0] == "e" and third[0] == "d" and third[3:] == " ."
+    assert [text] == pipe.fill("fab_.\ne____\nd__ .", form="lines:3x5")
+    for asked, says in (
+        ({"template": "_ab__\n_____"}, "text has 2 lines, but form 'lines:3x5' has 3"),
+        ({"template": "_ab__\n____\n_____"}, "line 2 has 4 tokens, but form 'lines:3x5' has lines of 5"),
+        ({"acrostic": "fex"}, r"'x' \(line 3\) is outside the model's vocabulary"),
+        ({"acrostic": "fe"}, "acrostic has 2 characters"),
+        ({"acrostic": "fed", "length": 3}, "length is 3, but given characters have their places in a form"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            pipe.generate(form="lines:3x5", **asked)
+    with pytest.raises(ValueError, match="knows no forms; pass one with the acrostic, such as lines:4x32"):
+        pipe.generate(acrostic="fed")
+    with pytest.raises(ValueError, match="tells how to write a text, not how to score one"):
+        pipe.score("a", form="lines:1x1")
+
+
+def test_a_model_without_forms_fills_a_template_in_n_ways():
+    texts = [text.text for text in Pipeline(WORDS).generate(template="the _ sat on", n=3)]
+    assert texts == [text.text for text in Pipeline(WORDS).fill(["the _ sat on"] * 3)]
+    assert all(text.startswith("the") and text.endswith(" sat on") for text in texts)
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory) -> TextModel:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    said = "the cat sat on the mat and the dog ran under a tree with birds that sing when light comes"
+    words = said.split()
+    lines = [" ".join(words[(7 * i + 3 * j * j + i * j) % len(words)] for j in range(8)) for i in range(60)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    tokenizer = sentencepiece_tokenizer([path], vocab_size=60)
+    return TextModel.from_parts(network(len(tokenizer)), tokenizer, name="tiny-pieces")
+
+
+def test_lines_of_pieces_have_so_many_tokens_and_begin_with_words(pieces):
+    form = get_form("lines:3x4")
+    blank = canvas.blank(pieces, form)
+    assert len(blank.ids) == 12 and blank.free.all()
+    seen = []
+    for text in Pipeline(pieces).generate(form=form.name, n=6, callback=seen.append):
+        lines = text.text.split("\n")
+        assert len(lines) == 3 and all(line == line.lstrip() for line in lines)
+    names = pieces.tokenizer.convert_ids_to_tokens(seen[-1].x.flatten().tolist())
+    assert all(name.startswith("▁") for name in names[::4])
+    (text,) = Pipeline(pieces).generate(form=form.name, template="the cat __\n____\n_ the __")
+    first, _, third = text.text.split("\n")
+    assert first.startswith("the cat") and " the" in third

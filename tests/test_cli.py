@@ -105,6 +105,42 @@ def test_fill_takes_arguments_a_file_or_stdin(run, poems, tmp_path):
     assert code == 0 and [len(line) for line in out.splitlines()] == [5, 5]
 
 
+def test_given_characters_are_flags_of_generate(run, poems, tmp_path):
+    pipe = Pipeline.from_pretrained(poems)
+    ends = ("--acrostic", "春_风_", "--acrostic-end", "_夜_声", "--acrostic-diagonal", "__日_")
+    expected = pipe.generate(n=3, seed=2, acrostic="春_风_", acrostic_end="_夜_声", acrostic_diagonal="__日_")
+    code, out, err = run("generate", "--model", poems, "-n", 3, "--seed", 2, *ends, "--json")
+    assert (code, err) == (0, "") and [json.loads(line) for line in out.splitlines()] == as_json(expected)
+    path = tmp_path / "template.txt"
+    path.write_text(HOLED + "\n", encoding="utf-8")
+    for file, stdin in ((path, None), ("-", HOLED)):
+        code, out, _ = run("generate", "--model", poems, "-n", 2, "--template", file, "--json", stdin=stdin)
+        assert code == 0 and [json.loads(line) for line in out.splitlines()] == as_json(pipe.fill([HOLED] * 2))
+
+
+def test_an_upper_line_asks_for_a_couplet(run, poems):
+    wanted = as_json(Pipeline.from_pretrained(poems).fill("白日依山尽", form="couplet:5"))
+    for words_ in (
+        ["generate", "--upper", "白日依山尽"],
+        ["generate", "--upper", "白日依山尽，", "--form", "couplet:5"],
+        ["fill", "--form", "couplet:5", "白日依山尽"],
+    ):
+        code, out, err = run(*words_, "--model", poems, "--json")
+        assert (code, err) == (0, "") and [json.loads(out)] == wanted
+    _, out, _ = run("generate", "--model", poems, "--form", "couplet:7")
+    assert len(out.strip()) == 16 and out[7] == "，" and out.endswith("。\n")
+
+
+def test_poems_are_printed_in_the_script_that_is_asked_for(run, poems):
+    pytest.importorskip("opencc")
+    pipe = Pipeline.from_pretrained(poems)
+    _, out, _ = run("generate", "--model", poems, "--script", "traditional", "--acrostic", "头頭风風")
+    assert out == pipe.generate(acrostic="头頭风風", script="traditional")[0].text + "\n"
+    assert [line[0] for line in "".join(out.split()).replace("。", "，").split("，")[:4]] == list("头頭风風")
+    _, out, _ = run("fill", "--model", poems, "--script", "traditional", HOLED)
+    assert out == pipe.fill(HOLED, script="traditional")[0].text + "\n" and out.startswith("床前明月")
+
+
 def test_fill_serves_any_masked_language_model(run, words):
     code, out, err = run("fill", "The [MASK] sat on the _.", "--model", words)
     assert (code, err) == (0, "") and out.startswith("The") and "[" not in out and "_" not in out
@@ -225,6 +261,13 @@ def test_bench_times_samplers_against_the_plain_loop(run):
         (["generate", "--format", "xml"], "invalid choice: 'xml'"),
         (["generate", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["fill", "--form", "五绝", "床前□□光"], "text has 5 characters, but form 'wuyan-jueju' has 20"),
+        (["generate", "--acrostic", "春夏"], "acrostic has 2 characters, but form 'wuyan-jueju' has 4 lines"),
+        (["generate", "--acrostic", "春夏秋冬"], "'夏' (line 2, character 1) is outside the model's vocabulary"),
+        (["generate", "--template", "absent.txt"], "template 'absent.txt' cannot be read (No such file or directory)"),
+        (["generate", "--upper", "白日", "--form", "五绝"], "--upper has 2 characters, but the form is '五绝'"),
+        (["generate", "--upper", "白日", "--template", "-"], "both --upper and --template"),
+        (["generate", "--form", "couplet:4"], "form 'couplet:4' is none that model"),
+        (["generate", "--script", "runes"], "argument --script: invalid choice"),
         (["fill", QUATRAIN], "has no hole"),
         (["fill", "床龘□□光"], "'龘' (line 1, character 2) is outside the model's vocabulary"),
         (["fill", ""], "text is empty"),

@@ -63,6 +63,10 @@ class Canvas:
             done += len(drawn)
         return result
 
+    def read(self, ids: Tensor) -> str:
+        """The same in the model's own characters, what was given too."""
+        return "".join(drawn for drawn, _ in self.write(torch.where(self.free, ids, self.ids).tolist()))
+
     def under(self, process: str) -> Canvas:
         """This canvas for `process`: what is no mask process cannot leave positions unknown, and writes the hidden ones."""
         if self.hidden is None or process == "mask":
@@ -283,7 +287,8 @@ def _lines(marked: str, model: TextModel, form: Form) -> Canvas:
     """Lines of running text, `form.width` tokens each.
 
     Where the vocabulary has a line break, one stands before the first line (not shown) and after each, and none is drawn
-    inside.  Elsewhere the lines follow each other, and each begins with a word if the vocabulary tells where words begin.
+    inside.  Elsewhere the lines follow each other.  If such a vocabulary tells where words begin, each line begins with one
+    (for certain under the mask process alone), and a hole takes in the space before it, as its token may bring its own.
     """
     names = model.tokenizer.convert_ids_to_tokens(range(len(model.tokenizer)))
     content = [(k, names[k]) for k in model.content.tolist()]
@@ -292,8 +297,9 @@ def _lines(marked: str, model: TextModel, form: Form) -> Canvas:
     ids, starts = list(breaks), []
     parts: list[Callable[[list[int]], Pieces]] = []
     for number, line in enumerate(marked.split("\n")):
-        lead = " " if words and not breaks and not line.startswith((HOLE, " ")) else ""
-        tokens, write_line = _line(lead + line, len(ids), model, f"line {number + 1}")
+        if words and not breaks:
+            line = re.sub(f"^(?!{HOLE}| )", " ", re.sub(f" +(?={HOLE})", "", line))
+        tokens, write_line = _line(line, len(ids), model, f"line {number + 1}")
         if len(tokens) != form.width:
             raise ValueError(
                 f"line {number + 1} has {len(tokens)} tokens, but form {form.name!r} has lines of {form.width}; "
