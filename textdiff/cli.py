@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import errno
 import gc
+import inspect
 import io
 import json
 import os
@@ -79,7 +80,7 @@ def generate(a: argparse.Namespace) -> None:
     with writing(a.out) as out:
         pipe = _pipeline(a)
         settings = _settings(a) | {"form": a.form, "length": a.length} | _given(a)
-        with _bar(a, a.n, "poem") as bar, _onlookers(a, pipe, a.n) as looking_on:
+        with _bar(a, a.n, "poem") as bar, _onlookers(a, pipe, a.n, settings) as looking_on:
             for first in range(0, a.n, CHUNK) or [0]:
                 size = min(CHUNK, a.n - first)
                 with looking_on(_advance(bar, first)) as callback:
@@ -94,10 +95,13 @@ def fill(a: argparse.Namespace) -> None:
     with writing(a.out) as out:
         pipe = _pipeline(a)
         form = a.form or [record.get("form") for record in records]
-        with _bar(a, len(records), "text") as bar, _onlookers(a, pipe, len(records), records) as looking_on:
-            texts = [record["text"] for record in records]
-            with looking_on(_advance(bar, 0)) as callback:
-                outputs = pipe.fill(texts, form=form, seed=a.seed, callback=callback, **_settings(a))
+        texts, settings = [record["text"] for record in records], _settings(a)
+        with (
+            _bar(a, len(texts), "text") as bar,
+            _onlookers(a, pipe, len(texts), settings, texts, form) as looking_on,
+            looking_on(_advance(bar, 0)) as callback,
+        ):
+            outputs = pipe.fill(texts, form=form, seed=a.seed, callback=callback, **settings)
         _write(outputs, a.format, out)
 
 
@@ -496,7 +500,12 @@ def _draw_heat(a: argparse.Namespace, details: Sequence[Any]) -> None:
 
 @contextlib.contextmanager
 def _onlookers(
-    a: argparse.Namespace, pipe: Any, n: int, records: Sequence[dict[str, Any]] | None = None
+    a: argparse.Namespace,
+    pipe: Any,
+    n: int,
+    settings: dict[str, Any],
+    texts: Sequence[str] | None = None,
+    form: Any = None,
 ) -> Iterator[Callable[[Callable[[Any], None]], contextlib.AbstractContextManager[Callable[[Any], None]]]]:
     """Makes a callback one that the display of --watch and the file of --trace are told by as well."""
     watch = a.watch and sys.stderr.isatty()
@@ -508,13 +517,26 @@ def _onlookers(
     from textdiff import following, trace
     from textdiff.watching import watching
 
-    if records is None:
-        casting = following.new_texts(pipe, a.form)
+    plan = pipe.plan(**{name: settings[name] for name in inspect.signature(pipe.plan).parameters if name in settings})
+    each = plan.best_of * (plan.particles or 1)
+    if texts is None:
+        named = inspect.signature(following.new_texts).parameters
+        casting = following.new_texts(pipe, **{name: value for name, value in settings.items() if name in named})
     else:
-        told = [(record["text"], a.form or record.get("form")) for record in records]
-        casting = following.filled_texts(pipe, [text for text, _ in told], [form for _, form in told])
+        casting = following.filled_texts(pipe, texts, form, script=settings["script"], each=each)
+    header = {
+        "textdiff": __version__,
+        "model": pipe.model.name,
+        "form": settings.get("form", form),
+        "process": plan.process_name,
+        "sampler": plan.sampler,
+        "settings": {name: value for name, value in settings.items() if value is not None and name != "form"}
+        | {name: getattr(plan, name) for name in ("steps", "temperature", "top_p", "options")},
+        "seeds": [a.seed + k for k in range(n)],
+        "each": each,
+    }
     with contextlib.ExitStack() as stack:
-        record = stack.enter_context(trace.recording(a.trace, _trace_header(a, pipe, n))) if a.trace else None
+        record = stack.enter_context(trace.recording(a.trace, header)) if a.trace else None
 
         @contextlib.contextmanager
         def looking_on(callback: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
@@ -528,22 +550,6 @@ def _onlookers(
                 yield both
 
         yield looking_on
-
-
-def _trace_header(a: argparse.Namespace, pipe: Any, n: int) -> dict[str, Any]:
-    """What a trace says of its run."""
-    settings = _settings(a)
-    plan = pipe.plan(**settings)
-    made = {name: getattr(plan, name) for name in ("steps", "temperature", "top_p", "options")}
-    return {
-        "textdiff": __version__,
-        "model": pipe.model.name,
-        "form": a.form,
-        "process": plan.process_name,
-        "sampler": plan.sampler,
-        "settings": {name: value for name, value in (settings | made).items() if value is not None},
-        "seeds": [a.seed + k for k in range(n)],
-    }
 
 
 def _bar(a: argparse.Namespace, total: int, unit: str) -> Any:
