@@ -87,24 +87,48 @@ def test_the_callback_of_generate_tells_what_stream_tells(process, sampler):
 
 def test_running_text_and_an_unchanged_pipeline_without_onlookers():
     told: list[Shot] = []
-    (output,) = WINDOWS.generate(length=12, callback=following(new_texts(WINDOWS), told.append))
+    (output,) = WINDOWS.generate(length=12, callback=following(new_texts(WINDOWS, length=12), told.append))
     assert last(told) == {0: output.text} and len(told) == 13
-    WINDOWS.generate(length=12, callback=following(new_texts(WINDOWS)))
+    WINDOWS.generate(length=12, callback=following(new_texts(WINDOWS, length=12)))
 
 
 @pytest.mark.parametrize("size", [1, 64])
 def test_the_callback_of_fill_tells_whose_text_it_is(size):
     told: list[Shot] = []
-    casting = filled_texts(POEMS, HOLED, [None] * 4)
+    casting = filled_texts(POEMS, HOLED)
     outputs = POEMS.fill(HOLED, seed=4, batch_size=size, callback=following(casting, told.append))
     assert last(told) == dict(enumerate(output.text for output in outputs))
     assert sorted(row for shot in told if shot.level == 1 for row in shot.rows) == [0, 1, 2, 3]
 
 
+def test_what_was_given_and_every_candidate_are_told():
+    told: list[Shot] = []
+    settings = {"form": "wuyan-jueju", "acrostic": "春_花_", "steps": 3}
+    casting = new_texts(POEMS, "wuyan-jueju", acrostic="春_花_")
+    outputs = POEMS.generate(n=2, best_of=2, callback=following(casting, told.append), **settings)
+    assert sorted(last(told)) == [0, 1, 2, 3]
+    assert all(shot.texts[0][0] == "春" for shot in told)
+    for k, output in enumerate(outputs):
+        assert output.text in (last(told)[2 * k], last(told)[2 * k + 1])
+
+
+def test_candidates_and_keywords_of_filled_texts_are_told():
+    told: list[Shot] = []
+    texts = [HOLED[0].replace("霜", "_").replace("头", "_"), "□" * 20, HOLED[0]]
+    casting = filled_texts(POEMS, texts, each=2)
+    outputs = POEMS.fill(texts, best_of=2, callback=following(casting, told.append))
+    for k, output in enumerate(outputs):
+        assert output.text in (last(told)[2 * k], last(told)[2 * k + 1])
+    told.clear()
+    texts = [poem + "□" * 15 for poem in ("床前明月光", "举头望明月", "白日依山尽")]
+    outputs = POEMS.fill(texts, keyword="鸟", callback=following(filled_texts(POEMS, texts), told.append))
+    assert last(told) == dict(enumerate(output.text for output in outputs))
+
+
 def test_sentences_are_told_letter_by_letter():
     told: list[Shot] = []
     texts = ["The cat _ on the mat.", "two _ _"]
-    casting = filled_texts(WORDS, texts, [None, None])
+    casting = filled_texts(WORDS, texts)
     outputs = WORDS.fill(texts, callback=following(casting, told.append))
     assert last(told) == dict(enumerate(output.text for output in outputs))
 

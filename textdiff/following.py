@@ -11,9 +11,8 @@ import torch
 from textdiff import canvas
 from textdiff.canvas import Canvas
 from textdiff.contracts import State
-from textdiff.pipeline import Pipeline
+from textdiff.pipeline import Forms, Pipeline
 from textdiff.trace import Onlooker, shot
-from textdiff.verse import get_form
 
 Casting = Callable[[State], list[tuple[int, Canvas]]]  # which text, and how it reads, stands in each row of a new batch
 
@@ -41,57 +40,46 @@ def following(casting: Casting, *onlookers: Onlooker | None) -> Callable[[State]
     return follow
 
 
-def new_texts(pipe: Pipeline, form: str | None = None) -> Casting:
-    """The batches of `generate`: rows are numbered as they come."""
+def new_texts(
+    pipe: Pipeline,
+    form: str | None = None,
+    *,
+    length: int | None = None,
+    acrostic: str | None = None,
+    acrostic_end: str | None = None,
+    acrostic_diagonal: str | None = None,
+    template: str | None = None,
+    script: str | None = None,
+) -> Casting:
+    """The rows of `generate`, numbered as they come; the keywords are those of its keywords that say what is written."""
+    ends = {"first": acrostic, "last": acrostic_end, "diagonal": acrostic_diagonal}
+    blank = pipe._blank(form, length, template, script, **ends)
     numbers = itertools.count()
-
-    def casting(state: State) -> list[tuple[int, Canvas]]:
-        rows, length = state.x.shape
-        if pipe.verse or form is not None:
-            named = pipe.model.defaults.get("form", "qiyan-jueju") if form is None else form
-            blank = canvas.blank(pipe.model, get_form(named))
-        else:
-            blank = canvas.window(pipe.model, length)
-        return [(next(numbers), blank) for _ in range(rows)]
-
-    return casting
+    return lambda state: [(next(numbers), blank) for _ in range(len(state.x))]
 
 
-def filled_texts(pipe: Pipeline, texts: Sequence[str], forms: Sequence[str | None]) -> Casting:
-    """The batches of `fill`, whose rows may come in any order: a row is the first text, not met yet, with what is given in it.
+def filled_texts(
+    pipe: Pipeline, texts: Sequence[str], form: Forms = None, *, script: str | None = None, each: int = 1
+) -> Casting:
+    """The rows of `fill`, which come in any order: one is of the first text, not met yet, with what is given in it.
 
-    Where more was given to the pipeline, it is the text that agrees with most of it.  A row for which no text is left is
-    numbered behind them all.
+    Where a keyword was given beside the text, it is the one that agrees with most of the row.  `each` rows are candidates
+    or particles of one text; those of text k are numbered from k · each.
     """
-    canvases: list[Canvas] = []
+    canvases = [canvas.in_script(one, script) for one in pipe._canvases(canvas.holed, texts, form)]
     alike: dict[Any, list[int]] = {}  # the texts with the same given part
-    left: set[int] = set()
-    more = itertools.count(len(texts))
-
-    def start() -> None:
-        for k, (text, form) in enumerate(zip(texts, forms, strict=True)):
-            named = None if form is None else get_form(form)
-            canvases.append(canvas.holed(text, pipe.model, named, verse=pipe.verse))
-            alike.setdefault(_key(canvases[k].ids, canvases[k].free), []).append(k)
-            left.add(k)
+    for k, one in enumerate(canvases):
+        alike.setdefault(_key(one.ids, one.free), []).append(k)
+    met = dict.fromkeys(range(len(canvases)), 0)
 
     def find(given: torch.Tensor, free: torch.Tensor) -> tuple[int, Canvas]:
-        same = alike.get(_key(given, free), [])
-        row = next((k for k in same if k in left), None)
-        if row is None and not same and left:
-            row = max(sorted(left), key=lambda k: _agreement(canvases[k], given, free))
-        if row is None:
-            among = [canvases[k] for k in same] or canvases
-            return next(more), max(among, key=lambda one: _agreement(one, given, free))
-        left.remove(row)
-        return row, canvases[row]
+        open_ = [k for k in alike.get(_key(given, free), []) if met[k] < each]
+        if not open_:
+            open_ = sorted((k for k in met if met[k] < each), key=lambda k: -_agreement(canvases[k], given, free))
+        met[open_[0]] += 1
+        return open_[0] * each + met[open_[0]] - 1, canvases[open_[0]]
 
-    def casting(state: State) -> list[tuple[int, Canvas]]:
-        if not canvases:
-            start()
-        return [find(*row) for row in zip(state.given.cpu(), state.free.cpu(), strict=True)]
-
-    return casting
+    return lambda state: [find(*row) for row in zip(state.given.cpu(), state.free.cpu(), strict=True)]
 
 
 def _key(given: torch.Tensor, free: torch.Tensor) -> tuple[Any, ...]:
