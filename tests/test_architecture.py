@@ -23,8 +23,8 @@ CORE = [
     or name in ("contracts", "rng", "levels", "predictions", "bridges", "likelihood", "verify", "verse", "resolve")
 ]
 TABLES = ["__init__", "processes/__init__", "samplers/__init__", "verse", "checker", "resolve", "cli"]
-HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate"}
-MEETS_HUGGING_FACE = ("predictors/", "training/", "canvas", "tokenization", "metrics", "pipeline", "bench", "cli")
+HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate", "evaluate"}
+MEETS_HUGGING_FACE = ("predictors/", "training/", "canvas", "tokenization", "metrics", "hf_metrics", "pipeline", "bench", "cli")
 
 # Top to bottom: a part imports what stands before it, never what stands behind.
 LAYERS = [
@@ -37,12 +37,13 @@ LAYERS = [
     ["samplers/"],
     ["tokenization", "predictors/"],
     ["likelihood"],
-    ["canvas", "checker", "corpus", "verify"],
+    ["canvas", "checker", "corpus", "counts", "verify"],
     ["trace", "heat"],
     ["pictures", "watching"],
     ["animation"],
     ["training/"],
     ["metrics", "pipeline"],
+    ["report", "hf_metrics"],
     ["following"],
     ["bench"],
     ["cli"],
