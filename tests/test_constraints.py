@@ -144,7 +144,7 @@ def prediction_rows(set_: Law, logits: Tensor, x_t: Tensor, at: Tensor | None = 
 
     where = (x_t == MASK) if at is None else at
     rows, positions = where.nonzero(as_tuple=True)
-    prediction = constrained(predictor, set_)(x_t, torch.ones(x_t.shape), at=(rows, positions))
+    prediction = constrained(predictor, set_, weigh=True)(x_t, torch.ones(x_t.shape), at=(rows, positions))
     return prediction.pin(x_t, x_t != MASK)
 
 

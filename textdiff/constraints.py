@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -51,7 +51,7 @@ from textdiff.rng import Rng
 
 P, Z, E, W = range(4)
 LETTERS = 4
-OBLIQUE = -1  # Z or E
+LEVEL, OBLIQUE = -2, -1  # P or E, Z or E
 LEAST = 1e-12  # relative mass of a token that the predictor excludes
 _MEETS = {"·": (P, Z, E, W), "p": (P, E, W), "z": (Z, E, W)}
 
@@ -69,7 +69,10 @@ class Law:
     following: Tensor  # (width, S, 4) index of the state after a letter
     kept: Tensor  # (lines, S) sequences that a line in a final state keeps, as bits
     patterns: Tensor  # (sequences, lines) patterns of a line, as bits
-    marks: Tensor  # (patterns, width) what each asks: 0 anything, 1 level, 2 oblique
+    under: Tensor  # (2^sequences, lines) patterns of a line under any of these sequences, as bits
+    marks: Tensor  # (patterns, width) what each asks: W, LEVEL or OBLIQUE
+    fitting: Tensor  # (6, V) bool: tokens for LEVEL, OBLIQUE, P, Z, E, W
+    tonal: Tensor  # (L,) bool: where some pattern asks something
     rhyming_first: int  # sequences whose first line rhymes, as bits
     words: tuple[int, ...]  # positions of the rhyme words; () without rhyme
     first: int | None  # position of the last token of the first line, where (3) is asked
@@ -91,9 +94,10 @@ class Law:
         state = torch.zeros_like(rows[:, :, 0])
         for j in range(self.width):
             state = self.following[j][state, rows[:, :, j]]
-        sequences = torch.full_like(state[:, 0], 2**self.sequences - 1)
-        for k in range(self.lines):
-            sequences = sequences & self.kept[k][state[:, k]]
+        kept = self.kept[torch.arange(self.lines, device=state.device), state]
+        sequences = kept[:, 0]
+        for k in range(1, self.lines):
+            sequences = sequences & kept[:, k]
         if self.first is not None:
             end = letters[:, self.first]
             rhyming = torch.full_like(sequences, self.rhyming_first)
@@ -101,20 +105,39 @@ class Law:
             sequences = torch.where(end == Z, sequences & ~rhyming, sequences)
         return sequences, self.states[state]
 
+    def settled(self, left: tuple[Tensor, Tensor], asked: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows (B,), lines (B, lines)) bool where positions asked for, (B, L) bool, do not depend on each other any more.
+
+        `left` is what `alive` gives.
+
+        A row has one sequence left and nothing to ask the rhyme; a line has one pattern left under it.
+        """
+        sequences, patterns = left
+        within = patterns & self.under[sequences]
+        one = (sequences & (sequences - 1)) == 0
+        if self.words:
+            one = one & ~asked[:, list(self.ends)].any(-1)
+        return one, (within & (within - 1)) == 0
+
+    def required(self, left: tuple[Tensor, Tensor]) -> Tensor:
+        """What the first sequence and patterns left (`alive`) ask of each position, (B, L): W, LEVEL or OBLIQUE."""
+        sequences, patterns = left
+        chosen = patterns & self.under[sequences & -sequences]
+        bit = (chosen & -chosen).double().log2().long()  # the lowest
+        return self.marks[bit].flatten(1)
+
     def coupled(self, x: Tensor, asked: Tensor) -> Tensor:
         """Open positions (B, L) bool whose predictions a joint draw at `asked` (B, L) bool needs, `asked` among them."""
         letters, open_ = self.known(x), x == self.unread
-        sequences, patterns = self.alive(letters)
+        left = self.alive(letters)
+        one, untied = self.settled(left, asked)
+        touched = asked.view(len(x), self.lines, self.width).any(-1)
+        if bool((one & (untied | ~touched).all(-1)).all()):
+            return asked
+        sequences = left[0]
         several = (sequences & (sequences - 1)) != 0
-        matters = torch.tensor([bool((self.following[j] != self.following[j][:, W:]).any()) for j in range(self.width)])
-        tonal = matters.to(x.device).repeat(self.lines)
-        within = torch.zeros_like(patterns)
-        for s in range(self.sequences):  # of a line with several patterns left, one position tells about another
-            within = torch.where(((sequences >> s) & 1 == 1)[:, None], within | (patterns & self.patterns[s]), within)
-        tied = (within & (within - 1)) != 0
-        touched = asked.view(-1, self.lines, self.width).any(-1)
-        need = (several & asked.any(-1))[:, None] | (tied & touched).repeat_interleave(self.width, 1)
-        need = need.expand_as(x) & tonal
+        need = (several & asked.any(-1))[:, None] | (~untied & touched).repeat_interleave(self.width, 1)
+        need = need & self.tonal
         if self.words:
             ends = torch.zeros_like(x, dtype=torch.bool)
             ends[:, list(self.ends)] = True
@@ -192,6 +215,7 @@ def law(
     kept = [
         [sum(1 << s for s in range(len(sequences)) if mask & patterns[s][k]) for mask in states] for k in range(lines)
     ]
+    asks = {"·": W, "p": LEVEL, "z": OBLIQUE}
     letter = torch.tensor(letters, device=device)
     allowed = letter != W
     if writable is not None:
@@ -208,7 +232,23 @@ def law(
         following=torch.tensor(following, device=device),
         kept=torch.tensor(kept, device=device),
         patterns=torch.tensor(patterns, device=device),
-        marks=torch.tensor([["·pz".index(mark) for mark in pattern] for pattern in listed], device=device),
+        under=torch.tensor(
+            [
+                [_union(row[k] for s, row in enumerate(patterns) if chosen >> s & 1) for k in range(lines)]
+                for chosen in range(2 ** len(patterns))
+            ],
+            device=device,
+        ),
+        marks=torch.tensor([[asks[mark] for mark in pattern] for pattern in listed], device=device),
+        fitting=torch.stack(
+            [
+                (letter == P) | (letter == E),
+                (letter == Z) | (letter == E),
+                *(letter == one for one in (P, Z, E)),
+                torch.ones_like(allowed),
+            ]
+        ),
+        tonal=torch.tensor([any(p[j] != "·" for p in listed) for j in range(width)], device=device).repeat(lines),
         rhyming_first=sum(1 << s for s, rhymes in enumerate(rhyming_first) if rhymes),
         words=tuple(words),
         first=tied,
@@ -216,6 +256,13 @@ def law(
         distinct=distinct,
         no_repeat=no_repeat,
     )
+
+
+def _union(masks: Iterable[int]) -> int:
+    result = 0
+    for mask in masks:
+        result |= mask
+    return result
 
 
 def _rhymes(groups: Sequence[frozenset[str]], letter: Tensor, writable: Tensor, enough: int) -> Rhymes:
@@ -305,7 +352,24 @@ class Restricted:
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 ~ q_C, (B, L)."""
-        return self._tables.draw(rng)
+        law, open_ = self.law, self._open()
+        chance, words, tokens = rng.branch(), rng.branch(), rng.branch()
+        x, asked = self.shown, self.asked & open_
+        letters = torch.where(open_, W, law.known(self.base.known))
+        left = law.alive(letters)
+        one, untied = law.settled(left, asked)
+        touched = asked.view(len(x), law.lines, law.width).any(-1)
+        joint = asked.any(-1) & ~(one & (untied | ~touched).all(-1))
+        letter = law.required(left)
+        there = joint.nonzero()[:, 0]
+        if len(there) or rng.lockstep:
+            drawn, ends, wanted = self._tables.rows(there).draw(chance.rows(there), words.rows(there))
+            letter[there] = drawn
+            if law.rhymes is not None:
+                at = (there[:, None], torch.tensor(law.ends, device=x.device))
+                x = x.index_put(at, torch.where(wanted, ends, x[at]))
+                asked = asked.index_put(at, asked[at] & ~wanted)
+        return self._draw_tokens(x, letter, asked, tokens)
 
     def log_weight(self, x: Tensor) -> Tensor:
         """(7) of a step that put x's tokens at the asked positions, (B,) float64, nats."""
@@ -319,8 +383,9 @@ class Restricted:
         return self._tables.log_mass()
 
     @cached_property
-    def _tables(self) -> _Tables:
-        law, (rows, positions) = self.law, self.base.at
+    def _p(self) -> Tensor:
+        """Probabilities (N, V) at the base's positions."""
+        law, (rows, _) = self.law, self.base.at
         logits = self.base.logits()
         barred = ~law.writable[None]
         if law.no_repeat:
@@ -330,12 +395,35 @@ class Restricted:
         top = kept.amax(-1, keepdim=True)
         top = torch.where(top > -torch.inf, top, 0.0)
         p = torch.exp((kept - top).clamp(min=math.log(LEAST))).masked_fill(barred, 0.0)
-        p = p / p.sum(-1, keepdim=True)
+        return p / p.sum(-1, keepdim=True)
+
+    @cached_property
+    def _tables(self) -> _Tables:
+        law, at = self.law, self.base.at
+        p, open_ = self._p, self._open()
         letters = one_hot(law.known(self.base.known), LETTERS).double()
-        letters = letters.index_put((rows, positions), (p @ one_hot(law.letter, LETTERS).to(p.dtype)).double())
-        open_ = self._open()
-        words = None if law.rhymes is None else _read_words(law, law.rhymes, self.base.known, self.base.at, p)
-        return _Tables(law, self.base.known, open_, self.asked & open_, self.shown, self.base.at, p, letters, words)
+        letters = letters.index_put(at, (p @ one_hot(law.letter, LETTERS).to(p.dtype)).double())
+        words = None if law.rhymes is None else _read_words(law, law.rhymes, self.base.known, at, p)
+        return _Tables(law, open_, self.asked & open_, letters, words)
+
+    def _draw_tokens(self, x: Tensor, letter: Tensor, where: Tensor, rng: Rng) -> Tensor:
+        """x with tokens of these letters (B, L) at `where` (B, L) bool."""
+        law, (rows, positions) = self.law, self.base.at
+        keep = where[rows, positions].nonzero()[:, 0]
+        rows, positions = rows[keep], positions[keep]
+        fits = law.fitting[letter[rows, positions] - LEVEL]
+        logits = torch.where(fits, self._p[keep], 0.0).log()
+        if not law.no_repeat:
+            return x.index_put((rows, positions), rng.categorical(logits, at=(rows, positions)))
+        for column in positions.unique().tolist():
+            here = (positions == column).nonzero()[:, 0]
+            row, at = rows[here], (rows[here], positions[here])
+            waiting = where[row] & (torch.arange(x.shape[1], device=x.device) >= column)
+            barred = _present(torch.where(waiting, law.unread, x[row]), len(law.letter))
+            rng.counter = column  # whichever columns the other rows ask for
+            token = rng.categorical(logits[here].masked_fill(barred, -torch.inf), at=at)
+            x = x.index_put(at, token)
+        return x
 
     def _open(self) -> Tensor:
         """Where the base has a law, (B, L) bool."""
@@ -362,14 +450,15 @@ class _Tables:
     """What a prediction says about letters and rhyme words."""
 
     law: Law
-    known: Tensor
     open: Tensor  # (B, L) bool: there is a prediction
     asked: Tensor  # (B, L) bool, some of them
-    shown: Tensor
-    at: Positions
-    p: Tensor  # (N, V) of the positions at
     letters: Tensor  # (B, L, 4) masses, float64
     words: tuple[Tensor, Tensor] | None  # weights (B, R, C), live (B, R) at the law's ends
+
+    def rows(self, index: Tensor) -> _Tables:
+        """Those of the rows index (n,)."""
+        words = None if self.words is None else (self.words[0][index], self.words[1][index])
+        return _Tables(self.law, self.open[index], self.asked[index], self.letters[index], words)
 
     def with_tokens(self, x: Tensor) -> _Tables:
         """With x's tokens at the asked positions."""
@@ -383,9 +472,9 @@ class _Tables:
         return replace(self, open=self.open & ~self.asked, letters=letters, words=words)
 
     def log_mass(self, rows: Tensor | None = None) -> Tensor:
-        """log Z (B,); the rhyme's own part for `rows` (B,) bool alone, by default where an end is open."""
+        """log Z (B,); the rhyme's own part for `rows` (B,) bool alone, by default for all."""
         if rows is None:
-            rows = self.open[:, list(self.law.ends)].any(-1)
+            rows = torch.ones_like(self.asked[:, 0])
         joint, scale, _ = self._joint(rows)
         return joint.flatten(1).sum(-1).log() + scale
 
@@ -393,8 +482,8 @@ class _Tables:
 
     def _line_letters(self) -> Tensor:
         """(B, lines, width, 4), anything where the rhyme decides."""
-        free = one_hot(torch.tensor(W, device=self.known.device), LETTERS).double()
-        ends = torch.zeros_like(self.asked[0])
+        free = one_hot(torch.tensor(W, device=self.letters.device), LETTERS).double()
+        ends = torch.zeros(self.letters.shape[1], dtype=torch.bool, device=self.letters.device)
         ends[list(self.law.ends)] = True
         letters = torch.where(ends[:, None], free, self.letters)
         return letters.view(len(letters), self.law.lines, self.law.width, LETTERS)
@@ -465,11 +554,15 @@ class _Tables:
         if how and self.law.first is not None:  # an end that is open and not read, or has no reading, is no rhyme word
             end = self.letters[:, self.law.first]
             mass = mass * ((end[:, P] + (end[:, E] if how == 1 else 0.0)) > 0)
-        standing = (self.words[1] & ~self.open[:, list(self.law.ends)]).any(-1)
-        there = (rows | standing).nonzero()[:, 0]
-        words = self._rhyme_words(torch.full_like(there, how), there)
-        found = torch.where(rows[there], words.mass(), words.possible.double())
-        return mass.index_put((there,), found * mass[there])
+        stands = torch.zeros_like(rows)
+        if how and self.law.first is not None:
+            stands = self.words[1][:, -1] & ~self.open[:, self.law.first]
+        for there, exact in ((rows.nonzero()[:, 0], True), ((stands & ~rows).nonzero()[:, 0], False)):
+            if len(there):
+                words = self._rhyme_words(torch.full_like(there, how), there)
+                found = words.mass() if exact else words.possible.double()
+                mass = mass.index_put((there,), found * mass[there])
+        return mass
 
     def _rhyme_words(self, how: Tensor, rows: Tensor) -> _Words:
         """The rhyme words of `rows` (n,), the first line's end among them as how (n,), the third index of `_joint`, says."""
@@ -484,29 +577,23 @@ class _Tables:
 
     # The draw.
 
-    def draw(self, rng: Rng) -> Tensor:
-        """x̂0 (B, L): sequences and how the first line ends, then letters, then rhyme words, and last the other tokens."""
+    def draw(self, rng: Rng, other: Rng) -> tuple[Tensor, Tensor, Tensor]:
+        """Letters (B, L), rhyme words (B, R) and which of them to take (B, R) bool: sequences and how the first line ends
+        first, then letters, then the words."""
         law = self.law
         joint, _, (alphas, lines, gammas) = self._joint(torch.zeros_like(self.asked[:, 0]))
-        letters, words, tokens = rng.branch(), rng.branch(), rng.branch()
-        place = letters.categorical(joint.flatten(1).log())
+        place = rng.categorical(joint.flatten(1).log())
         first = place % 3
-        letter = self._draw_letters(place // 3, alphas, lines, gammas, letters)
-        x, asked = self.shown, self.asked
-        if law.rhymes is not None:
-            ends = torch.tensor(law.ends, device=x.device)
-            wanted = asked[:, ends]
-            if law.first is not None:
-                wanted = torch.cat([wanted[:, :-1], wanted[:, -1:] & (first > 0)[:, None]], 1)
-                letter[:, law.first] = OBLIQUE
-            there = wanted.any(-1).nonzero()[:, 0]
-            drawn = self._rhyme_words(first[there], there).draw(len(x), there, words)
-            x = x.index_put(
-                (torch.arange(len(x), device=x.device)[:, None], ends), torch.where(wanted, drawn, x[:, ends])
-            )
-            asked = asked.clone()
-            asked[:, ends] &= ~wanted
-        return self._draw_tokens(x, letter, asked, tokens)
+        letter = self._draw_letters(place // 3, alphas, lines, gammas, rng)
+        if law.rhymes is None:
+            return letter, letter, self.asked
+        wanted = self.asked[:, list(law.ends)]
+        if law.first is not None:
+            wanted = torch.cat([wanted[:, :-1], wanted[:, -1:] & (first > 0)[:, None]], 1)
+            letter[:, law.first] = OBLIQUE
+        there = wanted.any(-1).nonzero()[:, 0]
+        drawn = self._rhyme_words(first[there], there).draw(len(letter), there, other)
+        return letter, drawn, wanted
 
     def _draw_letters(
         self, sequences: Tensor, alphas: list[Tensor], lines: list[Tensor], gammas: list[Tensor], rng: Rng
@@ -531,27 +618,7 @@ class _Tables:
             chosen = rng.categorical(weight.log(), at=at)
             state = chosen // LETTERS
             letters.append(chosen % LETTERS)
-        return torch.stack(letters[::-1], -1).view_as(self.known)
-
-    def _draw_tokens(self, x: Tensor, letter: Tensor, where: Tensor, rng: Rng) -> Tensor:
-        """x with tokens of these letters (B, L) at `where` (B, L) bool."""
-        law, (rows, positions) = self.law, self.at
-        keep = where[rows, positions].nonzero()[:, 0]
-        rows, positions = rows[keep], positions[keep]
-        asked, own = letter[rows, positions][:, None], law.letter[None]
-        fits = torch.where(asked == OBLIQUE, (own == Z) | (own == E), (own == asked) | (asked == W))
-        logits = torch.where(fits, self.p[keep], 0.0).log()
-        if not law.no_repeat:
-            return x.index_put((rows, positions), rng.categorical(logits, at=(rows, positions)))
-        for column in positions.unique().tolist():
-            here = (positions == column).nonzero()[:, 0]
-            row, at = rows[here], (rows[here], positions[here])
-            waiting = where[row] & (torch.arange(x.shape[1], device=x.device) >= column)
-            barred = _present(torch.where(waiting, law.unread, x[row]), len(law.letter))
-            rng.counter = column  # whichever columns the other rows ask for
-            token = rng.categorical(logits[here].masked_fill(barred, -torch.inf), at=at)
-            x = x.index_put(at, token)
-        return x
+        return torch.stack(letters[::-1], -1).view_as(self.asked)
 
 
 def _present(x: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import inspect
+import itertools
 import json
 import math
 import operator
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -47,9 +48,13 @@ from textdiff.samplers.particles import resampled
 from textdiff.tokenization import title_characters
 from textdiff.verse import FORMS, Form, get_form, guess_form, regulated, split_at_punctuation
 
+if TYPE_CHECKING:
+    from textdiff.refine import Refined
+
 FIRST_CHOICE = {"mask": "improved", "replacement": "edit", "redraw": "improved", "uniform": "improved"}
 FILE_LEVELS = 8  # stratified levels of each text of a file
 REPEATS = 4  # of a single text's every level
+QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best": {"best_of": 8}}
 MERIT_LEVELS = 16  # of a candidate of best-of
 STAGE = 1 << 16  # the stream that keywords and patterns are drawn from, before a chain begins
 
@@ -134,6 +139,7 @@ class How(TypedDict, total=False):
     keyword: str | None  # characters that stand together in some line, where the model would have them
     particles: int | None  # chains a text, resampled by their weights under strict prosody
     best_of: int | None  # candidates a text, of which the best is given
+    quality: str | None  # draft, good or best: what stands for steps and best_of where these are left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +181,15 @@ class Scene:
     predictor: Predictor
     process: Process
     condition: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a batch starts from in the place of the prior."""
+
+    text: Tensor  # (B, L) whole; where prosody is strict, a text of its law
+    count: int  # corrupted positions of the state, of each row
+    x: Tensor | None = None  # (B, L) that state; None: the process corrupts the text
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,6 +389,48 @@ class Pipeline:
                 callback(1)
         return results
 
+    def refine(
+        self,
+        texts: str | Iterable[str],
+        form: Forms = None,
+        seed: int | Sequence[int] = 0,
+        *,
+        generator: torch.Generator | None = None,
+        rounds: int = 6,
+        k: int = 3,
+        patience: int = 2,
+        keep: Sequence[int] = (),
+        freeze: Sequence[str | tuple[int, int]] = (),
+        variations: int | None = None,
+        level: float | None = None,
+        script: str | None = None,
+        batch_size: int = 64,
+        callback: Callable[[int], object] | None = None,
+        **how: Unpack[How],
+    ) -> list[Refined]:
+        """Each poem with its weakest characters written anew, as long as that makes it likelier; text k from seed + k.
+
+        A round rewrites k characters, and ends the work when `patience` rounds in a row have found nothing better.  Lines
+        of `keep` (from 1) and the characters of `freeze`, "LINE:POSITION" each, stay.  With `variations` instead so many
+        other versions of each poem, a share `level` of whose free characters was drawn anew.  `textdiff.refine` has the
+        details; `callback` is called with the number of texts done.
+        """
+        from textdiff import refine
+
+        plan = self.plan(**how)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        asked = refine.Asked(
+            rounds=rounds,
+            k=k,
+            patience=patience,
+            candidates=plan.best_of if plan.best_of > 1 or how.get("best_of") else refine.CANDIDATES,
+            keep=tuple(keep),
+            freeze=tuple(refine.place(told) for told in freeze),
+            variations=variations,
+            level=level,
+        )
+        return refine.refine(self, texts, form, _seeds(seed, len(texts) or 1, generator), plan, asked, script, batch_size, callback)
+
     def retrieve(
         self,
         records: Iterable[Mapping[str, Any]],
@@ -432,9 +489,14 @@ class Pipeline:
         keyword: str | None = None,
         particles: int | None = None,
         best_of: int | None = None,
+        quality: str | None = None,
     ) -> Plan:
         """The choices of a call, with the model's defaults for what is None; ValueError for what cannot be."""
-        defaults = self.model.defaults
+        if quality is not None and quality not in QUALITIES:
+            raise unknown("quality", quality, QUALITIES)
+        chosen = QUALITIES[quality or "good"]
+        best_of = best_of or chosen.get("best_of")
+        defaults = self.model.defaults | {"steps": chosen.get("steps", self.model.defaults.get("steps"))}
         if sampler is not None and sampler not in SAMPLERS:
             raise unknown("sampler", sampler, SAMPLERS)
         if process is None and sampler is not None:
@@ -651,25 +713,38 @@ class Pipeline:
         return self.model.condition(n, form=named, **told)  # the predictor tells its process itself
 
     def _states(
-        self, canvases: Sequence[Canvas], seeds: Sequence[int], plan: Plan, streams: Sequence[int] | None = None
+        self,
+        canvases: Sequence[Canvas],
+        seeds: Sequence[int],
+        plan: Plan,
+        streams: Sequence[int] | None = None,
+        start: Start | None = None,
     ) -> Iterator[State]:
-        """The states of a batch of one shape; with particles, so many rows for each canvas."""
+        """The states of a batch of one shape; with particles, so many rows for each canvas (but none with a `start`)."""
         device, particles = self.model.device, plan.particles or 1
         canvases = [c.under(plan.process_name) for c in canvases for _ in range(particles)]
         seeds = [seed for seed in seeds for _ in range(particles)]
         streams = [j * particles + i for j in streams or [0] * (len(seeds) // particles) for i in range(particles)]
+        staging = Rng(seeds, stream=torch.tensor(streams) + STAGE, device=device)
         with torch.inference_mode(), fast_float32():
-            scene = self._scene(canvases, Rng(seeds, stream=torch.tensor(streams) + STAGE, device=device), plan)
+            scene = self._scene(canvases, staging, plan, start)
+            levels, x, level = plan.levels(scene.free.sum(-1)), None, 1.0
+            if start is not None:
+                level = start.count / int(scene.free[0].sum())
+                x = _corrupted(scene, start.text, level, staging) if start.x is None else start.x
+                levels = itertools.dropwhile(lambda s: bool((torch.as_tensor(s) > level - 1e-9).any()), levels)
         step = attribute(SAMPLERS[plan.sampler].path)(**plan.options)
         states = sample(
             scene.given,
             scene.free,
-            plan.levels(scene.free.sum(-1)),
+            levels,
             resampled(step, particles) if particles > 1 else step,
             predictor=scene.predictor,
             process=scene.process,
             rng=Rng(seeds, stream=torch.tensor(streams), device=device),
             condition=scene.condition,
+            start=x,
+            level=level,
         )
         while True:
             with torch.inference_mode(), fast_float32():  # entered anew for each step: the caller's code runs outside
@@ -680,7 +755,7 @@ class Pipeline:
             if plan.sampler == "entropy-bounded" and not state.t.any():
                 return
 
-    def _scene(self, canvases: Sequence[Canvas], rng: Rng, plan: Plan) -> Scene:
+    def _scene(self, canvases: Sequence[Canvas], rng: Rng, plan: Plan, start: Start | None = None) -> Scene:
         """What a batch of one shape is drawn with, where keywords stand and which pattern a replacement process keeps."""
         device, first = self.model.device, canvases[0]
         given = torch.stack([c.ids for c in canvases]).to(device)
@@ -704,9 +779,11 @@ class Pipeline:
             return scene
         if plan.process_name == "mask":
             return replace(scene, predictor=constrained(scene.predictor, law, weigh=plan.particles is not None))
-        x = scene.process.prior(scene.given, scene.free, rng=rng.branch())
-        asked = scene.free
-        draft = Restricted(_everywhere(scene, x), law, asked, scene.given).draw(rng=rng.branch())
+        if start is None:
+            x = scene.process.prior(scene.given, scene.free, rng=rng.branch())
+            draft = Restricted(_everywhere(scene, x), law, scene.free, scene.given).draw(rng=rng.branch())
+        else:
+            draft = start.text
         pattern = pattern_of(law, draft)
         several = plan.steps is not None or plan.sampler not in ("edit", "gibbs")
         walked: Any = scene.process
@@ -839,19 +916,11 @@ class Pipeline:
 
     def _detail(self, one: Canvas, told: Mapping[str, str | None], batch_size: int) -> Detail:
         """One text, each of its free positions masked in turn."""
-        device, places = self.model.device, one.free.nonzero()[:, 0]
+        places = one.free.nonzero()[:, 0]
         nats, best, best_nats = [], [], []
-        predictor = self.model.predictor("mask")
         for at in places.split(batch_size):
             rows = torch.arange(len(at))
-            x0 = one.ids.expand(len(at), -1).to(device)
-            hole = torch.zeros_like(x0, dtype=torch.bool).index_put((rows, at), torch.tensor(True)).to(device)
-            x_t = torch.where(hole, self.model.mask_id, x0)
-            condition = self._condition(one.form, len(at), told)
-            level = torch.where(hole, 1.0, 0.0).double() / max(len(places), 1)
-            with torch.inference_mode(), fast_float32():
-                logits = predictor(x_t, level, at=positions_of(hole), condition=condition).logits()
-            log_q = logits.double().log_softmax(-1).cpu()
+            log_q = self._alone(one.ids.expand(len(at), -1), at, one.form, told)
             nats += (-log_q[rows, one.ids[at]]).tolist()
             top = log_q.max(-1)
             best += top.indices.tolist()
@@ -866,6 +935,17 @@ class Pipeline:
             best_nats=tuple(best_nats),
             model=self.model.name,
         )
+
+    def _alone(self, x0: Tensor, at: Tensor, form: Form | None, told: Mapping[str, Any]) -> Tensor:
+        """log q at position at[k] of row k given the others, (n, V) float64; x0 (n, L), at (n,)."""
+        x0 = x0.to(self.model.device)
+        hole = torch.zeros_like(x0, dtype=torch.bool).scatter(1, at[:, None].to(x0.device), True)
+        x_t = torch.where(hole, self.model.mask_id, x0)
+        condition = self._condition(form, len(at), told)
+        with torch.inference_mode(), fast_float32():
+            level = hole.double() / x0.shape[1]
+            logits = self.model.predictor("mask")(x_t, level, at=positions_of(hole), condition=condition).logits()
+        return logits.double().log_softmax(-1).cpu()
 
     def _score(self, scored: Canvas, nats: Tensor, process: str) -> Score:
         size = scored.shape[1]
@@ -973,6 +1053,12 @@ def _everywhere(scene: Scene, x: Tensor) -> Any:
     """The prediction at level 1 of all free positions, what is given pinned."""
     at = positions_of(scene.free)
     return scene.predictor(x, scene.free.double(), at=at, condition=scene.condition).pin(scene.given, ~scene.free)
+
+
+def _corrupted(scene: Scene, text: Tensor, level: float, rng: Rng) -> Tensor:
+    """text (B, L) at a level, by the scene's process."""
+    t = scene.free.double() * level
+    return scene.process.corrupt(text, t, scene.process.noise(text, t, rng=rng.branch()))
 
 
 def _each(name: str, value: Told, texts: Sequence[Any]) -> list[str | None]:

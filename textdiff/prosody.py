@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.constraints import LEAST, LETTERS, E, Law, P, Restricted, W, Z, law
+from textdiff.constraints import LEAST, LETTERS, LEVEL, OBLIQUE, E, Law, P, Restricted, W, Z, law
 from textdiff.contracts import Positions, Predictor
 from textdiff.predictions import Categorical
 from textdiff.predictors.shaping import shaped
@@ -379,11 +379,9 @@ def pattern_of(law: Law, draft: Tensor) -> Pattern:
     """The first pattern, line by line, and group that a draft (B, L) of the law keeps."""
     letters = law.letter[draft]
     sequences, patterns = law.alive(letters)
-    sequence = (((sequences[:, None] >> torch.arange(law.sequences, device=draft.device)) & 1) == 1).long().argmax(-1)
-    chosen = patterns & law.patterns[sequence]  # (B, lines) bits
-    chosen = chosen & -chosen
-    bit = chosen.double().log2().long()
-    marks = law.marks[bit].flatten(1)  # (B, L): 0 any, 1 level, 2 oblique
+    sequence = ((sequences[:, None] >> torch.arange(law.sequences, device=draft.device)) & 1).argmax(-1)
+    asks = law.required((sequences, patterns))
+    marks = torch.where(asks == LEVEL, 1, torch.where(asks == OBLIQUE, 2, 0))
     can = law.writable
     level, oblique = (law.letter == P) | (law.letter == E), (law.letter == Z) | (law.letter == E)
     table = [can, can & level, can & oblique]

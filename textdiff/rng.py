@@ -46,6 +46,8 @@ class Rng:
     moves the counter, for all rows together; `advance` starts it again in the next turn of the rows that took a step.
     """
 
+    lockstep = False  # whether every draw must be made, also where no row needs it (`verify.Enumerating`)
+
     def __init__(self, seeds: Sequence[int] | Tensor, *, stream: int | Tensor = 0, device: torch.device | str = "cpu"):
         self.keys = torch.as_tensor(seeds, dtype=torch.int64, device=device).reshape(-1)
         self.streams = torch.as_tensor(stream, dtype=torch.int64, device=device).expand_as(self.keys)

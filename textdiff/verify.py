@@ -41,6 +41,8 @@ class Enumerating(Rng):
     that the k-th draw of a path means the same whichever rows stand beside it.
     """
 
+    lockstep = True
+
     def __init__(self, prefixes: Tensor, length: int):
         self.length = length
         self.keys = torch.zeros(len(prefixes), dtype=torch.long)
@@ -50,7 +52,8 @@ class Enumerating(Rng):
         self.open: list[tuple[int, Tensor, Tensor]] = []  # (depth, rows, other outcomes)
 
     def rows(self, index: Tensor) -> Rng:
-        raise NotImplementedError("enumeration keeps all rows together")
+        """For the rows `index` alone; the others take the only outcome of a draw that is none."""
+        return _Part(self, index)
 
     def branch(self) -> Rng:
         """Itself: the path tells the draws apart."""
@@ -148,6 +151,20 @@ class Enumerating(Rng):
             weights[rows[here]] = table[here]
             result[here] = self._choose(weights)[rows[here]]
         return result
+
+
+class _Part(Enumerating):
+    """Some rows of an enumeration."""
+
+    def __init__(self, whole: Enumerating, index: Tensor):
+        self.whole, self.index, self.length = whole, index, whole.length
+        self.keys = whole.keys[index]
+
+    def _choose(self, weights: Tensor) -> Tensor:
+        table = torch.zeros(len(self.whole.keys), weights.shape[1], dtype=torch.float64)
+        table[:, 0] = 1.0
+        table[self.index] = weights.double()
+        return self.whole._choose(table)[self.index]
 
 
 def enumerate_draws(f: Callable[[Tensor, Rng], Tensor], items: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
