@@ -22,6 +22,7 @@ from tiny import QUATRAIN, poem_model, saved, sentence_model, window_model
 from textdiff import animation, cli, heat, pictures, trace
 from textdiff.pipeline import Pipeline
 from textdiff.trace import Shot, Trace
+from textdiff.watching import coloured
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -300,6 +301,22 @@ def test_a_gif_has_a_frame_for_each_state_and_one_for_the_end(monkeypatch):
         assert len(after.getcolors(2**20)) > 3 and ImageChops.difference(before, after).getbbox()
 
 
+def test_a_gif_marks_what_is_new(monkeypatch):
+    no_fonts(monkeypatch)
+    gif = Image.open(io.BytesIO(animation.gif(BATCHES)))
+    hot = tuple(int(animation.HOT[k : k + 2], 16) for k in (1, 3, 5))
+    marked = []
+    for k in range(gif.n_frames):
+        gif.seek(k)
+        near = [
+            n
+            for n, c in gif.convert("RGB").getcolors(2**20)
+            if all(abs(a - b) < 9 for a, b in zip(c, hot, strict=True))
+        ]
+        marked.append(sum(near) > 100)
+    assert marked == [False, True, True, False]
+
+
 @pytest.mark.skipif(not has_chinese_font(), reason="no font with Chinese characters on this system")
 def test_a_gif_of_poems():
     gif = Image.open(io.BytesIO(animation.gif(RUN)))
@@ -392,8 +409,17 @@ def test_a_detailed_score_in_every_style(tmp_path, capsys, monkeypatch):
 
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown(TERM="xterm"))
     assert QUATRAIN in plain and "10+" in plain
-    assert "38;5;" in shown(TERM="xterm", COLORTERM="") and "48;2;" in shown(TERM="xterm", COLORTERM="truecolor")
+    assert "48;5;" in shown(TERM="xterm", COLORTERM="")  # 256 colours, although xterm promises 16
     assert "\x1b" not in shown(TERM="xterm", NO_COLOR="1") and "\x1b" not in shown(TERM="dumb")
+
+
+def test_a_terminal_with_all_colours_gets_them(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    stream = Terminal()
+    coloured(dataclasses.replace(PIECES, nats=(1.23, 2.34, 3.45, 4.56, 5.67)), stream)
+    assert "48;2;" in stream.getvalue() and "The" in stream.getvalue()
 
 
 def test_the_likelihood_of_words_is_read_off_the_pipeline():

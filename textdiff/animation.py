@@ -179,7 +179,10 @@ def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
     pictures = list(scenes(trace))
     texts = [text for film in trace.films().values() for text, *_ in film]
     face: Face = find_font("".join(texts).replace(HOLE, "") + "0123456789 forwards", font)
-    frames = [drawn(scene, Fonts(face)).quantize(48) for scene in pictures]
+    middle = pictures[len(pictures) // 2]
+    swatch = (Box(0, 0, 2 * SIZE, SIZE, HOT), Label(SIZE, SIZE / 2, "0o", SIZE, INK), Box(0, SIZE, SIZE, SIZE, HOLLOW))
+    palette = drawn(Scene(middle.width, middle.height, middle.shapes + swatch), Fonts(face)).quantize(48)
+    frames = [drawn(scene, Fonts(face)).quantize(palette=palette, dither=0) for scene in pictures]
     stream = io.BytesIO()
     times = [round(1000 * delay)] * (len(frames) - 1) + [round(1000 * REST)]
     frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1)
