@@ -44,7 +44,7 @@ LAYERS = [
     ["training/"],
     ["metrics", "pipeline"],
     ["report", "hf_metrics"],
-    ["following"],
+    ["following", "refine"],
     ["bench"],
     ["cli"],
 ]

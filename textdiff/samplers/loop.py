@@ -23,17 +23,21 @@ def sample(
     process: Process,
     rng: Rng,
     condition: Any = None,
+    start: Tensor | None = None,
+    level: Tensor | float = 1.0,
 ) -> Iterator[State]:
     """The states of a batch from the prior to the end of `levels`, the first one before any step.
+
+    With `start` (B, L) the first state is not the prior at level 1 but this x_t at `level`, a number or (B, 1).
 
     given (B, L) tokens, free (B, L) bool; each of `levels` a number or (B, 1), decreasing unless the step says otherwise.
     Positions that are not free are at level 0 throughout and come out bit-identical to `given`.  A row that a step leaves
     as it is (same level, same text, no forward) has not moved on in its stream of draws either.
     """
-    x = process.prior(given, free, rng=rng)
+    x = process.prior(given, free, rng=rng) if start is None else torch.where(free, start, given)
     state = State(
         x=x,
-        t=free.double(),
+        t=free.double() * (1.0 if start is None else level),
         given=given,
         free=free,
         condition=condition,
