@@ -25,7 +25,7 @@ class PoemMetrics(evaluate.Metric):  # type: ignore[misc]
     """
 
     def __init__(self, *, keep_in_memory: bool = True, **settings: Any):
-        super().__init__(keep_in_memory=keep_in_memory, **settings)  # in memory: no cache folder is written
+        super().__init__(keep_in_memory=keep_in_memory, **settings)  # on disk only empty folders appear
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")

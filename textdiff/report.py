@@ -182,7 +182,7 @@ def measure(
     found: dict[str, Measured] = {}
     for row in ROWS if poems else ():
         part = poems[:first] if row.first else poems
-        if row.name.startswith("self_bleu") and len(part) < 2:
+        if row.first and len(part) < (2 if row.name.startswith("self_bleu") else 1):
             continue
         values = row.of(part, background, others)
         if values is None:
