@@ -168,6 +168,9 @@ def animate(a: argparse.Namespace) -> None:
 
 
 def evaluate(a: argparse.Namespace) -> None:
+    if a.file is None or a.samples or a.reference or a.train or a.validation or a.plot:
+        _compare(a)
+        return
     with writing(a.out) as out:
         records = _library().read_records(sys.stdin if a.file == "-" else a.file)
         pipe = _pipeline(a)
@@ -179,6 +182,37 @@ def evaluate(a: argparse.Namespace) -> None:
         for name, row in report.items():
             error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.4f}"
             print(f"{name:12}  {row['nats_per_char']:.4f}{error} nats/char  {row['texts']} texts", file=out)
+
+
+def _compare(a: argparse.Namespace) -> None:
+    """The half of `evaluate` that looks at texts and needs no model: generated ones beside real ones."""
+    if a.file is not None:
+        raise ValueError(f"FILE {a.file!r} is given beside --samples; pass FILE for a bound, flags for a comparison")
+    if not (a.samples and a.reference):
+        a.parser.error("pass FILE, or both --samples FILE and --reference FILE")
+    from textdiff import report
+
+    if a.plot:
+        report.plottable(a.plot)
+    with writing(a.out) as out:
+        parts = {}
+        for name in ("samples", "reference", "validation", "train"):
+            path = getattr(a, name)
+            records = _library().read_records(sys.stdin if path == "-" else path) if path else []
+            parts[name] = report.Poems.sort(records)
+        if a.train and not a.quiet and sys.stderr.isatty():
+            _log("counting the train poems, about a minute for 200 thousand")
+        train = [poem for poems in parts.pop("train").whole.values() for poem in poems]
+        known = report.Background.of(train, parts["validation"].whole)
+        found = report.compare(parts["samples"], parts["reference"], known)
+        if a.json:
+            print(json.dumps(report.as_json(found, parts["samples"])), file=out)
+        else:
+            print("\n\n".join(map(report.table, found)), file=out)
+    if a.plot:
+        report.plot(found, a.plot)
+    for alarm in report.alarms(found, parts["samples"]):
+        _log(f"textdiff: warning: {alarm}")
 
 
 def train(a: argparse.Namespace) -> None:
@@ -701,8 +735,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="JSON Lines")
     p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
 
-    p = _verb(verbs, "evaluate", evaluate, "bound on a data file, over all and by form")
-    p.add_argument("file", metavar="FILE", help="JSON Lines with 'text', or one text a line; .gz too; - for stdin")
+    p = _verb(verbs, "evaluate", evaluate, "bound on a data file, by form; or generated poems beside real ones")
+    p.add_argument(
+        "file", nargs="?", metavar="FILE", help="JSON Lines with 'text', or one text a line; .gz too; - for stdin"
+    )
+    beside = p.add_argument_group("generated beside real", "instead of FILE; files of the same kinds")
+    beside.add_argument("--samples", metavar="FILE", help="generated poems")
+    beside.add_argument("--reference", metavar="FILE", help="real poems that the model has not seen")
+    beside.add_argument("--train", metavar="FILE", help="what it has seen: for copying, parallel lines and fluency")
+    beside.add_argument("--validation", metavar="FILE", help="more real poems: for js_unigram, and as foils")
+    beside.add_argument("--plot", metavar="FILE", help="a picture of the comparison: .png, .svg or .pdf")
     p.add_argument("--process", help="the bound of this process (the model's first one)")
     p.add_argument("--levels", type=int, default=8, help="stratified levels of each text (8)")
     p.add_argument("--seed", type=int, default=0, help="(0)")
