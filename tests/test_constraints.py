@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
 from textdiff.constraints import E, Law, P, Restricted, W, Z, constrained, law
-from textdiff.predictions import Categorical
+from textdiff.levels import count_levels
+from textdiff.predictions import Categorical, positions_of
+from textdiff.processes.mask import Mask
+from textdiff.processes.replacement import Replacement
+from textdiff.prosody import Prosody, check_given, kept_to, pattern_of, verse_law
+from textdiff.resolve import attribute
 from textdiff.rng import Rng
-from textdiff.verify import enumerate_draws
+from textdiff.samplers import SAMPLERS
+from textdiff.samplers.ancestral import improved
+from textdiff.samplers.corrector import sweep_levels
+from textdiff.samplers.loop import sample
+from textdiff.samplers.particles import resampled
+from textdiff.verify import ExactPredictor, Space, enumerate_draws
+from textdiff.verse import Form, _table, get_form, regulated, rhyme_groups, tone, tone_fit
 
 # Eight tokens, and the mask: letters, and rhyme groups (of their level readings).
 LETTERS = (P, P, P, E, E, Z, Z, W)
@@ -139,7 +151,7 @@ def test_a_joint_draw_has_the_law_of_the_product_restricted_to_the_set(name: str
 
 def prediction_rows(set_: Law, logits: Tensor, x_t: Tensor, at: Tensor | None = None) -> Restricted:
     def predictor(x, t, *, at=None, condition=None, previous=None):
-        rows, positions = at
+        positions = at[1]
         return Categorical(lambda index: logits[positions[index]], at, x)
 
     where = (x_t == MASK) if at is None else at
@@ -177,3 +189,192 @@ def test_one_position_is_drawn_from_its_margin_and_weighed_by_what_is_left(name:
                 after[0, i] = v
                 told_weight = prediction_rows(tiny(told), logits, x_t, at).log_weight(after).item()
                 assert told_weight == pytest.approx((logits[i, :7].softmax(-1)[v] / margin[v]).log().item(), abs=1e-8)
+
+
+# -- chains ---------------------------------------------------------------------------------------------------------------
+
+
+def chains(rows: int, told: dict, particles: int, seed: int = 0) -> Tensor:
+    """Texts (rows, 4) of one-at-a-time chains under the exact predictor of a random law on four of the tokens."""
+    space, exact = world()
+
+    def predictor(x, t, *, at=None, condition=None, previous=None):
+        codes = torch.where(x == MASK, space.size, x)
+        found = exact(codes, t, at=at)
+        wide = torch.full((len(found.at[0]), MASK + 1), -torch.inf, dtype=torch.float64)
+        wide[:, : space.size] = found.logits()[:, : space.size]
+        return Categorical(lambda index: wide[index], found.at, x)
+
+    given = torch.full((rows * particles, 4), MASK)
+    free = torch.ones_like(given, dtype=torch.bool)
+    step = improved() if particles == 1 else resampled(improved(), particles)
+    rng = Rng(torch.arange(rows).repeat_interleave(particles) + seed, stream=torch.arange(particles).repeat(rows))
+    told_law = constrained(predictor, tiny(told), weigh=True)
+    levels = count_levels(free.sum(-1))
+    *_, state = sample(given, free, levels, step, predictor=told_law, process=Mask(MASK), rng=rng)
+    weights = state.log_weight.view(rows, particles)
+    row = Rng(torch.arange(rows) + seed, stream=99).categorical(weights) + torch.arange(rows) * particles
+    return state.x[row]
+
+
+@cache
+def world() -> tuple[Space, ExactPredictor]:
+    space = Space.random(4, 4, seed=5)
+    return space, ExactPredictor(space, Mask(space.size))
+
+
+def test_particles_bring_the_chain_to_the_law_given_the_constraint() -> None:
+    told = {"sequences": [[["p·"], ["z·"]], [["z·"], ["p·"]]], "groups": GROUPS, "words": (1, 3)}
+    space, _ = world()
+    texts_ = space.decode(space.support())
+    inside = torch.tensor([belongs(text, told, [False] * 4) for text in texts_.tolist()])
+    aim = space.p0[space.support()] * inside
+    aim = aim / aim.sum()
+    place = {tuple(text): k for k, text in enumerate(texts_.tolist())}
+    distance = []
+    for particles in (1, 8):
+        found = torch.zeros_like(aim)
+        for text in chains(1500, told, particles).tolist():
+            found[place[tuple(text)]] += 1 / 1500
+        assert (found * ~inside).sum() == 0
+        distance.append(((found - aim).abs().sum() / 2).item())
+    noise = (aim * (1 - aim) / 1500).sqrt().sum().item() * 0.4  # E|N(0, 1)|/2 for each text
+    assert distance[1] < noise * 1.5 < distance[0]
+
+
+SAMPLED = [(s, p) for s, entry in SAMPLERS.items() for p in ("mask", "replacement") if p in entry.processes]
+
+
+def verses(
+    sampler: str, process: str, steps: int | None, n: int, form: Form, prosody: Prosody, seed: int = 0
+) -> list[str]:
+    """Poems of a predictor with random logits, over a vocabulary of some hundred characters."""
+    characters, unread = vocabulary(4 if prosody.no_repeat else 31)  # without repetition a group must be large
+    writable = torch.arange(unread + 1) < unread
+    told = verse_law(form, prosody, characters, unread, writable)
+    sharpness = 4.0
+
+    def predictor(x, t, *, at=None, condition=None, previous=None):
+        at = positions_of(torch.ones_like(x, dtype=torch.bool)) if at is None else at
+        key = (x[at[0]] * torch.arange(1, x.shape[1] + 1)).sum(-1) * 131 + at[
+            1
+        ]  # another law for every state and position
+        noise = torch.sin(key[:, None] * 12.9898 + torch.arange(unread + 1) * 78.233) * 43758.5453
+        logits = (noise - noise.floor()).logit().clamp(-9, 9) * sharpness
+        logits[:, unread] = -torch.inf
+        return Categorical(lambda index: logits[index], at, x)
+
+    given = torch.full((n, form.length), unread)
+    free = torch.ones_like(given, dtype=torch.bool)
+    rng = Rng(torch.arange(n) + seed)
+    walked: Mask | Replacement = Mask(unread)
+    shaped = constrained(predictor, told)
+    if process == "replacement":
+        walked = Replacement(torch.arange(unread))
+        x = walked.prior(given, free, rng=rng)
+        draft = Restricted(predictor(x, free.double()), told, free, given).draw(rng=rng)
+        pattern = pattern_of(told, draft)
+        walked = Replacement(torch.arange(unread), tokens=pattern.tokens)
+        shaped = kept_to(predictor, pattern, several=steps is not None or sampler not in ("edit", "gibbs"))
+    step = attribute(SAMPLERS[sampler].path)()
+    levels = list(count_levels(free.sum(-1), steps))
+    if sampler == "gibbs":
+        levels += list(sweep_levels(free.sum(-1), 5))
+    *_, state = sample(given, free, levels, step, predictor=shaped, process=walked, rng=rng)
+    assert not (state.x == unread).any() or sampler == "entropy-bounded"
+    return ["".join(characters[v] for v in row) for row in state.x.tolist()]
+
+
+@cache
+def vocabulary(every: int = 31) -> tuple[list[str], int]:
+    """Every so-manieth character with a reading, and the mask."""
+    known = [c for c, listed in _table().items() if listed][::every]
+    return [*known, "[MASK]"], len(known)
+
+
+def faults(poem: str, form: Form, prosody: Prosody) -> list[str]:
+    lines = form.split(poem)
+    found = [] if regulated(lines) else ["not regulated"]
+    fit = tone_fit(lines)
+    first = "A" in fit.types[0] or "B" in fit.types[0]
+    groups = [rhyme_groups(line[-1]) for line in lines[1::2]]
+    if prosody.group is not None and any(prosody.group not in held for held in groups):
+        found.append("another group")
+    if prosody.no_repeat and len(set(poem)) < len(poem):
+        found.append("a character twice")
+    if prosody.pattern and prosody.pattern not in fit.name and tone(lines[0][-1]) != "either":
+        found.append(f"pattern {fit.name}, {first}")
+    return found
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize(("sampler", "process"), SAMPLED)
+def test_no_poem_of_random_logits_breaks_strict_prosody(sampler: str, process: str, steps: int | None) -> None:
+    if steps and sampler in ("entropy-bounded", "gibbs"):
+        steps = None
+    form, prosody = get_form("wuyan-jueju"), Prosody(tones="strict", rhyme="strict")
+    for poem in verses(sampler, process, steps, 8, form, prosody):
+        assert not faults(poem, form, prosody), poem
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wuyan-jueju", "qiyan-lushi"])
+@pytest.mark.parametrize("steps", [None, 7, 2, 1])
+@pytest.mark.parametrize(("sampler", "process"), SAMPLED)
+def test_ten_thousand_poems_of_random_logits_keep_strict_prosody(
+    sampler: str, process: str, steps: int | None, name: str
+) -> None:
+    form, prosody = get_form(name), Prosody(tones="strict", rhyme="strict")
+    for first in range(0, 10_000, 500):
+        for poem in verses(sampler, process, steps, 500, form, prosody, seed=first):
+            assert not faults(poem, form, prosody), poem
+
+
+@pytest.mark.parametrize(
+    "prosody",
+    [
+        Prosody(tones="strict", rhyme="strict", group="平阳", pattern="仄起首句入韵"),
+        Prosody(tones="strict", rhyme="strict", avoid=("guping", "sanpingwei"), no_repeat=True),
+    ],
+)
+@pytest.mark.parametrize("process", ["mask", "replacement"])
+def test_a_named_group_and_pattern_are_kept_and_faults_avoided(prosody: Prosody, process: str) -> None:
+    form = get_form("qiyan-jueju")
+    for poem in verses("improved" if process == "mask" else "edit", process, None, 12, form, prosody):
+        assert not faults(poem, form, prosody), poem
+        for line, kind in zip(form.split(poem), tone_fit(form.split(poem)).types, strict=True):
+            tones = [tone(c) for c in line]
+            if prosody.avoid and kind == "A":
+                assert tones[4:] != ["level"] * 3
+            if prosody.avoid and kind == "B":
+                assert not (tones[2] == tones[4] == "oblique")
+
+
+def test_a_character_that_cannot_stand_is_named_before_anything_is_drawn() -> None:
+    characters, unread = vocabulary()
+    form, prosody = get_form("wuyan-jueju"), Prosody(tones="strict", rhyme="strict")
+    told = verse_law(form, prosody, characters, unread, torch.arange(unread + 1) < unread)
+    oblique = next(k for k, c in enumerate(characters[:unread]) if tone(c) == "oblique")
+    ids = torch.full((20,), unread)
+    ids[9] = oblique  # the rhyme of the second line
+    with pytest.raises(ValueError, match=rf"{characters[oblique]}.*line 2, character 5.*does not fit"):
+        check_given(told, ids, ids == unread, form, characters)
+    ids[9] = unread
+    ids[3] = oblique
+    check_given(told, ids, ids == unread, form, characters)
+
+
+def test_words_for_prosody_are_checked() -> None:
+    assert Prosody.parse("strict", rhyme="off") == Prosody(tones="strict")
+    assert Prosody.parse(rhyme="七阳").group == "平阳"
+    assert Prosody.parse("prefer:1.5").tone_weight == 1.5
+    for told, says in (
+        ({"prosody": "hard"}, "prosody is 'hard'"),
+        ({"tones": "平平"}, "tones is '平平'"),
+        ({"rhyme": "九阳"}, "unknown rhyme '九阳'"),
+        ({"tones": "prefer:x"}, "number of nats"),
+        ({"avoid": "孤平"}, "strict tones"),
+        ({"tones": "strict", "avoid": "上尾"}, "avoid is '上尾'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Prosody.parse(**told)

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
     """Texts and overrides that stand behind a flag, where argparse no longer expects any."""
-    many = {"train": "override", "fill": "text", "score": "text", "check": "text"}.get(arguments.verb)
+    many = {"train": "override", "fill": "text", "refine": "text", "score": "text", "check": "text"}.get(arguments.verb)
     strange = [word for word in words if many is None or word.startswith("-")]
     if strange:
         arguments.parser.error(f"unrecognized arguments: {' '.join(strange)}")
@@ -103,6 +103,33 @@ def fill(a: argparse.Namespace) -> None:
         ):
             outputs = pipe.fill(texts, form=form, seed=a.seed, callback=callback, **settings)
         _write(outputs, a.format, out)
+
+
+def refine(a: argparse.Namespace) -> None:
+    records = _records(a)
+    with writing(a.out) as out:
+        pipe = _pipeline(a)
+        form = a.form or [record.get("form") for record in records]
+        with _bar(a, len(records), "poem") as bar:
+            results = pipe.refine(
+                [record["text"] for record in records],
+                form,
+                a.seed,
+                rounds=a.rounds,
+                k=a.k,
+                patience=a.patience,
+                keep=a.keep,
+                freeze=a.freeze,
+                variations=a.variations,
+                level=a.level,
+                callback=bar.update,
+                **_settings(a),
+            )
+        for number, one in enumerate(results):
+            if a.format == "jsonl":
+                print(_json(one), file=out)
+            else:
+                print(*[""] * bool(number), *_refined_lines(one, _in_colour(out)), sep="\n", file=out)
 
 
 def score(a: argparse.Namespace) -> None:
@@ -172,10 +199,16 @@ def evaluate(a: argparse.Namespace) -> None:
         _compare(a)
         return
     with writing(a.out) as out:
-        records = _library().read_records(sys.stdin if a.file == "-" else a.file)
+        records = _library().read_records(sys.stdin if a.file == "-" else a.file)[: a.limit]
         pipe = _pipeline(a)
         with _bar(a, len(records), "text") as bar:
-            report = pipe.evaluate(records, process=a.process, levels=a.levels, seed=a.seed, callback=bar.update)
+            if a.titles:
+                pairs = pipe.retrieve(records, titles=a.titles, levels=a.levels, seed=a.seed)
+                print(json.dumps(pairs), file=out)
+                return
+            report = pipe.evaluate(
+                records, process=a.process, levels=a.levels, seed=a.seed, conditions=a.told, callback=bar.update
+            )
         if a.json:
             print(json.dumps(report), file=out)
             return
@@ -427,7 +460,8 @@ def _pipeline(a: argparse.Namespace) -> Any:
 
 def _settings(a: argparse.Namespace) -> dict[str, Any]:
     """The flags that decide how a text is drawn."""
-    names = ("sampler", "process", "steps", "temperature", "top_p", "dynasty", "title", "script")
+    names: tuple[str, ...] = ("sampler", "process", "steps", "temperature", "top_p", "dynasty", "title", "script", "guidance", "prosody")
+    names += ("tones", "rhyme", "avoid", "no_repeat", "keyword", "particles", "best_of", "quality")
     return {name: getattr(a, name) for name in names} | {"options": dict(a.option)}
 
 
@@ -493,6 +527,33 @@ def _score_line(one: Any) -> str:
     unknown = f", {one.unknown} unknown" if one.unknown else ""
     text = "".join(one.text.splitlines())
     return f"{one.nats_per_char:.4f}{error} nats/char  {one.characters} characters{unknown}  {text}"
+
+
+def _refined_lines(one: Any, colours: bool) -> Iterator[str]:
+    """A poem before and after side by side, what is new marked, and a line of scores."""
+    begin, end = ("\033[1;32m", "\033[0m") if colours else ("[", "]")
+    new = {(change.line, change.character) for change in one.changed}
+    before, after = one.before.splitlines(), one.after.splitlines()
+    line, character = 1, 0
+    for old, now in zip(before, after, strict=True):
+        shown = ""
+        for sign in now:
+            if sign in "，。":
+                line, character = line + 1, 0
+            else:
+                character += 1
+            shown += f"{begin}{sign}{end}" if (line, character) in new and sign not in "，。" else sign
+        yield f"{old}  →  {shown}"
+    which = "" if one.variation is None else f"variation {one.variation}: "
+    size = f"{len(one.changed)} character{'s' * (len(one.changed) != 1)} changed"
+    rounds = "" if one.variation is not None else f" in {one.rounds} round{'s' * (one.rounds != 1)}"
+    yield (
+        f"{which}{one.score_before:.4f} → {one.score_after:.4f} nats/char given the others, "
+        f"bound {one.bound_before:.4f} → {one.bound_after:.4f}; {size}{rounds}"
+    )
+    if one.mended:
+        places = ", ".join(f"{line}:{character}" for line, character in one.mended)
+        yield f"first rewritten, as the prosody asked for broke there: {places}"
 
 
 def _write_detail(one: Any, detail: Any, style: str, out: TextIO) -> None:
@@ -700,6 +761,18 @@ def parser() -> argparse.ArgumentParser:
     _watching_flags(p)
     _format_flags(p)
 
+    p = _verb(verbs, "refine", refine, "rewrite the weakest characters of poems where that makes them likelier", epilog=_names())
+    _text_flags(p)
+    p.add_argument("--rounds", type=int, default=6, help="at most (6)")
+    p.add_argument("--k", type=int, default=3, help="characters rewritten together (3)")
+    p.add_argument("--patience", type=int, default=2, help="end after so many rounds in a row without gain (2)")
+    p.add_argument("--keep", type=_numbers, default=(), metavar="LINE,…", help="these lines stay: 1,2")
+    p.add_argument("--freeze", type=_names_of, default=(), metavar="LINE:POSITION,…", help="these characters stay: 3:5,4:7")
+    p.add_argument("--variations", type=int, metavar="N", help="instead of rounds: N versions with a share drawn anew")
+    p.add_argument("--level", type=float, help="that share of the free characters, more than 0 up to 1 (0.25)")
+    _drawing_flags(p)
+    _format_flags(p)
+
     p = _verb(verbs, "animate", animate, "make a moving picture of a trace: HTML, SVG or GIF")
     p.add_argument("trace", metavar="TRACE", help="a file of --trace")
     p.add_argument("--out", metavar="FILE", required=True, help="a name that ends in .html, .svg or .gif")
@@ -747,6 +820,9 @@ def parser() -> argparse.ArgumentParser:
     beside.add_argument("--plot", metavar="FILE", help="a picture of the comparison: .png, .svg or .pdf")
     p.add_argument("--process", help="the bound of this process (the model's first one)")
     p.add_argument("--levels", type=int, default=8, help="stratified levels of each text (8)")
+    p.add_argument("--told", type=_names_of, default=(), metavar="title,dynasty", help="tell the network what the records say")
+    p.add_argument("--titles", type=int, metavar="K", help="instead: how often a poem's own title bounds it best of K")
+    p.add_argument("--limit", type=int, metavar="N", help="the first N records alone")
     p.add_argument("--seed", type=int, default=0, help="(0)")
     _model_flags(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
@@ -817,6 +893,9 @@ _COLUMNS = """columns:
   excess       the likelihood bound minus the entropy, nats; - where the process has no bound
   forwards     predictor evaluations of a text, on average
 
+"mask, in form" keeps tones and a rhyme: there `one` is the distance of one draw from the product restricted to them, astray
+what breaks them, and `from p(x1)` the gap between the chain and p(x0 | in form), which is not claimed to be 0.
+
 Every "exact", and the columns one and astray, hold to 1e-6, or the row is BROKEN and the exit code 1."""
 
 
@@ -864,8 +943,21 @@ def _drawing_flags(p: Parser) -> None:
     p.add_argument(
         "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="the sampler's own"
     )
-    p.add_argument("--dynasty", help="tang or song, for a model that can be told")
-    p.add_argument("--title", help="for a model that can be told")
+    p.add_argument("--quality", help="draft, good or best: steps and candidates chosen for you (good)")
+    p.add_argument("--best-of", type=int, metavar="N", help="give the best of N candidates, by prosody and the model's bound")
+    verse = p.add_argument_group("verse")
+    verse.add_argument("--title", help="what the poem is about: its first 8 characters count")
+    verse.add_argument("--dynasty", help="tang or song")
+    verse.add_argument("--guidance", type=float, help="how far towards title and dynasty; 1 is as trained, 1.5 stronger")
+    verse.add_argument("--prosody", metavar="MODE", help="tones and rhyme: strict, prefer, prefer:WEIGHT (nats) or off (off)")
+    verse.add_argument("--tones", metavar="MODE|PATTERN", help="the same for tones alone, or 平起首句入韵, 仄起, 首句不入韵 …")
+    verse.add_argument("--rhyme", metavar="MODE|GROUP", help="the same for rhyme alone, or a group of 平水韵 such as 七阳")
+    verse.add_argument("--avoid", metavar="FAULT,…", help="孤平 (guping), 三平尾 (sanpingwei); with strict tones")
+    verse.add_argument("--no-repeat", action="store_true", help="no character twice")
+    verse.add_argument("--keyword", help="characters that stand together somewhere, where the model would have them")
+    verse.add_argument(
+        "--particles", type=int, metavar="N", help="chains a poem, resampled by their weights (strict prosody, mask process)"
+    )
     p.add_argument(
         "--script",
         choices=("simplified", "traditional"),
@@ -895,6 +987,17 @@ def _format_flags(p: Parser) -> None:
 def _text_flags(p: Parser) -> None:
     p.add_argument("text", nargs="*", metavar="TEXT", help="by default from stdin, one a line or JSON Lines")
     p.add_argument("--file", metavar="FILE", help="read the texts here; .gz too; - for stdin")
+
+
+def _names_of(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(",") if number.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 1,2") from None
 
 
 def _option(text: str) -> tuple[str, float]:

@@ -273,6 +273,10 @@ def _rhymes(groups: Sequence[frozenset[str]], letter: Tensor, writable: Tensor, 
             counts[group] = counts.get(group, 0) + can[k]
     large = {group for group, n in counts.items() if n >= enough}
     tokens = [k for k, held in enumerate(groups) if held & large]
+    if not tokens:
+        raise ValueError(
+            f"no rhyme group asked for has the {enough} tokens that it takes; ask for another, or for less"
+        )
     numbers: dict[tuple[str, ...], int] = {}
     pairs = []
     for place, k in enumerate(tokens):

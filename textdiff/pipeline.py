@@ -457,7 +457,7 @@ class Pipeline:
                 raise ValueError(
                     f"{len(others) + 1} different titles of one form are too few to choose among {titles}; pass more poems"
                 )
-            order = torch.randperm(len(others), generator=torch.Generator().manual_seed(example_seed(seed, k)))
+            order = Rng([example_seed(seed, k)]).ranks(torch.ones(1, len(others), dtype=torch.bool))[0].argsort()
             tried.append([own[k], *(others[i] for i in order[: titles - 1].tolist())])
         if not canvases:
             raise ValueError("there is no poem with a title; pass at least one")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from textdiff import levels as level_sequences
+from textdiff.constraints import E, P, W, Z, constrained, law
 from textdiff.contracts import Positions, Predictor, Process, State, Step
 from textdiff.predictions import Categorical, positions_of
 from textdiff.processes import PROCESSES
@@ -466,6 +467,71 @@ def check(
     )
 
 
+# Six tokens on two lines of two: level, level, either, oblique, oblique, either.
+LETTERS, GROUPS = (P, P, E, Z, Z, E), ("a", "ab", "b", "", "", "b")
+SEQUENCES = ("p·z·", "z·p·")  # and the second of each line a rhyme word
+
+
+def constrained_check(sampler_name: str) -> Row:
+    """A sampler of the mask process under a law of tones and rhyme.
+
+    `one_position` is the distance of one draw of everything from the product restricted to the law, which must be 0, and
+    `astray` what falls out of the law; `total_variation` is the gap between the chain and p(x0 | law), which is not claimed
+    to be 0.
+    """
+    space = Space.random(4, len(LETTERS), seed=1)
+    blank = torch.full((1, 4), space.size)
+    set_ = law(
+        2, 2, letters=(*LETTERS, W), unread=space.size, words=(1, 3),
+        sequences=[[[marks[:2]], [marks[2:]]] for marks in SEQUENCES],
+        groups=[*map(frozenset, GROUPS), frozenset()],
+    )  # fmt: skip
+    process, exact = _made(space, "mask", {})
+    texts = space.decode(space.support())
+    inside = torch.zeros_like(space.p0).index_put((space.support(),), _keeps(texts).double())
+    aim = space.p0 * inside / (space.p0 * inside).sum()
+    start = torch.zeros_like(space.p0).index_put((space.code(blank),), torch.tensor(1.0, dtype=torch.float64))
+    step = attribute(SAMPLERS[sampler_name].path)(**OPTIONS.get(sampler_name, {}))
+    levels = sequence(sampler_name, "mask", 4, None)
+    found, forwards = chain_law(space, process, step, levels, constrained(exact, set_), start)
+
+    def once(codes: Tensor, rng: Rng) -> Tensor:
+        x = space.decode(codes)
+        return space.code(constrained(exact, set_)(x, torch.ones(x.shape, dtype=torch.float64)).draw(rng=rng))
+
+    _, outcome, weight = enumerate_draws(once, space.code(blank), 4)
+    drawn = torch.zeros_like(space.p0).index_add_(0, outcome, weight)
+    marginal = exact.table(1.0)[space.code(blank)[0]]  # (L, V + 1)
+    product = marginal[torch.arange(4), texts].prod(-1)
+    restricted = torch.zeros_like(space.p0).index_put((space.support(),), product) * inside
+    return Row(
+        space=f"V={space.size} L=4",
+        process="mask, in form",
+        sampler=sampler_name,
+        steps=len(levels),
+        claim="approximate",
+        total_variation=total_variation(found, aim),
+        shipped_prior=total_variation(found, aim),
+        excess=None,
+        forwards=forwards,
+        one_position=total_variation(drawn, restricted / restricted.sum()),
+        astray=(found * (1 - inside)).sum().item(),
+    )
+
+
+def _keeps(texts: Tensor) -> Tensor:
+    """Which texts (n, 4) the law of `constrained_check` holds, from its definition, (n,) bool."""
+    meets = {"·": (P, Z, E), "p": (P, E), "z": (Z, E)}
+    return torch.tensor(
+        [
+            any(all(LETTERS[v] in meets[m] for v, m in zip(text, marks, strict=True)) for marks in SEQUENCES)
+            and bool(set(GROUPS[text[1]]) & set(GROUPS[text[3]]))
+            and text[1] != text[3]
+            for text in texts.tolist()
+        ]
+    )
+
+
 def _made(space: Space, name: str, made: dict[str, Any]) -> tuple[Process, ExactPredictor]:
     """The process and its exact predictor, made once."""
     key = f"{name} {space.length}"
@@ -525,3 +591,7 @@ def verify(
         step = None if s in SAMPLERS else attribute(s)()
         kept = {"bounds": bounds.setdefault(key, {}), "made": made.setdefault(key, {})}
         yield check(space, p, s, steps, step=step, claim=claim, **kept)  # type: ignore[arg-type]
+    if process in (None, "mask"):
+        usual = samplers if full or sampler else ("improved", "confidence")
+        for s in progress([s for s in usual if s in SAMPLERS and "mask" in SAMPLERS[s].processes]):
+            yield constrained_check(s)
