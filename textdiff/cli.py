@@ -763,7 +763,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = _verb(verbs, "refine", refine, "rewrite the weakest characters of poems where that makes them likelier", epilog=_names())
     _text_flags(p)
-    p.add_argument("--rounds", type=int, default=6, help="at most (6)")
+    p.add_argument("--rounds", type=int, default=3, help="at most so many, each of which may change k characters (3)")
     p.add_argument("--k", type=int, default=3, help="characters rewritten together (3)")
     p.add_argument("--patience", type=int, default=2, help="end after so many rounds in a row without gain (2)")
     p.add_argument("--keep", type=_numbers, default=(), metavar="LINE,…", help="these lines stay: 1,2")

@@ -396,7 +396,7 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         *,
         generator: torch.Generator | None = None,
-        rounds: int = 6,
+        rounds: int = 3,
         k: int = 3,
         patience: int = 2,
         keep: Sequence[int] = (),

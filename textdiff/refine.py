@@ -29,7 +29,8 @@ from torch import Tensor
 
 from textdiff import canvas
 from textdiff.canvas import Canvas
-from textdiff.constraints import Law, P, W, Z
+from textdiff.constraints import LEVEL as LEVEL_TONE
+from textdiff.constraints import OBLIQUE, Law, P, W, Z
 from textdiff.pipeline import MERIT_LEVELS, Plan, Start
 from textdiff.prosody import possible
 from textdiff.rng import example_seed
@@ -427,7 +428,8 @@ def _mended(pipe: Pipeline, drafts: Sequence[Draft], plan: Plan, asked: Asked, b
 def misfits(law: Law, ids: Tensor, frozen: Tensor, nats: Tensor) -> Tensor:
     """The fewest positions, (L,) bool and none of them `frozen`, without which ids (L,) belong to a text of the law.
 
-    Of equally few the ones with the most nats (L,).  Positions that show `law.unread` are open as they are.
+    Of equally few the ones with the most nats (L,).  Positions that show `law.unread` are open as they are.  Under
+    `no_repeat` they need not be the fewest: of doubled tokens all but one are added to what breaks tones and rhyme least.
     """
     standing = (ids != law.unread).nonzero()[:, 0].tolist()
     known = law.known(ids)
@@ -464,10 +466,11 @@ def _broken(law: Law, known: Tensor, sequence: int, held: list[bool] | None, fro
         bits = int(law.patterns[sequence, line])
         options = []
         for pattern in (k for k in range(len(law.marks)) if bits >> k & 1):
+            asks = law.marks[pattern].tolist()
             places = [
-                line * law.width + j
-                for j, mark in enumerate(law.marks[pattern].tolist())
-                if letters[line * law.width + j] == (0, Z, P)[mark] and mark and line * law.width + j not in ends
+                at
+                for at, mark in zip(range(line * law.width, (line + 1) * law.width), asks, strict=True)
+                if at not in ends and (letters[at], mark) in ((P, OBLIQUE), (Z, LEVEL_TONE))
             ]
             fixed = sum(bool(frozen[at]) for at in places)
             options.append((fixed, len(places), -sum(nats[at].item() for at in places), places))
