@@ -460,8 +460,19 @@ def _pipeline(a: argparse.Namespace) -> Any:
 
 def _settings(a: argparse.Namespace) -> dict[str, Any]:
     """The flags that decide how a text is drawn."""
-    names: tuple[str, ...] = ("sampler", "process", "steps", "temperature", "top_p", "dynasty", "title", "script", "guidance", "prosody")
-    names += ("tones", "rhyme", "avoid", "no_repeat", "keyword", "particles", "best_of", "quality")
+    names: tuple[str, ...] = ("sampler", "process", "steps", "temperature", "top_p", "dynasty", "title", "script")
+    names += (
+        "guidance",
+        "prosody",
+        "tones",
+        "rhyme",
+        "avoid",
+        "no_repeat",
+        "keyword",
+        "particles",
+        "best_of",
+        "quality",
+    )
     return {name: getattr(a, name) for name in names} | {"options": dict(a.option)}
 
 
@@ -473,7 +484,9 @@ def _given(a: argparse.Namespace) -> dict[str, Any]:
     from textdiff.verse import split_at_punctuation
 
     if a.template is not None:
-        raise ValueError("both --upper and --template are given; write the upper line into the template, or pass one of them")
+        raise ValueError(
+            "both --upper and --template are given; write the upper line into the template, or pass one of them"
+        )
     width = len("".join(split_at_punctuation(a.upper)))
     if a.form not in (None, f"couplet:{width}"):
         raise ValueError(
@@ -747,7 +760,11 @@ def parser() -> argparse.ArgumentParser:
     p = _verb(verbs, "generate", generate, "write poems", epilog=_names())
     p.add_argument("-n", type=int, default=1, help="how many (1)")
     p.add_argument("--length", type=int, help="tokens of a text, for a model without forms")
-    for name, where in (("acrostic", "first in"), ("acrostic-end", "last in"), ("acrostic-diagonal", "k-th in the k-th of")):
+    for name, where in (
+        ("acrostic", "first in"),
+        ("acrostic-end", "last in"),
+        ("acrostic-diagonal", "k-th in the k-th of"),
+    ):
         p.add_argument(f"--{name}", metavar="TEXT", help=f"characters that stand {where} the lines; _ leaves one free")
     p.add_argument("--template", metavar="FILE", help="a text with holes (□ or _) to fill in n ways; - for stdin")
     p.add_argument("--upper", metavar="LINE", help="the upper line of a couplet, for which the lower one is written")
@@ -761,13 +778,21 @@ def parser() -> argparse.ArgumentParser:
     _watching_flags(p)
     _format_flags(p)
 
-    p = _verb(verbs, "refine", refine, "rewrite the weakest characters of poems where that makes them likelier", epilog=_names())
+    p = _verb(
+        verbs,
+        "refine",
+        refine,
+        "rewrite the weakest characters of poems where that makes them likelier",
+        epilog=_names(),
+    )
     _text_flags(p)
     p.add_argument("--rounds", type=int, default=3, help="at most so many, each of which may change k characters (3)")
     p.add_argument("--k", type=int, default=3, help="characters rewritten together (3)")
     p.add_argument("--patience", type=int, default=2, help="end after so many rounds in a row without gain (2)")
     p.add_argument("--keep", type=_numbers, default=(), metavar="LINE,…", help="these lines stay: 1,2")
-    p.add_argument("--freeze", type=_names_of, default=(), metavar="LINE:POSITION,…", help="these characters stay: 3:5,4:7")
+    p.add_argument(
+        "--freeze", type=_names_of, default=(), metavar="LINE:POSITION,…", help="these characters stay: 3:5,4:7"
+    )
     p.add_argument("--variations", type=int, metavar="N", help="instead of rounds: N versions with a share drawn anew")
     p.add_argument("--level", type=float, help="that share of the free characters, more than 0 up to 1 (0.25)")
     _drawing_flags(p)
@@ -820,7 +845,9 @@ def parser() -> argparse.ArgumentParser:
     beside.add_argument("--plot", metavar="FILE", help="a picture of the comparison: .png, .svg or .pdf")
     p.add_argument("--process", help="the bound of this process (the model's first one)")
     p.add_argument("--levels", type=int, default=8, help="stratified levels of each text (8)")
-    p.add_argument("--told", type=_names_of, default=(), metavar="title,dynasty", help="tell the network what the records say")
+    p.add_argument(
+        "--told", type=_names_of, default=(), metavar="title,dynasty", help="tell the network what the records say"
+    )
     p.add_argument("--titles", type=int, metavar="K", help="instead: how often a poem's own title bounds it best of K")
     p.add_argument("--limit", type=int, metavar="N", help="the first N records alone")
     p.add_argument("--seed", type=int, default=0, help="(0)")
@@ -944,19 +971,32 @@ def _drawing_flags(p: Parser) -> None:
         "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="the sampler's own"
     )
     p.add_argument("--quality", help="draft, good or best: steps and candidates chosen for you (good)")
-    p.add_argument("--best-of", type=int, metavar="N", help="give the best of N candidates, by prosody and the model's bound")
+    p.add_argument(
+        "--best-of", type=int, metavar="N", help="give the best of N candidates, by prosody and the model's bound"
+    )
     verse = p.add_argument_group("verse")
     verse.add_argument("--title", help="what the poem is about: its first 8 characters count")
     verse.add_argument("--dynasty", help="tang or song")
-    verse.add_argument("--guidance", type=float, help="how far towards title and dynasty; 1 is as trained, 1.5 stronger")
-    verse.add_argument("--prosody", metavar="MODE", help="tones and rhyme: strict, prefer, prefer:WEIGHT (nats) or off (off)")
-    verse.add_argument("--tones", metavar="MODE|PATTERN", help="the same for tones alone, or 平起首句入韵, 仄起, 首句不入韵 …")
-    verse.add_argument("--rhyme", metavar="MODE|GROUP", help="the same for rhyme alone, or a group of 平水韵 such as 七阳")
+    verse.add_argument(
+        "--guidance", type=float, help="how far towards title and dynasty; 1 is as trained, 1.5 stronger"
+    )
+    verse.add_argument(
+        "--prosody", metavar="MODE", help="tones and rhyme: strict, prefer, prefer:WEIGHT (nats) or off (off)"
+    )
+    verse.add_argument(
+        "--tones", metavar="MODE|PATTERN", help="the same for tones alone, or 平起首句入韵, 仄起, 首句不入韵 …"
+    )
+    verse.add_argument(
+        "--rhyme", metavar="MODE|GROUP", help="the same for rhyme alone, or a group of 平水韵 such as 七阳"
+    )
     verse.add_argument("--avoid", metavar="FAULT,…", help="孤平 (guping), 三平尾 (sanpingwei); with strict tones")
     verse.add_argument("--no-repeat", action="store_true", help="no character twice")
     verse.add_argument("--keyword", help="characters that stand together somewhere, where the model would have them")
     verse.add_argument(
-        "--particles", type=int, metavar="N", help="chains a poem, resampled by their weights (strict prosody, mask process)"
+        "--particles",
+        type=int,
+        metavar="N",
+        help="chains a poem, resampled by their weights (strict prosody, mask process)",
     )
     p.add_argument(
         "--script",
