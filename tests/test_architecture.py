@@ -46,7 +46,7 @@ LAYERS = [
     ["metrics", "pipeline"],
     ["report", "hf_metrics"],
     ["following", "refine"],
-    ["bench"],
+    ["bench", "frontier"],
     ["cli"],
 ]
 # `likelihood` knows no network, and `samplers` no network: what they need of one is a contract.

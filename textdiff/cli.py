@@ -337,6 +337,45 @@ def bench_sample(a: argparse.Namespace) -> None:
     print(bench.float32_path())
 
 
+def bench_verse(a: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    library = _library()
+    from textdiff import frontier, report
+
+    def progress(work: Iterable[Any]) -> Iterable[Any]:
+        return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+
+    real = report.Poems.sort(library.read_records(a.reference))
+    train = report.Poems.sort(library.read_records(a.train)).whole if a.train else {}
+    known = [poem for poems in train.values() for poem in poems]
+    pipe, points = _pipeline(a), []
+    if not a.json:
+        print(
+            "form          sampler           steps  T     forwards  s/poem  regulated             distinct_2  entropy  "
+            "repeat  parallel  fluency"
+        )
+    for form in a.form or ["qiyan-jueju", "qiyan-lushi"]:
+        name = library.get_form(form).name
+        for point in frontier.frontier(pipe, name, real.of(name), n=a.n, train=known, progress=progress):
+            points.append((name, point))
+            if a.json:
+                print(json.dumps({"form": name} | dataclasses.asdict(point)), flush=True)
+                continue
+            parallel = "-" if point.parallel is None else f"{point.parallel:.3f}"
+            fluency = "-" if point.fluency is None else f"{point.fluency:.3f}"
+            steps = "-" if point.steps is None else point.steps
+            interval = f"[{point.regulated_low:.3f}, {point.regulated_high:.3f}]"
+            print(
+                f"{name:12}  {point.sampler:16}  {steps:>5}  {point.temperature:.2f}  {point.forwards:8.1f}  "
+                f"{point.seconds:6.2f}  {point.regulated:.3f} {interval}  {point.distinct_2:10.3f}  {point.entropy:7.3f}  "
+                f"{point.repeat_rate:6.3f}  {parallel:>8}  {fluency:>7}",
+                flush=True,
+            )
+    if a.plot:
+        frontier.plot(points, a.plot)
+
+
 def forms(a: argparse.Namespace) -> None:
     from textdiff.verse import FORMS, SIZED_FORMS
 
@@ -902,6 +941,15 @@ def parser() -> argparse.ArgumentParser:
     ):
         p.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     p.add_argument("--json", action="store_true", help="JSON Lines")
+
+    p = _verb(tasks, "verse", bench_verse, "quality, diversity and cost of ways to draw poems, beside real ones")
+    p.add_argument("--reference", metavar="FILE", required=True, help="real poems, such as the validation part")
+    p.add_argument("--train", metavar="FILE", help="train poems, for fluency and parallelism")
+    p.add_argument("--form", action="append", help="(qiyan-jueju and qiyan-lushi)")
+    p.add_argument("-n", type=int, default=200, help="poems a setting (200)")
+    p.add_argument("--plot", metavar="FILE.png", help="the picture (needs textdiff[plot])")
+    p.add_argument("--json", action="store_true", help="JSON Lines")
+    _model_flags(p)
 
     for name, run, what in (
         ("forms", forms, "the forms of poems"),
