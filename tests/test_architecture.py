@@ -29,7 +29,7 @@ MEETS_HUGGING_FACE = ("predictors/", "training/", "canvas", "tokenization", "met
 # Top to bottom: a part imports what stands before it, never what stands behind.
 LAYERS = [
     ["resolve", "verse"],
-    ["script"],
+    ["script", "records"],
     ["rng"],
     ["contracts", "levels"],
     ["predictions"],

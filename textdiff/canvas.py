@@ -22,9 +22,7 @@ from textdiff import script
 from textdiff.predictors.folder import TextModel
 from textdiff.predictors.masked_lm import HEADS
 from textdiff.tokenization import frame
-from textdiff.verse import FORMS, Form, guess_form, split_at_punctuation
-
-HOLE = "□"
+from textdiff.verse import FORMS, HOLE, Form, guess_form, split_at_punctuation
 
 Pieces = list[tuple[str, str | None]]  # of a text: as the tokens read, and as it was written where it was given
 

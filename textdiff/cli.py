@@ -199,7 +199,7 @@ def evaluate(a: argparse.Namespace) -> None:
         _compare(a)
         return
     with writing(a.out) as out:
-        records = _library().read_records(sys.stdin if a.file == "-" else a.file)[: a.limit]
+        records = _read_records(sys.stdin if a.file == "-" else a.file)[: a.limit]
         pipe = _pipeline(a)
         with _bar(a, len(records), "text") as bar:
             if a.titles:
@@ -231,7 +231,7 @@ def _compare(a: argparse.Namespace) -> None:
         parts = {}
         for name in ("samples", "reference", "validation", "train"):
             path = getattr(a, name)
-            records = _library().read_records(sys.stdin if path == "-" else path) if path else []
+            records = _read_records(sys.stdin if path == "-" else path) if path else []
             parts[name] = report.Poems.sort(records)
         if a.train and not a.quiet and sys.stderr.isatty():
             _log("counting the train poems, about a minute for 200 thousand")
@@ -346,8 +346,8 @@ def bench_verse(a: argparse.Namespace) -> None:
     def progress(work: Iterable[Any]) -> Iterable[Any]:
         return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
 
-    real = report.Poems.sort(library.read_records(a.reference))
-    train = report.Poems.sort(library.read_records(a.train)).whole if a.train else {}
+    real = report.Poems.sort(_read_records(a.reference))
+    train = report.Poems.sort(_read_records(a.train)).whole if a.train else {}
     known = [poem for poems in train.values() for poem in poems]
     pipe, points = _pipeline(a), []
     if not a.json:
@@ -481,6 +481,12 @@ def _starting() -> Iterator[None]:
         gc.enable()
 
 
+def _read_records(source: Any) -> list[dict[str, Any]]:
+    from textdiff.records import read_records
+
+    return read_records(source)
+
+
 def _library() -> Any:
     """textdiff.pipeline, and torch with it."""
     # A small network has many short products.  Threads that spin between them cost little on an idle machine, but on a
@@ -549,10 +555,10 @@ def _records(a: argparse.Namespace) -> list[dict[str, Any]]:
     if a.text:
         return [{"text": text} for text in a.text]
     if a.file and a.file != "-":
-        return _library().read_records(a.file)
+        return _read_records(a.file)
     if a.file is None and sys.stdin.isatty():
         raise ValueError("there is no text; pass TEXT, --file FILE, or pipe it in")
-    return _library().read_records(sys.stdin)
+    return _read_records(sys.stdin)
 
 
 def _write(outputs: Iterable[Any], style: str, out: TextIO) -> None:

@@ -10,18 +10,14 @@ positions, walk the same levels and draw from streams of their own.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import inspect
 import itertools
-import json
 import math
 import operator
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
@@ -39,6 +35,7 @@ from textdiff.predictors.folder import ModelError, TextModel
 from textdiff.predictors.shaping import allowed, banned, guided, nucleus, tempered
 from textdiff.processes import PROCESSES
 from textdiff.prosody import Prosody, check_given, kept_to, pattern_of, place_keyword, preferred, verse_law
+from textdiff.records import CONDITIONS
 from textdiff.resolve import attribute, unknown
 from textdiff.rng import Rng, example_seed
 from textdiff.samplers import SAMPLERS
@@ -61,7 +58,6 @@ STAGE = 1 << 16  # the stream that keywords and patterns are drawn from, before 
 Callback = Callable[[State], object]
 Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
 Told = str | Sequence[str | None] | None  # what the network is told of all texts, or of each
-CONDITIONS = ("title", "dynasty")
 
 
 @dataclass(frozen=True)
@@ -79,6 +75,8 @@ class Output:
     top_p: float | None
     forwards: int  # predictor evaluations, all candidates and particles together
     log_weight: float | None  # of the chain under strict prosody, where particles were asked for
+    title: str | None
+    dynasty: str | None
     model: str
 
 
@@ -128,8 +126,8 @@ class How(TypedDict, total=False):
     temperature: float | None  # 1 is the model's own law
     top_p: float | None
     options: Mapping[str, float] | None  # the sampler's own (`textdiff samplers` names them)
-    dynasty: str | None  # tang or song
-    title: str | None
+    dynasty: Told  # tang or song; one for all texts or one for each
+    title: Told
     guidance: float | None  # how far towards title and dynasty; 1 is as trained
     prosody: str | None  # strict, prefer, prefer:WEIGHT or off, for tones and rhyme together
     tones: str | None  # the same, or a pattern: 平起首句入韵, 仄起
@@ -153,12 +151,21 @@ class Plan:
     steps: int | None
     temperature: float
     top_p: float | None
-    told: Mapping[str, str | None]  # what the network is told: title, dynasty
+    told: Mapping[str, Told]  # what the network is told: title, dynasty
     guidance: float
     prosody: Prosody
     keyword: str | None
     particles: int | None
     best_of: int
+
+    def repeated(self, n: int) -> dict[str, Told]:
+        """What is told of n rows, of which so many stand for each text."""
+        return {
+            name: value
+            if value is None or isinstance(value, str)
+            else [v for v in value for _ in range(n // len(value))]
+            for name, value in self.told.items()
+        }
 
     def levels(self, n: Tensor) -> Iterator[Any]:
         """The levels that rows of n (B,) free positions walk, all n alike."""
@@ -429,7 +436,9 @@ class Pipeline:
             variations=variations,
             level=level,
         )
-        return refine.refine(self, texts, form, _seeds(seed, len(texts) or 1, generator), plan, asked, script, batch_size, callback)
+        return refine.refine(
+            self, texts, form, _seeds(seed, len(texts) or 1, generator), plan, asked, script, batch_size, callback
+        )
 
     def retrieve(
         self,
@@ -478,8 +487,8 @@ class Pipeline:
         temperature: float | None = None,
         top_p: float | None = None,
         options: Mapping[str, float] | None = None,
-        dynasty: str | None = None,
-        title: str | None = None,
+        dynasty: Told = None,
+        title: Told = None,
         guidance: float | None = None,
         prosody: str | None = None,
         tones: str | None = None,
@@ -544,7 +553,7 @@ class Pipeline:
             steps=steps,
             temperature=float(temperature),
             top_p=None if top_p is None else float(top_p),
-            told={"dynasty": dynasty, "title": None if title is None else canvas.spelled(title, self.model)},
+            told={"dynasty": dynasty, "title": self._spelled(title)},
             guidance=1.0 if guidance is None else float(guidance),
             prosody=asked,
             keyword=keyword,
@@ -553,6 +562,12 @@ class Pipeline:
         )
 
     # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _spelled(self, title: Told) -> Told:
+        """Titles in the characters of the vocabulary."""
+        if title is None or isinstance(title, str):
+            return title and canvas.spelled(title, self.model)
+        return [one and canvas.spelled(one, self.model) for one in title]
 
     @property
     def verse(self) -> bool:
@@ -765,7 +780,7 @@ class Pipeline:
             free=free,
             predictor=self._predictor(plan, first),
             process=self._walked(plan, first),
-            condition=self._condition(first.form, len(canvases), plan.told),
+            condition=self._condition(first.form, len(canvases), plan.repeated(len(canvases))),
         )
         law = self._law(first, plan.prosody) if plan.prosody.strict else None
         if plan.keyword is not None:
@@ -811,7 +826,10 @@ class Pipeline:
         self._check_given(canvases, plan)
         outputs: dict[int, Output] = {}
         each = plan.best_of * (plan.particles or 1)
-        for rows in _batches(canvases, max(1, batch_size // each)):
+        told = {name: _each(name, value, canvases) for name, value in plan.told.items()}
+        keys = [(c.shape, told["dynasty"][k] is None, len(told["title"][k] or "")) for k, c in enumerate(canvases)]
+        for rows in _batches(keys, max(1, batch_size // each)):
+            plan = replace(plan, told={name: [values[k] for k in rows] for name, values in told.items()})
             repeated = [k for k in rows for _ in range(plan.best_of)]
             streams = list(range(plan.best_of)) * len(rows)
             several = [canvases[k] for k in repeated], [seeds[k] for k in repeated]
@@ -821,7 +839,16 @@ class Pipeline:
             chosen, weights = self._chosen(state, [seeds[k] for k in rows], plan, [canvases[k] for k in rows])
             for k, row, weight in zip(rows, chosen.tolist(), weights.tolist(), strict=True):
                 spent = state.forwards[row].item() * each
-                outputs[k] = self._output(canvases[k], state.x[row].cpu(), seeds[k], plan, int(spent), weight)
+                outputs[k] = self._output(
+                    canvases[k],
+                    state.x[row].cpu(),
+                    seeds[k],
+                    plan,
+                    int(spent),
+                    weight,
+                    told["title"][k],
+                    told["dynasty"][k],
+                )
         return [outputs[k] for k in range(len(canvases))]
 
     def _chosen(
@@ -846,7 +873,7 @@ class Pipeline:
         character is given the others, nats a character each."""
         texts = [c.read(ids) for c, ids in zip(canvases, x.cpu(), strict=True)]
         name = "mask" if "mask" in self.model.processes else plan.process_name
-        told = {key: [value] * len(texts) for key, value in plan.told.items()}
+        told = {name: _each(name, value, texts) for name, value in plan.repeated(len(texts)).items()}
         whole = [replace(c, ids=ids, free=c.free, hidden=None) for c, ids in zip(canvases, x.cpu(), strict=True)]
         seeds = [[example_seed(0, 0)]] * len(texts)
         nats = self._bounds(whole, seeds, name, MERIT_LEVELS, 64, None, told)[:, 0] / max(1, whole[0].shape[1])
@@ -855,9 +882,23 @@ class Pipeline:
             0.0 if f is None or f not in FORMS.values() or regulated(f.split(t)) else 1.0
             for f, t in zip(forms, texts, strict=True)
         ]
+        if "mask" in self.model.processes:
+            told_of = [{key: values[k] for key, values in told.items()} for k in range(len(texts))]
+            alone = [self._detail(c, said, 64).nats for c, said in zip(whole, told_of, strict=True)]
+            nats = nats + torch.tensor([sum(n) / max(1, len(n)) for n in alone], dtype=torch.float64)
         return nats + 100 * torch.tensor(faults, dtype=torch.float64)
 
-    def _output(self, drawn: Canvas, ids: Tensor, seed: int, plan: Plan, forwards: int, weight: float) -> Output:
+    def _output(
+        self,
+        drawn: Canvas,
+        ids: Tensor,
+        seed: int,
+        plan: Plan,
+        forwards: int,
+        weight: float,
+        title: str | None,
+        dynasty: str | None,
+    ) -> Output:
         text = drawn.text(ids)
         return Output(
             text=text,
@@ -871,6 +912,8 @@ class Pipeline:
             top_p=plan.top_p,
             forwards=forwards,
             log_weight=weight if plan.particles is not None else None,
+            title=title,
+            dynasty=dynasty,
             model=self.model.name,
         )
 
@@ -892,7 +935,7 @@ class Pipeline:
             )
         device, result = self.model.device, torch.empty(len(canvases), len(seeds[0]), dtype=torch.float64)
         predictor, walked = self.model.predictor(process), self.model.process(process)
-        for rows in _batches(canvases, batch_size):
+        for rows in _batches([c.shape for c in canvases], batch_size):
             repeats = [k for k in rows for _ in seeds[k]]
             with torch.inference_mode(), fast_float32(), _bounded(process):
                 nats = nelbo(
@@ -961,54 +1004,6 @@ class Pipeline:
             unknown=scored.unknown,
             model=self.model.name,
         )
-
-
-def read_records(source: str | os.PathLike[str] | Iterable[str]) -> list[dict[str, Any]]:
-    """The texts of a file (or of lines), {"text", and "form", "title" and "dynasty" where they are told}.
-
-    JSON Lines if the first line is an object.  Otherwise one text a line; a poem may run over the lines of a paragraph.
-    """
-    name = str(source) if isinstance(source, (str, os.PathLike)) else "input"
-    try:
-        if isinstance(source, (str, os.PathLike)):
-            data = Path(source).read_bytes()
-            text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-        else:
-            text = "".join(source)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{name!r} cannot be read ({reason}); pass a text or JSON Lines file in UTF-8") from error
-    lines = text.split("\n")
-    first = next((line for line in lines if line.strip()), None)
-    if first is None:
-        raise ValueError(f"{name!r} is empty; pass at least one text")
-    if not first.lstrip().startswith("{"):
-        return [{"text": text} for text in _paragraphs(lines)]
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            records.append({"text": record["text"]} | {key: record.get(key) for key in ("form", *CONDITIONS)})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{name!r} line {number} is no JSON object with a 'text'; mend or remove it") from None
-    return records
-
-
-def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
-    """One text a line; lines that only together have the shape of a poem are one text."""
-    paragraph: list[str] = []
-    for line in [*lines, ""]:
-        if line.strip():
-            paragraph.append(line.strip())
-            continue
-        shapes = [guess_form(text.replace("[MASK]", canvas.HOLE)) for text in ("\n".join(paragraph), *paragraph)]
-        if len(paragraph) > 1 and shapes[0] is not None and not any(shapes[1:]):
-            yield "\n".join(paragraph)
-        else:
-            yield from paragraph
-        paragraph = []
 
 
 def _seeds(seed: int | Sequence[int], n: int | None, generator: torch.Generator | None) -> list[int]:
@@ -1109,12 +1104,12 @@ def _options(sampler: str, options: Mapping[str, float] | None) -> dict[str, flo
     return {name: parameters[name].default for name in known} | dict(options or {})
 
 
-def _batches(canvases: Sequence[Canvas], batch_size: int) -> Iterator[list[int]]:
-    """Indices of canvases of one shape, at most batch_size at a time."""
+def _batches(keys: Iterable[Any], batch_size: int) -> Iterator[list[int]]:
+    """Indices of equal keys, at most batch_size at a time."""
     _at_least("batch_size", batch_size, 1)
     groups: dict[Any, list[int]] = {}
-    for k, one in enumerate(canvases):
-        groups.setdefault(one.shape, []).append(k)
+    for k, key in enumerate(keys):
+        groups.setdefault(key, []).append(k)
     for rows in groups.values():
         yield from (rows[k : k + batch_size] for k in range(0, len(rows), batch_size))
 

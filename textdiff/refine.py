@@ -243,7 +243,7 @@ def _draft(pipe: Pipeline, one: Canvas, text: str, seed: int, plan: Plan, asked:
 
 
 def _nats(
-    pipe: Pipeline, drafts: Sequence[Draft], texts: Sequence[Tensor], told: Mapping[str, str | None], batch_size: int
+    pipe: Pipeline, drafts: Sequence[Draft], texts: Sequence[Tensor], told: Mapping[str, Any], batch_size: int
 ) -> list[Tensor]:
     """(1) of ids (L,) in the place of each draft's, (L,) float64 each."""
     results = [torch.zeros(len(ids), dtype=torch.float64) for ids in texts]

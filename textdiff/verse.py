@@ -24,6 +24,8 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+HOLE = "□"
+
 
 @dataclass(frozen=True)
 class Form:
