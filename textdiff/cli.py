@@ -225,6 +225,10 @@ def _compare(a: argparse.Namespace) -> None:
         a.parser.error("pass FILE, or both --samples FILE and --reference FILE")
     from textdiff import report
 
+    if a.titles:
+        _retrieve(a)
+        return
+
     if a.plot:
         report.plottable(a.plot)
     with writing(a.out) as out:
@@ -246,6 +250,39 @@ def _compare(a: argparse.Namespace) -> None:
         report.plot(found, a.plot)
     for alarm in report.alarms(found, parts["samples"]):
         _log(f"textdiff: warning: {alarm}")
+
+
+def _retrieve(a: argparse.Namespace) -> None:
+    """How often a count model of the train poems finds the title that a poem was told, or has, among --titles K."""
+    from textdiff.counts import TitleModel, retrieval
+    from textdiff.report import FORMS, guess_form
+
+    if not a.train:
+        raise ValueError(
+            f"titles is {a.titles}, and the model that looks for them counts train poems; pass --train FILE"
+        )
+
+    def read(path: str) -> tuple[list[tuple[str, ...]], list[str | None]]:
+        told = []
+        for record in _read_records(sys.stdin if path == "-" else path):
+            form = FORMS.get(record.get("form") or "") or guess_form(record["text"])
+            if form is not None:
+                told.append((tuple(form.split(record["text"])), record.get("title")))
+        return [poem for poem, _ in told], [title for _, title in told]
+
+    poems, titles = read(a.train)
+    model = TitleModel.fit(titles, poems)
+    rows = {}
+    for name in ("samples", "reference"):
+        poems, titles = read(getattr(a, name))
+        rows[name] = retrieval(model.score, poems, titles, k=a.titles, seed=a.seed)._asdict()
+    if a.json:
+        print(json.dumps(rows))
+        return
+    for name, row in rows.items():
+        print(
+            f"{name:10} {row['rate']:.3f} [{row['low']:.3f}, {row['high']:.3f}] of {row['poems']} poems, top-1 of {a.titles}"
+        )
 
 
 def train(a: argparse.Namespace) -> None:
