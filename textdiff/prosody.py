@@ -115,6 +115,8 @@ class Prosody:
 def _firmness(name: str, word: str) -> tuple[str | None, float]:
     """(strict, prefer or off, weight), None for another word."""
     head, _, tail = word.partition(":")
+    if word == "auto":  # strict, and the model chooses which
+        return "strict", WEIGHT
     if head in ("strict", "off") and not tail:
         return head, WEIGHT
     if head == "prefer":
