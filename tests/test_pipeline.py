@@ -14,7 +14,8 @@ import torch
 from tiny import CHARACTERS, PROCESSES, QUATRAIN, poem_model, saved, sentence_model, window_model
 
 from textdiff.canvas import HOLE, holed
-from textdiff.pipeline import Frame, Output, Pipeline, Score, read_records
+from textdiff.pipeline import Frame, Output, Pipeline, Score
+from textdiff.records import read_records
 from textdiff.predictors.folder import ModelError
 from textdiff.processes import PROCESSES as TABLE
 from textdiff.samplers import SAMPLERS

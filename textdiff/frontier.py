@@ -23,8 +23,7 @@ from textdiff.resolve import unknown
 SETTINGS: tuple[tuple[str, int | None, float], ...] = (
     *(("improved", None, t) for t in (1.0, 0.9, 0.8, 0.7, 0.6)),
     *(("improved", steps, 0.8) for steps in (14, 8, 4)),
-    *(("entropy", None, t) for t in (1.0, 0.8)),
-    ("confidence", None, 0.8),
+    ("entropy", None, 0.8),
     ("gibbs", None, 0.8),
 )
 
