@@ -167,16 +167,16 @@ class Plan:
             for name, value in self.told.items()
         }
 
-    def levels(self, n: Tensor) -> Iterator[Any]:
-        """The levels that rows of n (B,) free positions walk, all n alike."""
+    def levels(self, n: Tensor, most: int) -> Iterator[Any]:
+        """The levels that rows of n (B,) free positions walk; without a keyword each row would have `most`."""
         if self.process_name == "uniform":
-            return even_levels(self.steps or int(n.max()))
-        return self._counted(n)
+            return even_levels(self.steps or most)
+        return self._counted(n, most)
 
-    def _counted(self, n: Tensor) -> Iterator[Tensor]:
+    def _counted(self, n: Tensor, most: int) -> Iterator[Tensor]:
         yield from count_levels(n, self.steps)
         if self.sampler == "gibbs":
-            yield from sweep_levels(n, round(self.options["sweeps"] * int(n.max())))
+            yield from sweep_levels(n, round(self.options["sweeps"] * most))
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,6 +303,12 @@ class Pipeline:
             seeds = _seeds(seed, len(canvases), generator)
         if len({c.shape for c in canvases}) > 1:
             raise ValueError("the texts differ in length or number of holes; stream texts of one shape at a time")
+        if plan.best_of > 1 or (plan.particles or 1) > 1:
+            raise ValueError(
+                f"best_of is {plan.best_of} and particles {plan.particles}, but a stream shows one chain a text; leave them "
+                f"(and quality) out, or pass a callback to generate or fill"
+            )
+        self._check_given(canvases, plan)
         return (_frame(state, canvases) for state in self._states(canvases, seeds, plan))
 
     def score(
@@ -330,7 +336,7 @@ class Pipeline:
         _at_least("repeats", repeats, 1)
         canvases = self._canvases(canvas.whole, texts, form)
         runs = [example_seed(seed, k) for k in range(repeats)]
-        told = {"title": _each("title", title, canvases), "dynasty": _each("dynasty", dynasty, canvases)}
+        told = {"title": _each("title", self._spelled(title), canvases), "dynasty": _each("dynasty", dynasty, canvases)}
         nats = self._bounds(canvases, [runs] * len(canvases), name, levels, batch_size, callback, told)
         return [self._score(c, row, name) for c, row in zip(canvases, nats, strict=True)]
 
@@ -360,7 +366,9 @@ class Pipeline:
         for condition in conditions:
             if condition not in CONDITIONS:
                 raise unknown("condition", condition, CONDITIONS)
-        said = {condition: [record.get(condition) for record in told] for condition in conditions}
+        said = {name: _each(name, [record.get(name) for record in told], told) for name in conditions}
+        if "title" in said:
+            said["title"] = _each("title", self._spelled(said["title"]), told)
         nats = self._bounds(canvases, seeds, name, levels, batch_size, callback, said)[:, 0]
         counts = torch.tensor([c.shape[1] for c in canvases])
         forms = [c.form.name if c.form else None for c in canvases]
@@ -387,7 +395,7 @@ class Pipeline:
         if "mask" not in self.model.processes:
             raise ValueError(f"model {self.model.name} does not serve the mask process, which a detailed score needs")
         canvases = self._canvases(canvas.whole, texts, form)
-        told = {"title": _each("title", title, canvases), "dynasty": _each("dynasty", dynasty, canvases)}
+        told = {"title": _each("title", self._spelled(title), canvases), "dynasty": _each("dynasty", dynasty, canvases)}
         results = []
         for k, one in enumerate(canvases):
             said = {name: values[k] for name, values in told.items()}
@@ -458,7 +466,7 @@ class Pipeline:
         _at_least("titles", titles, 2)
         told = [record for record in records if title_characters(record.get("title") or "")]
         canvases = [self._canvas(canvas.whole, r["text"], r.get("form"), k) for k, r in enumerate(told)]
-        own = [title_characters(record["title"]) for record in told]
+        own = [title_characters(canvas.spelled(record["title"], self.model)) for record in told]
         tried: list[list[str]] = []
         for k, one in enumerate(canvases):
             others = sorted({o for o, c in zip(own, canvases, strict=True) if c.shape == one.shape and o != own[k]})
@@ -504,7 +512,7 @@ class Pipeline:
         if quality is not None and quality not in QUALITIES:
             raise unknown("quality", quality, QUALITIES)
         chosen = QUALITIES[quality or "good"]
-        best_of = best_of or chosen.get("best_of")
+        best_of = chosen.get("best_of") if best_of is None else best_of
         defaults = self.model.defaults | {"steps": chosen.get("steps", self.model.defaults.get("steps"))}
         if sampler is not None and sampler not in SAMPLERS:
             raise unknown("sampler", sampler, SAMPLERS)
@@ -743,7 +751,7 @@ class Pipeline:
         staging = Rng(seeds, stream=torch.tensor(streams) + STAGE, device=device)
         with torch.inference_mode(), fast_float32():
             scene = self._scene(canvases, staging, plan, start)
-            levels, x, level = plan.levels(scene.free.sum(-1)), None, 1.0
+            levels, x, level = plan.levels(scene.free.sum(-1), canvases[0].shape[1]), None, 1.0
             if start is not None:
                 level = start.count / int(scene.free[0].sum())
                 x = _corrupted(scene, start.text, level, staging) if start.x is None else start.x
@@ -784,10 +792,12 @@ class Pipeline:
         )
         law = self._law(first, plan.prosody) if plan.prosody.strict else None
         if plan.keyword is not None:
-            ids = self._keyword(plan.keyword)
+            ids = self._keyword(plan.keyword, _is_poem(first))
             x = scene.process.prior(given, free, rng=rng.branch())
             prediction = _everywhere(scene, x)
-            width = first.form.width if first.form else given.shape[1]
+            whole = first.form and (first.form.host or first.form)
+            lines = whole is not None and whole.length == given.shape[1]  # and no line breaks
+            width = whole.width if whole and lines else given.shape[1]
             given, free = place_keyword(prediction, law, ids, given, free, width, rng=rng.branch())
             scene = replace(scene, given=given, free=free)
         if law is None:
@@ -808,9 +818,9 @@ class Pipeline:
             process=replace(walked, tokens=pattern.tokens),
         )
 
-    def _keyword(self, keyword: str) -> list[int]:
-        ids = self.model.encode([keyword])[0].tolist() if keyword else []
-        if not ids or self.model.unk_id in ids:
+    def _keyword(self, keyword: str, poem: bool) -> list[int]:
+        ids = self.model.encode([canvas.spelled(keyword, self.model)])[0].tolist() if keyword else []
+        if not ids or not set(ids) <= set(self.model.content.tolist()) - set(self._never_written(poem).tolist()):
             raise ValueError(f"keyword {keyword!r} is empty or outside the model's vocabulary; pass other characters")
         return ids
 

@@ -194,6 +194,11 @@ def check_given(law: Law, ids: Tensor, free: Tensor, form: Form, characters: Seq
     place = where[size - 1]
     line, column = place // form.width + 1, place % form.width + 1
     character = characters[int(ids[place])]
+    if law.no_repeat and bool((ids[where[: size - 1]] == ids[place]).any()):
+        raise ValueError(
+            f"{character!r} (line {line}, character {column}) stands there once more, and no character may stand twice; "
+            f"change it, or leave --no-repeat out"
+        )
     kinds = "/".join(sorted({r.tone + r.rhyme for r in readings(character)})) or "no reading"
     raise ValueError(
         f"{character!r} (line {line}, character {column}; {kinds}) does not fit the tones and rhyme asked for, given what is "
@@ -242,9 +247,12 @@ def place_keyword(
         span = torch.arange(start, start + len(keyword), device=given.device)
         token = torch.tensor(keyword, device=given.device).expand(rows, -1)
         fits = (free[:, span] | (given[:, span] == token)).all(-1)
+        if law is not None and law.no_repeat:
+            again = ~free.index_fill(1, span, True) & torch.isin(given, token)
+            fits = fits & ~again.any(-1) & (len(set(keyword)) == len(keyword))
         if not fits.any():
             continue
-        x = given.index_put((torch.arange(rows)[:, None], span), token)
+        x = given.index_put((torch.arange(rows, device=given.device)[:, None], span), token)
         (log_q,) = prediction.log_prob(x)
         score = torch.where(free[:, span], log_q[:, span].clamp(min=math.log(LEAST)), 0.0).sum(-1)
         if law is not None:
@@ -252,11 +260,10 @@ def place_keyword(
             rest = free & ~where
             score = score + Restricted(prediction.pin(x, ~rest), law, rest, x).log_mass()
         scores[:, j] = torch.where(fits, score, -torch.inf)
-    stuck = (scores == -torch.inf).all(-1).nonzero()[:, 0].tolist()
-    if stuck:
+    if (scores == -torch.inf).all(-1).any():
         raise ValueError(
-            f"the keyword of {len(keyword)} characters fits no place of text {stuck[0] + 1}: lines have {width} characters, "
-            f"and what is given, tones and rhyme must leave room for it; shorten it or ask for less"
+            f"the keyword of {len(keyword)} characters fits no place: lines have {width} characters, and what is given, "
+            f"tones, rhyme and no_repeat must leave room for it; shorten it or ask for less"
         )
     first = torch.tensor(starts, device=given.device)[rng.categorical(scores)]
     span = first[:, None] + torch.arange(len(keyword), device=given.device)
