@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -609,6 +610,30 @@ def test_a_model_learns_to_go_by_the_title(tmp_path: Path) -> None:
         model.condition(1, title="二首 其一")
     with pytest.raises(ValueError, match="cannot be told a dynasty"):
         model.condition(1, dynasty="tang")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, at its import of the compiler
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_network_trains_as_the_plain_one(tmp_path: Path) -> None:
+    found = []
+    for compiled in (False, True):
+        path = recipe_file(tmp_path / str(compiled), model=still(), run={"steps": 3, "compile": compiled})
+        recipe = load(path)
+        folder = run.train(recipe)
+        assert folder is not None and TextModel.from_pretrained(folder).told
+        found.append(losses(recipe.folder))
+    assert found[0].keys() == found[1].keys()
+    for step, loss in found[0].items():
+        assert found[1][step] == pytest.approx(loss, abs=1e-4)
+
+
+def test_compiling_without_a_compiler_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RecipeError) as caught:
+        run.train(load(recipe_file(tmp_path), ["run.compile=true"]))
+    assert_one_line(caught.value, "C++ compiler", "leave run.compile out")
 
 
 # -- weights and what is saved --------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ class Run:
     accumulation: int = 1  # pieces that a step's batch is cut into on each device
     seed: int = 0
     bf16: bool = False  # autocast; faster where the CPU or GPU has bfloat16 products
+    compile: bool = False  # torch.compile of the network: a slow start, then faster; resumed, the last bits may differ
     eval_every: int = 500
     eval_texts: int = 256
     eval_levels: int = 8

@@ -147,6 +147,8 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | 
     checkpoint = None if fresh else max(checkpoints(folder), key=_step, default=None)
     if checkpoint is not None:
         _same(recipe, load(folder / "recipe.yaml"))
+    if recipe.run.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise RecipeError("run.compile needs a C++ compiler, and there is none; install g++, or leave run.compile out")
     made = plan(recipe)
     if os.environ.get("RANK", "0") == "0":
         folder.mkdir(parents=True, exist_ok=True)
