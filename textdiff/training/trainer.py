@@ -93,7 +93,8 @@ class DiffusionTrainer(Trainer):
         decay = recipe.optimizer.ema
         self.ema = AveragedModel(text_model.model, multi_avg_fn=averaging(decay)) if decay else None
         if recipe.run.compile:  # all widths by one code; the averaged weights are a network of their own
-            text_model.model.base_model.compile(dynamic=True)
+            network: Any = text_model.model
+            network.base_model.compile(dynamic=True)
         self.seconds = 0.0  # of training, over all starts
         self.tokens = 0
         Trainer.__init__(
