@@ -480,7 +480,9 @@ class Pipeline:
             raise ValueError("there is no poem with a title; pass at least one")
         flat = [c for c in canvases for _ in range(titles)]
         seeds = [[example_seed(seed, k)] for k in range(len(canvases)) for _ in range(titles)]
-        said = {"title": [title for row in tried for title in row]}
+        raw = {cleaned: record["title"] for cleaned, record in zip(own, told, strict=True)}  # it is cleaned once, later
+        titled = [raw[title] for row in tried for title in row]
+        said = {"title": _each("title", self._spelled(titled), flat)}
         nats = self._bounds(flat, seeds, self._process(None), levels, batch_size, callback, said).view(-1, titles)
         right = (nats[:, 0] < nats[:, 1:].amin(1)).double()
         mean = right.mean().item()
