@@ -248,7 +248,7 @@ def place_keyword(
         token = torch.tensor(keyword, device=given.device).expand(rows, -1)
         fits = (free[:, span] | (given[:, span] == token)).all(-1)
         if law is not None and law.no_repeat:
-            again = ~free.index_fill(1, span, True) & torch.isin(given, token)
+            again = ~free.index_fill(1, span, True) & torch.isin(given, token[0])
             fits = fits & ~again.any(-1) & (len(set(keyword)) == len(keyword))
         if not fits.any():
             continue
