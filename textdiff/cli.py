@@ -199,10 +199,12 @@ def evaluate(a: argparse.Namespace) -> None:
         _compare(a)
         return
     with writing(a.out) as out:
+        if a.limit is not None and a.limit < 1:
+            raise ValueError(f"--limit is {a.limit}; it must be at least 1")
         records = _read_records(sys.stdin if a.file == "-" else a.file)[: a.limit]
         pipe = _pipeline(a)
         with _bar(a, len(records), "text") as bar:
-            if a.titles:
+            if a.titles is not None:
                 pairs = pipe.retrieve(records, titles=a.titles, levels=a.levels, seed=a.seed)
                 print(json.dumps(pairs), file=out)
                 return
