@@ -123,7 +123,15 @@ def plot(points: Sequence[tuple[str, Point]], path: str | Path) -> None:
         real = next(point for point in own if point.sampler == "real")
         panel.axvline(1.0, color="0.8", lw=1)
         panel.axhline(real.regulated, color="0.8", lw=1)
-        panel.annotate("real poems", (1.0, real.regulated), textcoords="offset points", xytext=(4, 4), color="0.4")
+        panel.annotate(
+            "real poems",
+            (1.0, real.regulated),
+            textcoords="offset points",
+            xytext=(-4, 4),
+            color="0.4",
+            fontsize=8,
+            ha="right",
+        )
         for point in own:
             if point is real:
                 continue
