@@ -18,7 +18,7 @@ import torch
 from tiny import QUATRAIN, poem_model, sentence_model
 from torch import Tensor
 
-from textdiff import cli
+from textdiff import canvas, cli
 from textdiff import pipeline as module
 from textdiff.pipeline import MERIT_LEVELS, QUALITIES, Output, Pipeline
 from textdiff.predictions import Categorical, positions_of
@@ -150,8 +150,10 @@ def test_a_pattern_a_group_and_what_to_avoid_are_kept(process: str) -> None:
         assert kept(poem, ["ABbA", "BAaB"], group="平阳")
     for poem in pipe.generate(rhyme="七阳", **asked):
         assert all("平阳" in rhyme_groups(line[-1]) for line in poem.lines[1::2])
-    for poem in pipe.generate(prosody="strict", avoid="孤平,三平尾", **asked | {"form": "qiyan-jueju"}):
-        assert kept(poem, avoid=("guping", "sanpingwei"))
+    wild = asked | {"n": 8, "prosody": "strict", "temperature": 20}  # both faults are as likely as not
+    for avoid, known in (("孤平", ("guping",)), ("三平尾", ("sanpingwei",)), ("孤平,三平尾", ("guping", "sanpingwei"))):
+        assert all(kept(poem, avoid=known) for poem in pipe.generate(avoid=avoid, **wild))
+    assert not all(kept(poem, avoid=("guping", "sanpingwei")) for poem in pipe.generate(**wild))
 
 
 def test_no_character_stands_twice_where_that_is_asked() -> None:
@@ -380,24 +382,34 @@ def test_one_particle_is_the_plain_chain_with_its_weight() -> None:
     assert [poem.forwards for poem in several] == [12] * 3
 
 
+def merits(pipe: Pipeline, found: Sequence[str], form: str, title: str | None = None) -> Tensor:
+    """Broken verse, then nats a character, by the public calls."""
+    scores = pipe.score(found, process="mask", levels=MERIT_LEVELS, repeats=1, title=title)
+    details = pipe.detail(found, title=title)
+    broken = [not regulated(get_form(form).split(text)) for text in found]
+    nats = [sum(d.nats) / len(d.nats) + s.nats_per_char for s, d in zip(scores, details, strict=True)]
+    return torch.tensor([100 * b + n for b, n in zip(broken, nats, strict=True)], dtype=torch.float64)
+
+
+def test_merit_is_broken_verse_then_nats_under_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "example_seed", lambda seed, *parts: seed)  # the corruptions of score and of the merit
+    pipe = packaged()
+    found = [pipe.generate(**STRICT)[0].text, QUATRAIN]
+    whole = pipe._canvases(canvas.whole, found, None)
+    merit = pipe._merit(torch.stack([one.ids for one in whole]), whole, pipe.plan(title="静夜思"))
+    torch.testing.assert_close(merit, merits(pipe, found, "wuyan-jueju", "静夜思"), rtol=0, atol=1e-4)
+    assert merit[0] < 50 < 100 < merit[1]
+
+
 def candidates(pipe: Pipeline, n: int, seed: int, **settings: Any) -> tuple[list[str], Tensor]:
-    """Candidates 0 … n − 1 of a seed, drawn one by one, and their merits: broken verse, then nats by character."""
+    """Candidates 0 … n − 1 of a seed, drawn one by one, and their merits."""
     plan = pipe.plan(**{name: value for name, value in settings.items() if name != "form"})
     blank = pipe._blank(settings["form"], None)
     found = []
     for j in range(n):
         *_, state = pipe._states([blank], [seed], plan, [j])
         found.append(blank.text(state.x[0]))
-    told = {name: settings.get(name) for name in ("title", "dynasty")}
-    scores = pipe.score(found, process="mask", levels=MERIT_LEVELS, repeats=1, **told)
-    details = pipe.detail(found, **told)
-    form = get_form(settings["form"])
-    return found, torch.tensor(
-        [
-            100 * (not regulated(form.split(text))) + sum(d.nats) / len(d.nats) + s.nats_per_char
-            for text, s, d in zip(found, scores, details, strict=True)
-        ]
-    )
+    return found, merits(pipe, found, settings["form"], settings.get("title"))
 
 
 @pytest.mark.parametrize(
