@@ -29,7 +29,8 @@ Z(x′) the mass under the same prediction once the step's tokens stand,
 
 is the log-weight of a mask chain: resampling by it gives p(x0 | C).
 
-A token the predictor excludes keeps a relative mass of 1e-12, and so is drawn only where C allows nothing else.
+A token the predictor excludes keeps a relative mass under 1e-12, the likelier ones more of it, and so is drawn only where C
+allows nothing else.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ from textdiff.rng import Rng
 P, Z, E, W = range(4)
 LETTERS = 4
 LEVEL, OBLIQUE = -2, -1  # P or E, Z or E
-LEAST = 1e-12  # relative mass of a token that the predictor excludes
+LEAST = 1e-12  # relative mass under which a token is all but excluded
+TAIL = 4  # how fast it falls from there
 _MEETS = {"·": (P, Z, E, W), "p": (P, E, W), "z": (Z, E, W)}
 
 
@@ -398,7 +400,10 @@ class Restricted:
         kept = logits.masked_fill(barred, -torch.inf)
         top = kept.amax(-1, keepdim=True)
         top = torch.where(top > -torch.inf, top, 0.0)
-        p = torch.exp((kept - top).clamp(min=math.log(LEAST))).masked_fill(barred, 0.0)
+        floor = math.log(LEAST)
+        depth = (floor - (kept - top)).clamp(min=0)  # under the floor order is kept, in a tail that is never 0
+        p = torch.exp(torch.where(depth > 0, floor - TAIL * torch.log1p(depth).clamp(max=11.0), kept - top))
+        p = p.masked_fill(barred, 0.0)
         return p / p.sum(-1, keepdim=True)
 
     @cached_property

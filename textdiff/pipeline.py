@@ -52,6 +52,7 @@ FIRST_CHOICE = {"mask": "improved", "replacement": "edit", "redraw": "improved",
 FILE_LEVELS = 8  # stratified levels of each text of a file
 REPEATS = 4  # of a single text's every level
 QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best": {"best_of": 8}}
+COLDEST = 0.02  # temperature under strict prosody
 MERIT_LEVELS = 16  # of a candidate of best-of
 STAGE = 1 << 16  # the stream that keywords and patterns are drawn from, before a chain begins
 
@@ -665,7 +666,9 @@ class Pipeline:
         predictor = guided(self.model.predictor(plan.process_name), plan.guidance, self.model.untold)
         predictor = banned(predictor, self._never_written(poem))
         predictor = predictor if drawn.allowed is None else allowed(predictor, drawn.allowed.to(self.model.device))
-        predictor = tempered(predictor, plan.temperature)
+        # The likeliest token that fits must still be told from the others where the likeliest of all does not.
+        cold = COLDEST if plan.prosody.strict else 0.0
+        predictor = tempered(predictor, max(plan.temperature, cold))
         if plan.prosody.preferring:
             form, characters = self._verse_form(drawn), self._characters
             predictor = preferred(predictor, form, plan.prosody, characters, self.model.mask_id, self.model.device)
