@@ -24,7 +24,17 @@ CORE = [
 ]
 TABLES = ["__init__", "processes/__init__", "samplers/__init__", "verse", "checker", "resolve", "cli"]
 HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate", "evaluate"}
-MEETS_HUGGING_FACE = ("predictors/", "training/", "canvas", "tokenization", "metrics", "hf_metrics", "pipeline", "bench", "cli")
+MEETS_HUGGING_FACE = (
+    "predictors/",
+    "training/",
+    "canvas",
+    "tokenization",
+    "metrics",
+    "hf_metrics",
+    "pipeline",
+    "bench",
+    "cli",
+)
 
 # Top to bottom: a part imports what stands before it, never what stands behind.
 LAYERS = [

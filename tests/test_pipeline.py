@@ -15,9 +15,9 @@ from tiny import CHARACTERS, PROCESSES, QUATRAIN, poem_model, saved, sentence_mo
 
 from textdiff.canvas import HOLE, holed
 from textdiff.pipeline import Frame, Output, Pipeline, Score
-from textdiff.records import read_records
 from textdiff.predictors.folder import ModelError
 from textdiff.processes import PROCESSES as TABLE
+from textdiff.records import read_records
 from textdiff.samplers import SAMPLERS
 from textdiff.verse import FORMS
 

@@ -1077,10 +1077,14 @@ def _drawing_flags(p: Parser) -> None:
         "--prosody", metavar="MODE", help="tones and rhyme: strict, prefer, prefer:WEIGHT (nats) or off (off)"
     )
     verse.add_argument(
-        "--tones", metavar="MODE|PATTERN", help="the same for tones alone, auto (strict), or 平起首句入韵, 仄起, 首句不入韵 …"
+        "--tones",
+        metavar="MODE|PATTERN",
+        help="the same for tones alone, auto (strict), or 平起首句入韵, 仄起, 首句不入韵 …",
     )
     verse.add_argument(
-        "--rhyme", metavar="MODE|GROUP", help="the same for rhyme alone, auto (strict), or a group of 平水韵 such as 七阳"
+        "--rhyme",
+        metavar="MODE|GROUP",
+        help="the same for rhyme alone, auto (strict), or a group of 平水韵 such as 七阳",
     )
     verse.add_argument("--avoid", metavar="FAULT,…", help="孤平 (guping), 三平尾 (sanpingwei); with strict tones")
     verse.add_argument("--no-repeat", action="store_true", help="no character twice")

@@ -114,7 +114,9 @@ def read(path: str | os.PathLike[str]) -> Trace:
     """A trace from its file; an unfinished last line, which an interrupted run may leave, is passed over."""
     try:
         whole, line_break, rest = Path(path).read_bytes().rpartition(b"\n")
-        text = (whole + line_break).decode("utf-8") + rest.decode("utf-8", "replace")  # cut off inside a character, perhaps
+        text = (whole + line_break).decode("utf-8") + rest.decode(
+            "utf-8", "replace"
+        )  # cut off inside a character, perhaps
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise ValueError(
