@@ -381,8 +381,11 @@ def test_a_saved_model_draws_and_scores_the_same(tmp_path):
 
 
 def test_records_are_read_from_text_and_json_lines(tmp_path):
-    lines = [json.dumps({"text": QUATRAIN, "form": "wuyan-jueju", "author": "李白"}), "", json.dumps({"text": "床"})]
-    expected = [{"text": QUATRAIN, "form": "wuyan-jueju"}, {"text": "床", "form": None}]
+    lines = [json.dumps({"text": QUATRAIN, "form": "wuyan-jueju", "title": "静夜思"}), "", json.dumps({"text": "床"})]
+    expected = [
+        {"text": QUATRAIN, "form": "wuyan-jueju", "title": "静夜思", "dynasty": None},
+        {"text": "床", "form": None, "title": None, "dynasty": None},
+    ]
     path, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
     path.write_text("\n".join(lines), encoding="utf-8")
     packed.write_bytes(gzip.compress(path.read_bytes()))
