@@ -34,6 +34,7 @@ WRITABLE = torch.arange(MASK + 1) < MASK
 TINY: dict[str, dict] = {
     "one sequence": {"sequences": [[["pz"], ["zp"]]]},
     "two sequences": {"sequences": [[["pz"], ["zp"]], [["zp"], ["·p"]]]},
+    "one sequence, two patterns": {"sequences": [[["pz", "zp"], ["·p", "z·"]]]},
     "licensed": {"sequences": [[["pz", "zp"], ["·p"]], [["zz"], ["zp", "pp"]]]},
     "rhyme": {"groups": GROUPS, "words": (1, 3)},
     "rhyme, words may repeat": {"groups": GROUPS, "words": (1, 3), "distinct": False},
