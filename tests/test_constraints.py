@@ -250,7 +250,7 @@ def verses(
     sampler: str, process: str, steps: int | None, n: int, form: Form, prosody: Prosody, seed: int = 0
 ) -> list[str]:
     """Poems of a predictor with random logits, over a vocabulary of some hundred characters."""
-    characters, unread = vocabulary(4 if prosody.no_repeat else 31)  # without repetition a group must be large
+    characters, unread = vocabulary(4 if prosody.no_repeat else 9)  # without repetition a group must be large
     writable = torch.arange(unread + 1) < unread
     told = verse_law(form, prosody, characters, unread, writable)
     sharpness = 4.0
@@ -287,7 +287,7 @@ def verses(
 
 
 @cache
-def vocabulary(every: int = 31) -> tuple[list[str], int]:
+def vocabulary(every: int = 9) -> tuple[list[str], int]:
     """Every so-manieth character with a reading, and the mask."""
     known = [c for c, listed in _table().items() if listed][::every]
     return [*known, "[MASK]"], len(known)

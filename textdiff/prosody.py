@@ -157,6 +157,13 @@ def verse_law(
     groups = [rhyme_groups(c) if len(c) == 1 else frozenset() for c in characters]
     if prosody.group is not None:
         groups = [held & {prosody.group} for held in groups]
+    can = writable.tolist()
+    sizes: dict[str, int] = {}
+    for k, held in enumerate(groups):
+        for group in held:
+            sizes[group] = sizes.get(group, 0) + can[k]
+    # Old words, new ones and the draft's must find place beside each other under the replacement process.
+    groups = [frozenset(g for g in held if sizes[g] >= 3 * (form.lines // 2 + 1)) for held in groups]
     return law(
         form.lines,
         form.width,
