@@ -648,3 +648,10 @@ def test_mistakes_are_one_line_and_exit_code_2(run: Any, words: list[Any], says:
     path.write_text(QUATRAIN.replace("\n", ""), encoding="utf-8")
     code, out, err = run(*[path if word == "FILE" else word for word in words])
     assert (code, out, err.count("\n")) == (2, "", 1) and says in err
+
+
+def test_refreshed_replacement_is_refused_under_strict_prosody() -> None:
+    from textdiff.pipeline import Pipeline
+
+    with pytest.raises(ValueError, match="'refresh' mixes new noise with old"):
+        Pipeline.from_pretrained().plan(sampler="refresh", process="replacement", prosody="strict")

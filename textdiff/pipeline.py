@@ -1047,6 +1047,11 @@ def _check_control(prosody: Prosody, process: str, sampler: str, steps: int | No
         raise ValueError(
             f"strict prosody is kept by the processes mask and replacement, not {process!r}; pick one, or prosody='prefer'"
         )
+    if prosody.strict and process == "replacement" and sampler == "refresh":
+        raise ValueError(
+            "sampler 'refresh' mixes new noise with old, which could bring a rhyme word in twice; use another sampler for "
+            "the replacement process under strict prosody, such as 'edit', or the mask process"
+        )
     if prosody.no_repeat and process == "replacement" and (steps is not None or sampler not in ("edit", "gibbs")):
         raise ValueError(
             f"no_repeat under the replacement process needs single edits, not sampler {sampler!r} with steps {steps}; "
