@@ -55,7 +55,7 @@ LETTERS = 4
 LEVEL, OBLIQUE = -2, -1  # P or E, Z or E
 LEAST = 1e-12  # relative mass under which a token is all but excluded
 TAIL = 4  # how fast it falls from there
-_MEETS = {"·": (P, Z, E, W), "p": (P, E, W), "z": (Z, E, W)}
+MEETS = {"·": (P, Z, E, W), "p": (P, E, W), "z": (Z, E, W)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,7 @@ def law(
     sequences = sequences or [[["·" * width]] * lines]
     listed = sorted({pattern for sequence in sequences for line in sequence for pattern in line})
     bits = {pattern: 1 << k for k, pattern in enumerate(listed)}
-    ok = [[sum(bits[p] for p in listed if letter in _MEETS[p[j]]) for letter in range(LETTERS)] for j in range(width)]
+    ok = [[sum(bits[p] for p in listed if letter in MEETS[p[j]]) for letter in range(LETTERS)] for j in range(width)]
     states = [2 ** len(listed) - 1]
     for mask in states:  # grows while it is walked
         states += sorted({mask & ok[j][letter] for j in range(width) for letter in range(LETTERS)} - set(states))

@@ -14,12 +14,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.constraints import LEAST, LETTERS, LEVEL, OBLIQUE, E, Law, P, Restricted, W, Z, law
+from textdiff.constraints import LEAST, LETTERS, LEVEL, MEETS, OBLIQUE, E, Law, P, Restricted, W, Z, law
 from textdiff.contracts import Positions, Predictor
 from textdiff.predictions import Categorical
 from textdiff.predictors.shaping import shaped
@@ -290,30 +291,29 @@ def preferred(
     With n(s) the positions where x_t breaks sequence s, P(s) ∝ exp(−w·n(s)), and the logits of v at i gain
     log Σ_s P(s) exp(−w·[v breaks s at i]); for rhyme words the same with groups.  Before anything stands all are alike.
     """
-    soft = replace(prosody, avoid=())
-    size = torch.tensor([_LETTER[tone(c)] if len(c) == 1 else W for c in characters], device=device)
+    letter_of = torch.tensor([_LETTER[tone(c)] if len(c) == 1 else W for c in characters], device=device)
     tones = rhyme = None
-    if soft.tones == "prefer":
+    if prosody.tones == "prefer":
         meets = [
             [
-                [any(letter in _FITS[p[j]] for p in _patterns(kind, form.width, ())) for letter in range(LETTERS)]
+                [any(letter in MEETS[p[j]] for p in _patterns(kind, form.width, ())) for letter in range(LETTERS)]
                 for kind in line_types(opening, form.lines)
                 for j in range(form.width)
             ]
             for opening in openings(form, prosody.pattern)
         ]
-        tones = (torch.tensor(meets, device=device), soft.tone_weight)  # (S, L, 4)
-    if soft.rhyme == "prefer":
+        tones = (torch.tensor(meets, device=device), prosody.tone_weight)  # (S, L, 4)
+    if prosody.rhyme == "prefer":
         names = sorted({group for c in characters if len(c) == 1 for group in rhyme_groups(c)})
         held = [rhyme_groups(c) if len(c) == 1 else frozenset() for c in characters]
         table = torch.tensor([[name in own for name in names] for own in held], device=device)  # (V, G)
-        rhyme = (table, soft.rhyme_weight)
+        rhyme = (table, prosody.rhyme_weight)
     words = torch.tensor([(k + 1) * form.width - 1 for k in range(1, form.lines, 2)], device=device)
 
     def predict(
         x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
     ) -> Any:
-        letters = torch.where(x_t == unread, W, size[x_t])
+        letters = torch.where(x_t == unread, W, letter_of[x_t])
         gains: list[Callable[[Tensor, Tensor], Tensor]] = []
         if tones is not None:
             meets, weight = tones
@@ -321,7 +321,7 @@ def preferred(
             share = (-weight * broken.sum(-1).double()).softmax(0)  # (S, B)
             loss = torch.where(meets, 1.0, math.exp(-weight)).double()
             gain = torch.einsum("sb,slc->blc", share, loss).log()  # (B, L, 4)
-            gains.append(lambda rows, positions: gain[rows, positions][:, size])
+            gains.append(lambda rows, positions: gain[rows, positions][:, letter_of])
         if rhyme is not None:
             held_by, firmness = rhyme
             there = x_t[:, words]
@@ -341,9 +341,6 @@ def preferred(
     return predict
 
 
-_FITS = {"·": (P, Z, E, W), "p": (P, E, W), "z": (Z, E, W)}
-
-
 # -- the replacement process ----------------------------------------------------------------------------------------------
 
 
@@ -356,7 +353,12 @@ class Pattern:
     words: tuple[int, ...]  # positions that must differ
     no_repeat: bool
 
-    @property
+    @cached_property
+    def place(self) -> Tensor:
+        """The how-manieth of its class a token is, from 1, (K, V)."""
+        return self.table.long().cumsum(-1)
+
+    @cached_property
     def listed(self) -> tuple[Tensor, Tensor]:
         """(tokens (K, most) sorted and padded, how many (K,)) of the classes."""
         sizes = self.table.sum(-1)
@@ -369,10 +371,9 @@ class Pattern:
         Words differ from one another and from all words of x, so that any mixture with x has no word twice.
         """
         listed, sizes = self.listed
-        place = self.table.long().cumsum(-1) - 1
         inside = self.table[self.classes, x] & differ
         drawn = rng.integers(torch.where(where, sizes[self.classes] - inside.long(), 1))
-        drawn = drawn + (inside & (drawn >= place[self.classes, x])).long()
+        drawn = drawn + (inside & (drawn >= self.place[self.classes, x] - 1)).long()
         result = torch.where(where, listed[self.classes, drawn], x)
         apart = range(x.shape[1]) if self.no_repeat else self.words
         if not apart:
@@ -434,7 +435,6 @@ def kept_to(predictor: Predictor, pattern: Pattern, several: bool) -> Predictor:
         if pattern.no_repeat:
             standing = standing.scatter(1, x_t, True)
         deal = x_t[:, apart].sum(-1) if apart else x_t[:, 0]
-        place = pattern.table.long().cumsum(-1)
 
         def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
             kind = pattern.classes[rows, positions]
@@ -442,7 +442,7 @@ def kept_to(predictor: Predictor, pattern: Pattern, several: bool) -> Predictor:
             word = slot[positions]
             barred = standing[rows] & ((word >= 0)[:, None] | pattern.no_repeat)
             if several and apart:
-                turn = (place[kind] + deal[rows][:, None]) % len(apart)
+                turn = (pattern.place[kind] + deal[rows][:, None]) % len(apart)
                 barred = barred | ((turn != word[:, None]) & (word >= 0)[:, None])
             able = able & ~barred
             able = able.scatter(1, x_t[rows, positions][:, None], True)
