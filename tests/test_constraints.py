@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -257,6 +258,7 @@ def verses(
     """Poems of a predictor with random logits, over a vocabulary of some hundred characters."""
     characters, unread = vocabulary(4 if prosody.no_repeat else 9)  # without repetition a group must be large
     writable = torch.arange(unread + 1) < unread
+    prosody = replace(prosody, room=3) if process == "replacement" else prosody
     told = verse_law(form, prosody, characters, unread, writable)
     sharpness = 4.0
 

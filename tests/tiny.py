@@ -13,6 +13,7 @@ from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenize
 
 CHARACTERS = (
     "床前明月光疑是地上霜举头望低思故乡白日依山尽黄河入海流欲穷千里目更一层楼春眠不觉晓处闻啼鸟夜来风雨声花落知多少"
+    "长香方忧秋舟愁游"  # with those above, nine words to each of two rhymes
 )
 QUATRAIN = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"
 PROCESSES = ("mask", "replacement", "redraw", "uniform")

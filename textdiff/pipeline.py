@@ -552,6 +552,8 @@ class Pipeline:
             raise ValueError(f"top_p is {top_p}; it must lie in (0, 1], or be left out")
         asked = Prosody.parse(prosody, tones, rhyme, avoid, bool(no_repeat))
         _check_control(asked, name, sampler, steps, particles)
+        if name == "replacement":  # the draft's rhyme words, old ones and new ones meet while words are exchanged
+            asked = replace(asked, room=3)
         if guidance is not None and guidance != 1 and not (title or dynasty):
             raise ValueError(f"guidance is {guidance}, but there is no title or dynasty to guide towards; pass one")
         _at_least("particles", particles, 1)

@@ -55,6 +55,7 @@ class Prosody:
     rhyme_weight: float = WEIGHT
     avoid: tuple[str, ...] = ()  # of guping and sanpingwei
     no_repeat: bool = False
+    room: int = 1  # poems whose rhyme words must find place in a group beside each other
 
     @classmethod
     def parse(
@@ -163,8 +164,8 @@ def verse_law(
     for k, held in enumerate(groups):
         for group in held:
             sizes[group] = sizes.get(group, 0) + can[k]
-    # Old words, new ones and the draft's must find place beside each other under the replacement process.
-    groups = [frozenset(g for g in held if sizes[g] >= 3 * (form.lines // 2 + 1)) for held in groups]
+    if prosody.room > 1:
+        groups = [frozenset(g for g in held if sizes[g] >= prosody.room * (form.lines // 2 + 1)) for held in groups]
     return law(
         form.lines,
         form.width,

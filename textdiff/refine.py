@@ -294,6 +294,15 @@ def _masked(draft: Draft, where: Tensor, mask_id: int) -> Tensor:
     return torch.where(where, mask_id, draft.ids)
 
 
+def _tried(
+    pipe: Pipeline, tries: Sequence[Sequence[Try]], drawn_by: Plan, plan: Plan, batch_size: int
+) -> list[Draft | None]:
+    """The best end of each draft's tries, one draft and at least one try to each."""
+    ends = iter(_drawn(pipe, [one for some in tries for one in some], drawn_by, batch_size))
+    versions = [[next(ends) for _ in some] for some in tries]
+    return _best(pipe, [some[0].draft for some in tries], versions, plan, batch_size)
+
+
 def _best(
     pipe: Pipeline, drafts: Sequence[Draft], versions: Sequence[Sequence[Tensor]], plan: Plan, batch_size: int
 ) -> list[Draft | None]:
@@ -331,14 +340,13 @@ def _rounds(
     at_work = list(range(len(current)))
     for number in range(1, asked.rounds + 1):
         tries = [
-            Try(current[i], number * asked.candidates + j, asked.k, _start(pipe, current[i], plan, asked))
+            [
+                Try(current[i], number * asked.candidates + j, asked.k, _start(pipe, current[i], plan, asked))
+                for j in range(asked.candidates)
+            ]
             for i in at_work
-            for j in range(asked.candidates)
         ]
-        versions = _drawn(pipe, tries, plan, batch_size)
-        size = asked.candidates
-        several = [versions[j * size : (j + 1) * size] for j in range(len(at_work))]
-        best = _best(pipe, [current[i] for i in at_work], several, plan, batch_size)
+        best = _tried(pipe, tries, plan, plan, batch_size)
         for i, after in zip(at_work, best, strict=True):
             current[i] = _next(current[i], after, number)
         going = [i for i in at_work if current[i].idle < asked.patience and number < asked.rounds]
@@ -410,14 +418,13 @@ def _mended(pipe: Pipeline, drafts: Sequence[Draft], plan: Plan, asked: Asked, b
         plan, process_name="mask", process=pipe.model.process("mask"), sampler="improved", options={}, keyword=None
     )
     tries = [
-        Try(drafts[i], j, int(found[i].sum()), _masked(drafts[i], found[i], pipe.model.mask_id))
+        [
+            Try(drafts[i], j, int(found[i].sum()), _masked(drafts[i], found[i], pipe.model.mask_id))
+            for j in range(asked.candidates)
+        ]
         for i in broken
-        for j in range(asked.candidates)
     ]
-    versions = _drawn(pipe, tries, by_mask, batch_size)
-    size = asked.candidates
-    several = [versions[j * size : (j + 1) * size] for j in range(len(broken))]
-    best = _best(pipe, [drafts[i] for i in broken], several, plan, batch_size)
+    best = _tried(pipe, tries, by_mask, plan, batch_size)
     result = list(drafts)
     for i, after in zip(broken, best, strict=True):
         assert after is not None, "a filling under the law is another text than one that breaks it"
