@@ -19,8 +19,8 @@ IDS = 13
 
 
 def process_of(name: str, vocabulary: Tensor = VOCABULARY, mask_id: int = MASK) -> Any:
-    make = attribute(PROCESSES[name][0])
-    return make(mask_id) if name == "mask" else make(vocabulary)
+    parts = {"mask_id": mask_id, "vocabulary": vocabulary}
+    return attribute(PROCESSES[name].path)(**{key: parts[key] for key in PROCESSES[name].needs})
 
 
 def texts(rows: int, length: int, seed: int = 0) -> Tensor:

@@ -20,7 +20,8 @@ CORE = [
     name
     for name in FILES
     if name.startswith(("processes/", "samplers/"))
-    or name in ("contracts", "rng", "levels", "predictions", "bridges", "likelihood", "verify", "verse", "resolve")
+    or name
+    in ("contracts", "rng", "levels", "schedules", "predictions", "bridges", "likelihood", "verify", "verse", "resolve")
 ]
 TABLES = ["__init__", "processes/__init__", "samplers/__init__", "verse", "checker", "resolve", "cli"]
 HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate", "evaluate"}
@@ -41,7 +42,7 @@ LAYERS = [
     ["resolve", "verse"],
     ["script", "records"],
     ["rng"],
-    ["contracts", "levels"],
+    ["contracts", "levels", "schedules"],
     ["predictions"],
     ["constraints"],
     ["bridges", "processes/"],

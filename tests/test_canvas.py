@@ -16,7 +16,7 @@ from textdiff import canvas, script
 from textdiff.levels import count
 from textdiff.pipeline import Pipeline
 from textdiff.predictors.folder import TextModel
-from textdiff.processes import PROCESSES as TABLE
+from textdiff.processes import TOKENS
 from textdiff.processes.mask import Mask
 from textdiff.resolve import attribute
 from textdiff.samplers import SAMPLERS
@@ -24,7 +24,7 @@ from textdiff.tokenization import sentencepiece_tokenizer
 from textdiff.verify import ExactPredictor, Space, chain_law, sequence
 from textdiff.verse import FORMS, get_form
 
-PAIRS = [(process, name) for name, entry in SAMPLERS.items() for process in TABLE if process in entry.processes]
+PAIRS = [(process, name) for name, entry in SAMPLERS.items() for process in TOKENS if process in entry.processes]
 POEMS = poem_model()
 
 

@@ -12,13 +12,13 @@ from tables import Table, process_of, some_free, texts
 
 from textdiff.likelihood import nelbo, ratio
 from textdiff.predictions import Categorical, positions_of
-from textdiff.processes import PROCESSES
+from textdiff.processes import TOKENS
 from textdiff.processes.replacement import Redraw
 from textdiff.processes.uniform import Uniform
 from textdiff.rng import Rng
 from textdiff.verify import ExactPredictor, Space, build, corrupted_law, exact_bound
 
-BOUNDED = [p for p in PROCESSES if p != "redraw"]
+BOUNDED = [p for p in TOKENS if p != "redraw"]
 SPACES = [Space.random(3, 3), Space.random(2, 4, seed=1), Space.random(4, 2, seed=2)]
 SHAPES = [f"L={space.length} V={space.size}" for space in SPACES]
 
@@ -221,7 +221,7 @@ def test_the_redraw_variant_has_no_bound_and_says_where_to_find_one():
 
 def test_the_exact_predictor_is_bayes_rule():
     space = SPACES[1]
-    for name in PROCESSES:
+    for name in TOKENS:
         process = build(name, space)
         table = ExactPredictor(space, process).table(0.5)
         law = corrupted_law(space, process, 0.5)

@@ -16,7 +16,7 @@ from tiny import CHARACTERS, PROCESSES, QUATRAIN, poem_model, saved, sentence_mo
 from textdiff.canvas import HOLE, holed
 from textdiff.pipeline import Frame, Output, Pipeline, Score
 from textdiff.predictors.folder import ModelError
-from textdiff.processes import PROCESSES as TABLE
+from textdiff.processes import TOKENS
 from textdiff.records import read_records
 from textdiff.samplers import SAMPLERS
 from textdiff.verse import FORMS
@@ -24,7 +24,7 @@ from textdiff.verse import FORMS
 POEMS = Pipeline(poem_model())
 WORDS = Pipeline(sentence_model())
 WINDOWS = Pipeline(window_model())
-PAIRS = [(process, name) for name, entry in SAMPLERS.items() for process in TABLE if process in entry.processes]
+PAIRS = [(process, name) for name, entry in SAMPLERS.items() for process in TOKENS if process in entry.processes]
 HOLED = QUATRAIN.replace("光", "_").replace("疑", "□").replace("思", "[MASK]")
 
 

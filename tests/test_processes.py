@@ -13,7 +13,7 @@ from tables import IDS, MASK, VOCABULARY, process_of, some_free, texts
 from textdiff import bridges
 from textdiff.levels import count
 from textdiff.predictions import Categorical
-from textdiff.processes import PROCESSES
+from textdiff.processes import TOKENS
 from textdiff.processes.replacement import Replacement, other_tokens
 from textdiff.processes.uniform import Uniform
 from textdiff.rng import Rng
@@ -21,7 +21,7 @@ from textdiff.verify import enumerate_draws
 
 EXACT_COUNT = ("mask", "replacement", "redraw")
 
-every_process = pytest.mark.parametrize("name", PROCESSES)
+every_process = pytest.mark.parametrize("name", TOKENS)
 every_counted = pytest.mark.parametrize("name", EXACT_COUNT)
 inputs = given(
     seed=st.integers(0, 2**62),
@@ -190,7 +190,7 @@ BRIDGES = {
 @pytest.mark.parametrize("levels", [(1.0, 2 / 3), (1.0, 1 / 3), (1 / 3, 0.0), (0.9, 0.4)])
 @pytest.mark.parametrize(
     ("name", "bridge"),  # the uniform process recovers noise for one level alone and has a bridge of its own
-    [(p, b) for p in PROCESSES for b in BRIDGES if not (p == "uniform" and b.startswith("refresh"))],
+    [(p, b) for p in TOKENS for b in BRIDGES if not (p == "uniform" and b.startswith("refresh"))],
 )
 def test_a_bridge_takes_the_law_at_t_to_the_law_at_s(name, bridge, levels, free):
     process = process_of(name, torch.arange(SIZE), SIZE)

@@ -32,7 +32,7 @@ from textdiff.predictors.folder import TextModel
 from textdiff.tokenization import title_characters
 from textdiff.training import run, start
 from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash, unsaid
-from textdiff.training.loss import Denoiser, weighted_nll
+from textdiff.training.loss import Denoiser, corrupted, weighted_nll
 from textdiff.training.recipe import RecipeError, load, to_yaml
 from textdiff.training.trainer import arguments, bound_on, checkpoints
 
@@ -261,6 +261,12 @@ def test_the_level_of_each_text_is_uniform() -> None:
     assert ((seen[1:] - expected).abs() < 4 * (epochs * 0.25 * 0.75) ** 0.5).all(), seen
 
 
+def x_t_of(batches: MicroBatches, index: int) -> torch.Tensor:
+    """What the loss makes of a micro-batch."""
+    one = batches[index]
+    return corrupted(batches.processes[one["process"]], one["x0"], one["t"], one["seeds"])
+
+
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_a_step_is_the_same_however_it_is_cut_among_pieces_and_ranks(process: str) -> None:
     whole = micro_batches(40, 28, shares={process: 1.0}, conditions={"title": 0.5})
@@ -271,7 +277,7 @@ def test_a_step_is_the_same_however_it_is_cut_among_pieces_and_ranks(process: st
             # rank r takes every world-th micro-batch, as accelerate deals them out
             dealt = {r: [step * pieces + a * world + r for a in range(accumulation)] for r in range(world)}
             parts = [cut[index] for index in sorted(itertools.chain(*dealt.values()))]
-            for key in ("x0", "x_t", "t", "condition"):
+            for key in ("x0", "seeds", "t", "condition"):
                 assert torch.equal(torch.cat([part[key] for part in parts]), whole[step][key]), key
             assert {part["positions"] for part in parts} == {whole[step]["positions"]}
 
@@ -288,7 +294,7 @@ def test_an_epoch_shows_every_text_in_an_order_of_its_own() -> None:
 
 def test_the_corruption_of_a_text_differs_between_epochs_and_within_a_filled_batch() -> None:
     batches = micro_batches(5, 28, batch=10, steps=2)
-    shown = [tuple(row.tolist()) for step in range(2) for row in batches[step]["x_t"] == 2]
+    shown = [tuple(row.tolist()) for step in range(2) for row in x_t_of(batches, step) == 2]
     assert len(set(shown)) >= len(shown) - 1  # all are masked in the highest stratum, and may be in the next
 
 
@@ -541,7 +547,7 @@ def test_the_vocabulary_is_met_only_where_there_is_loss() -> None:
     denoiser = Denoiser(model)
     batches = micro_batches(40, 20, batch=20)
     inputs = batches[0]
-    masked = int((inputs["x_t"] == model.mask_id).sum())
+    masked = int((x_t_of(batches, 0) == model.mask_id).sum())
     assert masked < inputs["x0"].numel()
     with Projections(len(model.tokenizer)) as seen:
         denoiser(**inputs)

@@ -13,8 +13,8 @@ from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenize
 
 CHARACTERS = (
     "床前明月光疑是地上霜举头望低思故乡白日依山尽黄河入海流欲穷千里目更一层楼春眠不觉晓处闻啼鸟夜来风雨声花落知多少"
-    "长香方忧秋舟愁游"  # with those above, nine words to each of two rhymes
 )
+RHYMES = "长香方忧秋舟愁游"  # with those above, nine words to each of two rhymes
 QUATRAIN = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"
 PROCESSES = ("mask", "replacement", "redraw", "uniform")
 WORDS = ("the", "cat", "dog", "sat", "on", "under", "mat", "tree", "a", "two", "ran", "##s", "##ning", "##ed", ".")
@@ -35,9 +35,9 @@ def network(tokens: int, seed: int = 0) -> BertForMaskedLM:
     return BertForMaskedLM(config).eval()
 
 
-def poem_model(**defaults: object) -> TextModel:
+def poem_model(more: str = "", **defaults: object) -> TextModel:
     """Knows the four forms, a few dozen characters and every process."""
-    tokenizer = character_tokenizer(sorted(set(CHARACTERS)), POEM_SPECIALS)
+    tokenizer = character_tokenizer(sorted(set(CHARACTERS + more)), POEM_SPECIALS)
     return TextModel.from_parts(
         network(len(tokenizer)),
         tokenizer,

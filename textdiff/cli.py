@@ -1043,7 +1043,7 @@ def _names() -> str:
     rows = [
         ("forms", {f.name: f.chinese for f in FORMS.values()} | SIZED_FORMS),
         ("samplers", {name: entry.summary for name, entry in SAMPLERS.items()}),
-        ("processes", {name: summary for name, (_, summary) in PROCESSES.items()}),
+        ("processes", {name: entry.summary for name, entry in PROCESSES.items()}),
     ]
     return "\n\n".join(
         f"{title}:\n" + "\n".join(f"  {name:16} {about}" for name, about in table.items()) for title, table in rows

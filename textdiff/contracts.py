@@ -4,6 +4,10 @@ A user's plain function or frozen dataclass satisfies these protocols without im
 
 Shapes: B rows, L positions, V tokens, N asked positions.  `t`, `s` are levels in [0, 1], (B, L), s < t, and 0 wherever
 a position is given; with n free positions a level stands for the count m = #{k < n : (k + ½)/n < t} = round(t·n).
+
+Not every x is a row of tokens: an embedded text is (B, L, D), an image (B, C, H, W).  `free`, `t` and `s` then have the
+places alone, (B, L), or what broadcasts against them, (B, 1, H, W) or (B, 1, 1, 1); `spread` puts features behind places.
+Nothing else changes, and no part asks which case it is in: a shape is the process's affair.
 """
 
 from __future__ import annotations
@@ -17,7 +21,12 @@ from torch import Tensor
 from textdiff.rng import Rng
 
 UNREAD = -1  # in a sketch: a token of x̂0 that has not been drawn
-Positions = tuple[Tensor, Tensor]  # (N,), (N,): rows and positions, ordered by row
+Positions = tuple[Tensor, ...]  # (N,), (N,): rows and positions, ordered by row
+
+
+def spread(a: Tensor, x: Tensor) -> Tensor:
+    """`a` with as many axes as x, so that places broadcast against features: (B, L) beside (B, L, D) becomes (B, L, 1)."""
+    return a.reshape(a.shape + (1,) * (x.ndim - a.ndim))
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,18 @@ class Prediction(Protocol):
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 ~ q, (B, L)."""
+
+    def weighted_nll(self, x0: Tensor, weights: Tensor) -> Tensor:
+        """Σ weights · −log q(x0) over rows and places, nats up to a constant: what training descends.  A scalar."""
+
+    def expect(self, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of encode(x0) under q; a deviation of 0 says: taken for a point."""
+
+    def last_nll(self, x0: Tensor, deviation: Tensor, bins: Any) -> Tensor:
+        """−log q(x0) where this prediction ends the chain, nats, like x0: of tokens, of values in bins, or a density."""
+
+    def towards(self, base: Any, scale: float) -> Any:
+        """log q ∝ log base + scale · (log self − log base), normalised: what classifier-free guidance draws from."""
 
     def log_weight(self, x: Tensor) -> Tensor:
         """What taking x's (B, L) tokens adds to `State.log_weight`, (B,) float64: 0 but for a constrained prediction."""
@@ -75,6 +96,12 @@ class Process(Protocol):
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> Any:
         """ε ~ q(ε | x0, x_t): corrupt(x0, t, ε) == x_t."""
+
+    def renew(self, noise: Any, x0: Tensor, t: Tensor, share: Any, *, rng: Rng) -> Any:
+        """ε with a `share` in [0, 1] of it drawn anew, its law unchanged: of the positions, or of a Gaussian's variance."""
+
+    def decode(self, x: Tensor) -> Tensor:
+        """x0 from x at level 0: x itself but for processes that encode."""
 
     def sketch(self, x_t: Tensor) -> Tensor | None:
         """x_t with UNREAD where x̂0 is open, if the noise can be recovered without a draft; else None.

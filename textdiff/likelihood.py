@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Predictor, Process
+from textdiff.contracts import Predictor, Process, spread
 from textdiff.predictions import positions_of
 from textdiff.rng import Rng
 
@@ -37,7 +37,7 @@ def nelbo(
     x0 (B, L), free (B, L) bool, seeds (B,): a text's estimate depends on its own seed alone.  `levels` None takes every
     level.  `rows` texts × levels go through the predictor at a time; condition, if a tensor, is (B, …).
     """
-    total = free.sum(-1)
+    total = free.flatten(1).sum(-1)
     steps = process.bound_steps(total)  # (B,)
     used = steps if levels is None else steps.clamp(max=levels)
     text = torch.arange(len(x0), device=x0.device).repeat_interleave(used)
@@ -49,8 +49,9 @@ def nelbo(
     level = ((part + place) * size).floor().long() + 1  # 1 … T, stratified
     bounds = []
     for piece in torch.arange(len(text), device=x0.device).split(rows):
-        row, j, n = text[piece], level[piece][:, None], steps[text[piece]][:, None]
+        row = text[piece]
         x, open_ = x0[row], free[row]
+        j, n = spread(level[piece], open_), spread(steps[row], open_)
         t = torch.where(open_, j.double() / n, 0.0)
         s = torch.where(open_, (j - 1).double() / n, 0.0)
         rng = Rng(seeds[row], stream=part[piece] + 1, device=x0.device)

@@ -3,6 +3,7 @@
 `Categorical` is a product of categorical laws at N asked positions; every other position is known.  Its logits are read
 where they are used and not before: `read(index)` gives the rows of the (N, V) table that a method needs, so a network's
 projection to the vocabulary happens at those positions only, in pieces, and no (B, L, V) tensor is ever built.
+`Normal` is the law of continuous data: a mean and a deviation for every value.
 
 Exact count (method §3).  With d_i = 1 − q_i(x_i) the probability that position i differs from x, the number of differing
 positions is Poisson-binomial; with R_k^{(i)} its pmf over the first i positions,
@@ -14,20 +15,29 @@ so the backward recursion draws D given |D| = m exactly (conditional Bernoulli; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Positions
+from textdiff.contracts import Positions, spread
 from textdiff.rng import PIECE, Rng
 
 
+@dataclass(frozen=True)
+class Bins:
+    """Where values stand that are discrete: low, low + width, …, high."""
+
+    low: float
+    high: float
+    width: float
+
+
 def positions_of(where: Tensor) -> Positions:
-    """(rows, positions) of the True entries of a (B, L) mask, row by row."""
-    rows, positions = where.nonzero(as_tuple=True)
-    return rows, positions
+    """(rows, positions) of the True entries of a (B, L) mask, row by row; more indices where a place has more."""
+    return where.nonzero(as_tuple=True)
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,38 @@ class Categorical:
         """−log q_i(x0_i) in nats, (B, L)."""
         return -self.log_prob(x0)[0]
 
+    def weighted_nll(self, x0: Tensor, weights: Tensor) -> Tensor:
+        """Σ weights · −log q_i(x0_i) over the asked positions, nats, float32: `nll` takes float64, slow backwards."""
+
+        def cross_entropy(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+            return torch.nn.functional.cross_entropy(logits, x0[rows, positions], reduction="none")
+
+        return (weights[self.at] * self.per_position(cross_entropy)).sum()
+
+    def expect(self, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """(Σ_v q_i(v) encode(v), 0), the first (B, L, D); `encode` maps ids of any shape to vectors."""
+
+        def mean(logits: Tensor, *_: Tensor) -> Tensor:
+            table = encode(torch.arange(logits.shape[-1], device=logits.device))
+            return logits.softmax(-1).to(table.dtype) @ table
+
+        vectors = self._put(encode(self.known), self.per_position(mean))
+        return vectors, torch.zeros((), dtype=vectors.dtype, device=vectors.device)
+
+    def last_nll(self, x0: Tensor, deviation: Tensor, bins: Bins | None) -> Tensor:
+        """−log q_i(x0_i), (B, L): tokens need neither a deviation nor bins."""
+        return self.nll(x0)
+
+    def towards(self, base: Categorical, scale: float) -> Categorical:
+        """log q ∝ log base + scale · (log self − log base); what either side excludes stays excluded."""
+
+        def read(index: Tensor) -> Tensor:
+            told, alone = self.read(index).log_softmax(-1), base.read(index).log_softmax(-1)
+            never = (told == -torch.inf) | (alone == -torch.inf)  # −inf − (−inf) would be nan
+            return torch.where(never, -torch.inf, alone + scale * (told - alone))
+
+        return replace(self, read=read)
+
     def statistic(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], fill: float = 0.0) -> Tensor:
         """f(log-probabilities (n, V), rows (n,), positions (n,)) -> (n,), as (B, L) with `fill` at known positions."""
         values = self.per_position(lambda logits, *at: f(logits.log_softmax(-1), *at))
@@ -114,6 +156,63 @@ class Categorical:
 
     def _put(self, base: Tensor, values: Tensor) -> Tensor:
         return base.index_put(self.at, values)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """N(mean, deviation²) at every place; a deviation of 0 says that x0 is taken for a point."""
+
+    mean: Tensor  # (B, …)
+    deviation: Tensor  # broadcasts against it
+    power: int = 2  # of the error in the loss; 1 is the loss of a Laplace law, that of cold diffusion
+
+    @classmethod
+    def point(cls, mean: Tensor, power: int = 2) -> Normal:
+        return cls(mean, torch.zeros((), dtype=mean.dtype, device=mean.device), power)
+
+    def pin(self, x: Tensor, where: Tensor) -> Normal:
+        """The prediction with x certain at `where`, which broadcasts against x."""
+        where = spread(where, self.mean)
+        return replace(self, mean=torch.where(where, x, self.mean), deviation=torch.where(where, 0.0, self.deviation))
+
+    def draw(self, *, rng: Rng) -> Tensor:
+        """x̂0 ~ q, (B, …)."""
+        if not self.deviation.any():
+            return self.mean
+        return self.mean + self.deviation * rng.normal(*self.mean.shape[1:]).to(self.mean.dtype)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def weighted_nll(self, x0: Tensor, weights: Tensor) -> Tensor:
+        """Σ weights · |x0 − mean|^p/p: for p = 2 −log q at unit deviation, without its constant."""
+        error = (x0 - self.mean).abs().pow(self.power) / self.power
+        return (spread(weights, error) * error).sum()
+
+    def expect(self, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """(mean, deviation): what is predicted is encoded already."""
+        return self.mean, self.deviation
+
+    def last_nll(self, x0: Tensor, deviation: Tensor, bins: Bins | None) -> Tensor:
+        """−log of the density at x0, or of the mass of its bin, nats, like x0; `deviation` where this one has none."""
+        sigma = torch.where(self.deviation > 0, self.deviation, deviation).double()
+        if bins is None:
+            return 0.5 * ((x0 - self.mean) / sigma).square() + sigma.log() + 0.5 * math.log(2 * math.pi)
+        half, error = bins.width / 2, x0.double() - self.mean
+        high = torch.where(x0 > bins.high - half, torch.inf, (error + half) / sigma)  # the outer bins are open
+        low = torch.where(x0 < bins.low + half, -torch.inf, (error - half) / sigma)
+        flip = low > 0  # log(Φ(high) − Φ(low)), taken on the side where Φ is small
+        high, low = torch.where(flip, -low, high), torch.where(flip, -high, low)
+        above, below = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+        return -(above + log1mexp((below - above).clamp(max=0)))
+
+    def towards(self, base: Normal, scale: float) -> Normal:
+        """Equal deviations multiply to the extrapolated mean, base + scale · (self − base)."""
+        return replace(self, mean=base.mean + scale * (self.mean - base.mean))
+
+    def log_weight(self, x: Tensor) -> Tensor:
+        """0 (B,)."""
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
 
 @dataclass(frozen=True)

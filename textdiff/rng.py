@@ -157,9 +157,7 @@ class Rng:
             clock = torch.where(ask, start - log_weight(ask), clock)
             known, width = known | ask, 2 * width
 
-    def categorical(
-        self, logits: Tensor | Callable[[Tensor], Tensor], at: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def categorical(self, logits: Tensor | Callable[[Tensor], Tensor], at: tuple[Tensor, ...] | None = None) -> Tensor:
         """Token ids with probability softmax(logits): (B, V) → (B,), or with `at` = (rows, positions) (N, V) → (N,).
 
         With `at`, logits may be a function from indices (n,) to rows (n, V), read a piece at a time.  Entries of −inf

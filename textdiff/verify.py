@@ -25,7 +25,7 @@ from textdiff import levels as level_sequences
 from textdiff.constraints import E, P, W, Z, constrained, law
 from textdiff.contracts import Positions, Predictor, Process, State, Step
 from textdiff.predictions import Categorical, positions_of
-from textdiff.processes import PROCESSES
+from textdiff.processes import PROCESSES, TOKENS
 from textdiff.resolve import attribute, unknown
 from textdiff.rng import Rng, unnormalised
 from textdiff.samplers import SAMPLERS, Entry
@@ -362,7 +362,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 def build(name: str, space: Space) -> Process:
     """A process of the table (or a user's, by "module:attribute") for the tokens of `space`."""
-    make = attribute(PROCESSES[name][0] if name in PROCESSES else name)
+    make = attribute(PROCESSES[name].path if name in PROCESSES else name)
     return make(space.size) if name == "mask" else make(torch.arange(space.size))
 
 
@@ -571,12 +571,12 @@ def verify(
     for kind, name, table in (("process", process, PROCESSES), ("sampler", sampler, SAMPLERS)):
         if name is not None and name not in table and ":" not in name:
             raise unknown(kind, name, [*table, "your own as module:attribute"])
-    own = Entry(sampler or "", tuple(PROCESSES), (), "?", "given on the command line")
+    own = Entry(sampler or "", TOKENS, (), "?", "given on the command line")
     samplers = {sampler: SAMPLERS.get(sampler, own)} if sampler else SAMPLERS
     work = [
         (space, p, s, steps)
         for space in [Space.random(3, 3)] + (FULL if full else [])
-        for p in ([process] if process else PROCESSES)
+        for p in ([process] if process else TOKENS)
         for s, entry in samplers.items()
         if _kind(p) in entry.processes or (sampler and p not in PROCESSES)
         for steps in (None, 2)

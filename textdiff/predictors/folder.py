@@ -24,7 +24,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from textdiff.contracts import Predictor, Process
 from textdiff.predictors.masked_lm import HEADS, masked_lm
-from textdiff.processes import PROCESSES
+from textdiff.processes import PROCESSES, TEXTS
+from textdiff.resolve import attribute
 from textdiff.tokenization import SLOT_WORDS, content_ids, title_characters
 
 FORMAT = 1
@@ -221,9 +222,9 @@ class TextModel:
 
     def process(self, name: str) -> Process:
         """The process `name` over this vocabulary."""
-        module, attribute = PROCESSES[self._served(name)][0].split(":")
-        build = getattr(import_module(module), attribute)
-        return build(self.mask_id) if name == "mask" else build(self.content)
+        entry = PROCESSES[self._served(name)]
+        parts = {"mask_id": self.mask_id, "vocabulary": self.content}
+        return attribute(entry.path)(**{key: parts[key] for key in entry.needs})
 
     def level_ids(self) -> Tensor:
         """Ids of [level-0] … [level-K], (K + 1,)."""
@@ -409,8 +410,8 @@ def _check_parts(model: nn.Module, tokenizer: Any, processes: Sequence[str], pre
     if tokenizer.pad_token_id is None:
         raise ModelError(f"{name}: the tokenizer has no padding token; set tokenizer.pad_token and save it again")
     for process in processes:
-        if process not in PROCESSES:
-            raise ModelError(f"{name}: unknown process {process!r}; this textdiff knows {', '.join(PROCESSES)}")
+        if process not in TEXTS:
+            raise ModelError(f"{name}: unknown process {process!r}; this textdiff knows {', '.join(TEXTS)}")
     for slot in prefix:
         if slot not in SLOTS:
             raise ModelError(f"{name}: unknown prefix slot {slot!r}; this textdiff knows {', '.join(SLOTS)}")

@@ -12,7 +12,6 @@ Bans and sets are exact (the model conditioned on them, position by position); t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,12 +67,18 @@ def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> 
         told = predictor(x_t, t, at=at, condition=condition, previous=previous)
         alone = predictor(x_t, t, at=at, condition=untold(condition), previous=previous)
 
-        def read(index: Tensor) -> Tensor:
-            with_, without = told.read(index).log_softmax(-1), alone.read(index).log_softmax(-1)
-            never = (with_ == -torch.inf) | (without == -torch.inf)  # −inf − (−inf) would be nan
-            return torch.where(never, -torch.inf, without + scale * (with_ - without))
+        return told.towards(alone, scale)
 
-        return replace(told, read=read)
+    return predict
+
+
+def pinned(predictor: Predictor, x0: Tensor, where: Tensor) -> Predictor:
+    """`predictor` with x0 known at `where`, which x_t hides all the same: inpainting by replacement of known regions."""
+
+    def predict(
+        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
+    ) -> Any:
+        return predictor(x_t, t, at=at, condition=condition, previous=previous).pin(x0, where)
 
     return predict
 

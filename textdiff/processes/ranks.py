@@ -7,11 +7,13 @@ m(t) = ⌈t·n − ½⌉ positions at level t, and nested sets as t grows (metho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from textdiff.levels import count
+from textdiff.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,17 @@ class TokenNoise:
 
 class ByRank:
     """What every exact-count process shares."""
+
+    noise: Any
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
+
+    def renew(self, noise: TokenNoise, x0: Tensor, t: Tensor, share: float, *, rng: Rng) -> TokenNoise:
+        """The noise drawn anew at a uniform `share` of the free positions."""
+        free = t > 0
+        where = rng.subset(free, (share * free.sum(-1)).round().long())
+        return noise.renewed(self.noise(x0, torch.where(where, t, 0.0), rng=rng), where)
 
     def corrupt(self, x0: Tensor, t: Tensor, noise: TokenNoise) -> Tensor:
         return torch.where(noise.rank < t, noise.token, x0)

@@ -54,6 +54,14 @@ class Uniform:
         same = redrawn / (alpha(t) + redrawn)
         return FlagNoise(rng.bernoulli(torch.where(x_t == x0, same, 1.0)), x_t)
 
+    def renew(self, noise: FlagNoise, x0: Tensor, t: Tensor, share: float, *, rng: Rng) -> FlagNoise:
+        """The noise drawn anew at a `share` of the free positions; still of level t alone."""
+        other, where = self.noise(x0, t, rng=rng), rng.bernoulli(torch.where(t > 0, share, 0.0))
+        return FlagNoise(torch.where(where, other.flag, noise.flag), torch.where(where, other.token, noise.token))
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
+
     def sketch(self, x_t: Tensor) -> None:
         return None
 

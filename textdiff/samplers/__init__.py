@@ -23,28 +23,37 @@ class Entry:
 
 
 COUNTED = ("mask", "replacement", "redraw")
+CONTINUOUS = ("embedding", "gaussian")
 SAMPLERS: dict[str, Entry] = {
     "baseline": Entry(
         "textdiff.samplers.ancestral:baseline",
-        (*COUNTED, "uniform"),
+        (*COUNTED, "uniform", *CONTINUOUS, "cold"),
         (),
         "1 a step",
         "predict everything, corrupt again with fresh noise",
     ),
     "improved": Entry(
         "textdiff.samplers.ancestral:improved",
-        (*COUNTED, "uniform"),
+        (*COUNTED, "uniform", *CONTINUOUS, "cold"),
         ("mask",),
         "1 a step",
-        "predict, and go on with the noise that is there",
+        "predict, and go on with the noise that is there (DDIM)",
     ),
     "refresh": Entry(
         "textdiff.samplers.ancestral:refreshed",
-        COUNTED,
+        (*COUNTED, *CONTINUOUS),
         (),
         "1 a step",
         "improved, with a share of the noise drawn anew (like ReMDM)",
         ("share",),
+    ),
+    "ddpm": Entry(
+        "textdiff.samplers.ancestral:ddpm",
+        CONTINUOUS,
+        (),
+        "1 a step",
+        "improved, with the noise that the Markov chain draws anew; eta 0 is DDIM, last: posterior, simple or none",
+        ("eta", "last"),
     ),
     "edit": Entry(
         "textdiff.samplers.edit:marginal",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from textdiff import bridges
-from textdiff.contracts import UNREAD, Bridge, Predictor, Process, State, Step
+from textdiff.contracts import UNREAD, Bridge, Predictor, Process, State, Step, spread
 from textdiff.rng import Rng
 from textdiff.samplers.loop import predict
 
@@ -27,22 +27,23 @@ def ancestral(bridge: Bridge = bridges.improved) -> Step:
             return replace(state, t=s)
         sketch, weight = process.sketch(state.x), state.log_weight
         if sketch is None:
-            where = state.free & moving[:, None]
+            where = state.free & spread(moving, state.free)
             prediction = predict(state, where, predictor=predictor, process=process)
             x0 = prediction.draw(rng=rng)
             weight = weight + prediction.log_weight(x0)
             x = bridge(process, x0, state.x, state.t, s, rng=rng)
         else:
             x = bridge(process, sketch, state.x, state.t, s, rng=rng)
-            where = (x == UNREAD) & moving[:, None]
+            where = (x == UNREAD) & spread(moving, x)
             x0 = state.x
             if where.any():
                 prediction = predict(state, where, predictor=predictor, process=process)
                 x0 = prediction.draw(rng=rng)
                 weight = weight + prediction.log_weight(x0)
             x = torch.where(x == UNREAD, x0, x)
-        x = torch.where(moving[:, None], x, state.x)
-        return replace(state, x=x, t=s, x0=x0, forwards=state.forwards + where.any(-1), log_weight=weight)
+        x = torch.where(spread(moving, x), x, state.x)
+        forwards = state.forwards + where.flatten(1).any(-1)
+        return replace(state, x=x, t=s, x0=x0, forwards=forwards, log_weight=weight)
 
     return step
 
@@ -60,3 +61,8 @@ def improved() -> Step:
 def refreshed(share: float = 0.2) -> Step:
     """Improved, with the noise of a `share` in [0, 1] of the positions drawn anew at each step."""
     return ancestral(bridges.refresh(share))
+
+
+def ddpm(eta: float = 1.0, last: str = "posterior") -> Step:
+    """The Gaussian chain: DDPM at eta 1, DDIM at eta 0; `last` as in `bridges.markov`."""
+    return ancestral(bridges.markov(eta, last))

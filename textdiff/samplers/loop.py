@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Predictor, Process, State, Step
+from textdiff.contracts import Predictor, Process, State, Step, spread
 from textdiff.predictions import positions_of
 from textdiff.rng import Rng
 
@@ -28,16 +28,19 @@ def sample(
 ) -> Iterator[State]:
     """The states of a batch from the prior to the end of `levels`, the first one before any step.
 
-    With `start` (B, L) the first state is not the prior at level 1 but this x_t at `level`, a number or (B, 1).
+    With `start` (like x) the first state is not the prior at level 1 but this x_t at `level`, a number or (B, 1).
 
-    given (B, L) tokens, free (B, L) bool; each of `levels` a number or (B, 1), decreasing unless the step says otherwise.
+    given (B, L) tokens (or other data, contracts.py), free (B, L) bool; each of `levels` a number or (B, 1), decreasing
+    unless the step says otherwise.
     Positions that are not free are at level 0 throughout and come out bit-identical to `given`.  A row that a step leaves
     as it is (same level, same text, no forward) has not moved on in its stream of draws either.
     """
-    x = process.prior(given, free, rng=rng) if start is None else torch.where(free, start, given)
+    x = process.prior(given, free, rng=rng)
+    if start is not None:
+        x = torch.where(spread(free, x), start, x)
     state = State(
         x=x,
-        t=free.double() * (1.0 if start is None else level),
+        t=free.double() * spread(torch.as_tensor(1.0 if start is None else level, device=x.device).flatten(), free),
         given=given,
         free=free,
         condition=condition,
@@ -48,9 +51,10 @@ def sample(
     rng.advance(torch.ones_like(state.forwards, dtype=torch.bool))
     yield state
     for level in levels:
-        s = torch.where(free, torch.as_tensor(level, dtype=torch.float64, device=x.device), 0.0)
+        proposed = torch.as_tensor(level, dtype=torch.float64, device=x.device).flatten()
+        s = torch.where(free, spread(proposed, free), 0.0)
         before, state = state, step(state, s, predictor=predictor, process=process, rng=rng)
-        changed = ((state.t != before.t) | (state.x != before.x)).any(-1)
+        changed = (state.t != before.t).flatten(1).any(-1) | (state.x != before.x).flatten(1).any(-1)
         rng.advance(changed | (state.forwards != before.forwards))
         yield state
 

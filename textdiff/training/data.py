@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Process
+from textdiff.contracts import Process, spread
 from textdiff.rng import Rng, example_seed
 from textdiff.tokenization import SLOT_WORDS, title_characters
 from textdiff.verse import FORMS, get_form, guess_form
@@ -197,18 +197,19 @@ class MicroBatches:
         chosen = order[(first + slots) % len(order)]
         stratum = _order(self.batch, self.seed, epoch, -2 - step)[slots]
         x0 = group.ids[chosen]
-        free = group.free.expand_as(x0)
+        free = group.free.expand(len(x0), *group.free.shape)
         lap = (first + slots) // len(order)
-        rng = Rng([example_seed(self.seed, epoch, g, int(i), int(r)) for i, r in zip(chosen, lap, strict=True)])
-        n = int(group.free.sum())
-        m = (n * (stratum + rng.uniform(1)[:, 0]) / self.batch).floor() + 1
-        t = torch.where(free, (m / n)[:, None], 0.0)
-        process = self.processes[name]
-        x_t = process.corrupt(x0, t, process.noise(x0, t, rng=rng))
+        seeds = torch.tensor(
+            [example_seed(self.seed, epoch, g, int(i), int(r)) for i, r in zip(chosen, lap, strict=True)]
+        )
+        n = int(group.free.expand(x0.shape[1:]).sum())
+        steps = self.processes[name].bound_steps(torch.tensor([n]))
+        m = (steps * (stratum + Rng(seeds).uniform(1)[:, 0]) / self.batch).floor() + 1
+        t = torch.where(free, spread(m / steps, free), 0.0)
         return {
             "x0": x0,
-            "x_t": x_t,
             "t": t,
+            "seeds": seeds,
             "condition": unsaid(group.condition[chosen], self.prefix, self.silent(step), self.pad),
             "process": name,
             "positions": self.batch * n,  # free positions of the whole optimiser step

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from textdiff.contracts import Predictor, Process
 from textdiff.predictions import positions_of
-from textdiff.predictors.folder import TextModel
+from textdiff.rng import Rng
 
 
 def weighted_nll(
@@ -23,29 +23,33 @@ def weighted_nll(
 ) -> Tensor:
     """Σ w_i · −log q_i(x0_i) over the batch, nats; the predictor is asked only where w > 0."""
     weights = process.weights(x_t, t)
-    at = positions_of(weights > 0)
-    prediction = predictor(x_t, t, at=at, condition=condition)
-    return (weights[at] * prediction.per_position(lambda logits, *where: cross_entropy(logits, x0[where]))).sum()
+    return predictor(x_t, t, at=positions_of(weights > 0), condition=condition).weighted_nll(x0, weights)
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """−log softmax(logits)[target] in nats, (n, V), (n,) -> (n,) float32: `Categorical.nll` takes float64, slow backwards."""
-    return torch.nn.functional.cross_entropy(logits, target, reduction="none")
+def corrupted(process: Process, x0: Tensor, t: Tensor, seeds: Tensor) -> Tensor:
+    """x_t of a training batch, row k drawn with seeds[k]."""
+    rng = Rng(seeds, device=x0.device)
+    rng.counter = 1  # draw 0 is the example's level
+    return process.corrupt(x0, t, process.noise(x0, t, rng=rng))
 
 
 class Denoiser(nn.Module):
     """A network with its loss, so that data-parallel wrappers see one forward call."""
 
-    def __init__(self, text_model: TextModel):
+    def __init__(self, model: Any):
         nn.Module.__init__(self)
-        self.network = text_model.model
-        self.predictors = {name: text_model.predictor(name) for name in text_model.processes}
-        self.processes = {name: text_model.process(name) for name in text_model.processes}
+        self.network = model.model
+        self.predictors = {name: model.predictor(name) for name in model.processes}
+        self.processes = {name: model.process(name) for name in model.processes}
 
     def forward(
-        self, x0: Tensor, x_t: Tensor, t: Tensor, condition: Tensor, process: str, positions: int, dropout: int
+        self, x0: Tensor, t: Tensor, seeds: Tensor, condition: Tensor, process: str, positions: int, dropout: int
     ) -> Tensor:
-        """(1) for one piece of a step that holds `positions` free positions in all; `dropout` seeds the network's own."""
+        """(1) for one piece of a step that holds `positions` free positions in all.
+
+        `seeds` (B,) are what each example is corrupted with, here and not in the data, as an encoder may be part of what
+        is trained; `dropout` seeds the network's own draws.
+        """
         torch.manual_seed(dropout)
         predictor, forward = self.predictors[process], self.processes[process]
-        return weighted_nll(predictor, forward, x0, x_t, t, condition) / positions
+        return weighted_nll(predictor, forward, x0, corrupted(forward, x0, t, seeds), t, condition) / positions

@@ -1,0 +1,84 @@
+"""Cold diffusion: a deterministic degradation, and little or no noise (Bansal et al., 2022; method §5).
+
+    x_t = F_t(x0) + σ ε                                                                                               (1)
+
+The noise that is recovered is the residual r = x_t − F_t(x̂0), so that nothing is divided by σ, which may be 0:
+
+    fresh      x_s = F_s(x̂0) + σ ε                     "naive"
+    improved   x_s = F_s(x̂0) + x_t − F_t(x̂0)           exact for F_t(x) = x + t·e, whatever x̂0 is                     (2)
+
+(2) also holds at s = 0, where what is left of the residual stays.  Without noise every x0 with the same F_1 has the same
+end; σ > 0, and a `terminal` law for F_1(x0), make generation of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import State, spread
+from textdiff.rng import Rng
+
+Degradation = Callable[[Tensor, Tensor], Tensor]  # (x0 (B, …), t like free) -> F_t(x0), the identity where t is 0
+
+
+@dataclass(frozen=True, eq=False)
+class Cold:
+    """x_t = F_t(x0) + σ ε at the free places."""
+
+    degrade: Degradation
+    sigma: float = 0.0
+    terminal: Callable[..., Tensor] | None = None  # (given, *, rng) -> F_1 of new data, for generation
+    steps: int = 50  # levels of the training
+
+    def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
+        """F_1 of new data, or of what is given where there is no `terminal`: then a degraded copy is restored."""
+        level = free.double()
+        end = self.degrade(given, level) if self.terminal is None else self.terminal(given, rng=rng)
+        return torch.where(spread(free, given), end + self.noise(given, level, rng=rng), given)
+
+    def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> Tensor:
+        """The residual σ ε, like x0."""
+        return self.sigma * rng.normal(*x0.shape[1:]).to(x0.dtype) if self.sigma else torch.zeros_like(x0)
+
+    def corrupt(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        return torch.where(spread(t > 0, x0), self.degrade(x0, t) + noise, x0)
+
+    def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> Tensor:
+        return torch.where(spread(t > 0, x0), x_t - self.degrade(x0, t), 0.0)
+
+    def renew(self, noise: Tensor, x0: Tensor, t: Tensor, share: float, *, rng: Rng) -> Tensor:
+        return (1 - share) ** 0.5 * noise + share**0.5 * self.noise(x0, t, rng=rng)
+
+    def bridge(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
+        """(2)."""
+        return torch.where(spread(t > 0, x0), x_t + self.degrade(x0, s) - self.degrade(x0, t), x_t)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
+
+    def sketch(self, x_t: Tensor) -> None:
+        return None
+
+    def moves(self, t: Tensor, s: Tensor) -> Tensor:
+        return (s != t).flatten(1).any(-1)
+
+    def consistent(self, prediction: Any, state: State) -> Any:
+        return prediction
+
+    def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Every free place counts once, at every level."""
+        return (t > 0).float()
+
+    def bound_steps(self, n: Tensor) -> Tensor:
+        return torch.full_like(n, self.steps)
+
+    def bound(self, prediction: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        raise NotImplementedError("cold diffusion has no bound: without noise no x_t has a density")
+
+    def prior_bound(self, x0: Tensor, free: Tensor) -> Tensor:
+        raise NotImplementedError("cold diffusion has no bound: without noise no x_t has a density")

@@ -1,0 +1,35 @@
+"""Diffusion of embedded text: the Gaussian process over E(x0), E a table that is trained with the network (method §6).
+
+    E(v) = √D · w_v/‖w_v‖                                                                                             (1)
+
+The scale is fixed: left free, the loss grows ‖E‖ until the noise vanishes, and with the cross-entropy of the draft dropped
+all rows fall together.  The rows w are the network's own input embeddings, so that the saved model stays a plain one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.processes.gaussian import Gaussian
+from textdiff.schedules import Schedule
+
+
+def embedding(table: Tensor, vocabulary: Tensor, schedule: Schedule, **options: Any) -> Gaussian:
+    """The process over rows of `table` (V, D); level 0 is read as the nearest of the tokens `vocabulary` (C,).
+
+    `options` are the fields of `Gaussian`; weighting is "data" unless told otherwise: cross-entropy counted alike at every
+    level.  Vectors (B, L, D) in the place of ids are taken as encoded already (score interpolation).
+    """
+
+    def encode(x0: Tensor) -> Tensor:
+        if x0.is_floating_point():
+            return x0
+        return torch.nn.functional.normalize(table[x0], dim=-1) * table.shape[1] ** 0.5
+
+    def decode(x: Tensor) -> Tensor:
+        return vocabulary[(x @ encode(vocabulary).T).argmax(-1)]  # all rows have one norm
+
+    return Gaussian(schedule, encode=encode, decode=decode, **{"weighting": "data", **options})
