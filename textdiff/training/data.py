@@ -19,7 +19,7 @@ import hashlib
 import itertools
 import json
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from textdiff.rng import Rng, example_seed
 from textdiff.tokenization import SLOT_WORDS, title_characters
 from textdiff.verse import FORMS, get_form, guess_form
 
-CONDITIONS = ("title", "dynasty")  # slots of the prefix that a step may leave unsaid
+CONDITIONS = ("title", "dynasty", "label")  # slots of the prefix that a step may leave unsaid; the last is of images
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Group:
     ids: Tensor  # (N, L)
     condition: Tensor  # (N, P) prefix tokens, the conditions of the recipe said
     free: Tensor  # (L,) bool
+    seeds: Tensor | None = None  # (N,) what each is always corrupted with (reflow.py); None: anew in every epoch
 
 
 def read_texts(path: str | Path, kind: str, limit: int | None = None, conditions: Collection[str] = ()) -> list[Text]:
@@ -157,6 +158,7 @@ class MicroBatches:
     conditions: dict[str, float] = field(default_factory=dict)  # how likely a step is told a title, a dynasty
     prefix: tuple[str, ...] = ()
     pad: int = 0
+    known: Callable[[Tensor], Tensor] | None = None  # seeds (B,) -> bool like free: what an example is shown
 
     def __len__(self) -> int:
         return self.steps * self.pieces
@@ -205,11 +207,12 @@ class MicroBatches:
         n = int(group.free.expand(x0.shape[1:]).sum())
         steps = self.processes[name].bound_steps(torch.tensor([n]))
         m = (steps * (stratum + Rng(seeds).uniform(1)[:, 0]) / self.batch).floor() + 1
-        t = torch.where(free, spread(m / steps, free), 0.0)
+        open_ = free if self.known is None else free & ~self.known(seeds)
+        t = torch.where(open_, spread(m / steps, free), 0.0)
         return {
             "x0": x0,
             "t": t,
-            "seeds": seeds,
+            "seeds": seeds if group.seeds is None else group.seeds[chosen],
             "condition": unsaid(group.condition[chosen], self.prefix, self.silent(step), self.pad),
             "process": name,
             "positions": self.batch * n,  # free positions of the whole optimiser step

@@ -1,0 +1,79 @@
+"""ReFlow (Liu, Gong and Liu, 2022): a flow trained on its own pairs of noise and picture, which straightens it.
+
+A flow model's ODE carries noise ε to x̂0(ε).  Trained again, by the same loss, on the pairs (ε, x̂0(ε)) in place of pairs
+that were put together by chance, it learns paths that cross less, and so are straighter and need fewer steps.
+
+The noise of a pair is not stored.  A training example is corrupted with a seed (`loss.corrupted`), and in ordinary
+training that seed is another one in every epoch, which is what "by chance" means.  Here example i keeps one seed for good
+(`Group.seeds`), and `pairs` starts the ODE from what that very seed corrupts the example to at level 1.  So a coupling is
+a matter of the data alone: the process, the loss and the trainer are those of any other run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import Predictor, Process, State, Step, spread
+from textdiff.rng import Rng
+from textdiff.samplers.ancestral import improved
+from textdiff.samplers.loop import sample
+from textdiff.training.loss import corrupted
+
+
+@torch.no_grad()
+def pairs(
+    shape: Sequence[int],
+    seeds: Tensor,
+    levels: Iterable[Tensor | float],
+    *,
+    predictor: Predictor,
+    process: Process,
+    step: Step | None = None,
+    condition: Tensor | None = None,
+    rows: int = 256,
+) -> Tensor:
+    """x̂0 (N, *shape) of the noise that belongs to `seeds` (N,), by the ODE of the predictor along `levels`.
+
+    `shape` is (C, H, W) or (D,), condition (N, …).  A pair depends on its own seed and condition alone.  `step` None is DDIM.
+    """
+    levels = list(levels)
+    found = []
+    for index in torch.arange(len(seeds), device=seeds.device).split(rows):
+        part = seeds[index]
+        given = torch.zeros(len(part), *shape, device=seeds.device)
+        free = torch.ones(len(part), *(1 for _ in shape), dtype=torch.bool, device=seeds.device)
+        states = sample(
+            given,
+            free,
+            levels,
+            step or improved(),
+            predictor=predictor,
+            process=process,
+            rng=Rng(part, device=part.device),
+            condition=None if condition is None else condition[index],
+            start=corrupted(process, given, free.double(), part),
+        )
+        for state in states:
+            last = state
+        found.append(last.x)
+    return torch.cat(found)
+
+
+def bend(states: Iterable[State]) -> Tensor:
+    """How far paths are from straight: E‖(x_1 − x_0) − dx/dt‖² per coordinate, averaged over t, (B,) float64.
+
+    0 iff each row went from its first state to its last on a straight line at even speed: one Euler step then does.  The
+    mean is over the steps that were taken, so let them be many.
+    """
+    path = list(states)
+    first, last = path[0], path[-1]
+    whole, total = (first.x - last.x).double(), torch.zeros(len(first.x), dtype=torch.float64, device=first.x.device)
+    for before, after in itertools.pairwise(path):
+        spent = (before.t - after.t).flatten(1).amax(-1)
+        velocity = (before.x - after.x).double() / spread(spent, whole).clamp(min=1e-12)
+        total += spent * (whole - velocity).square().flatten(1).mean(-1)
+    return total
