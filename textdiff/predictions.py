@@ -176,10 +176,11 @@ class Normal:
         return replace(self, mean=torch.where(where, x, self.mean), deviation=torch.where(where, 0.0, self.deviation))
 
     def draw(self, *, rng: Rng) -> Tensor:
-        """x̂0 ~ q, (B, …)."""
+        """x̂0 ~ q, (B, …).  Later draws are the same whether or not this one is needed: it may be for another row."""
+        branch = rng.branch()
         if not self.deviation.any():
             return self.mean
-        return self.mean + self.deviation * rng.normal(*self.mean.shape[1:]).to(self.mean.dtype)
+        return self.mean + self.deviation * branch.normal(*self.mean.shape[1:]).to(self.mean.dtype)
 
     def mode(self) -> Tensor:
         return self.mean

@@ -9,7 +9,7 @@ Markov chain draws the share
 of the noise's variance anew; σ² is the variance of p(x_s | x_t, x0).  Loss: w · ½‖x0 − x̂0‖², where w = SNR gives
 ½‖ε − ε_θ‖² ("noise"), 1/β̄² the v of variance-preserving schedules and the velocity of flow, 1 the data, and
 
-    w = T (SNR_s − SNR_t),    s = t − 1/T                                                                             (2)
+    w = T (SNR_s − SNR_t),    s = t − 1/T;    T SNR_t where s = 0                                                     (2)
 
 the bound itself.  Bound of a step, with x_s = ᾱ_s x0 + √(β̄_s² − σ²) ε + σ ε′ and so γ = ∂x_s/∂x0 at fixed x_t: if the
 predictor's x̂0 has mean μ and deviation d per coordinate (d = 0: DDPM; else analytic variance, Bao et al., 2022),
@@ -34,13 +34,13 @@ from textdiff.predictions import Bins
 from textdiff.rng import Rng
 from textdiff.schedules import STEPS, Schedule
 
-# The weight of ½‖x0 − x̂0‖², from ᾱ and β̄ at t and at t − 1/T.
-WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "noise": lambda a, b, a_s, b_s: (a / b).square(),
-    "data": lambda a, b, a_s, b_s: torch.ones_like(a),
-    "velocity": lambda a, b, a_s, b_s: 1 / b.square(),
-    "min-snr": lambda a, b, a_s, b_s: (a / b).square().clamp(max=5.0),  # Hang et al., 2023
-    "bound": lambda a, b, a_s, b_s: STEPS * ((a_s / b_s.clamp(min=1e-4)).square() - (a / b).square()),
+# The weight of ½‖x0 − x̂0‖², from ᾱ and β̄ at t, and from SNR_s − SNR_t for the T steps of the bound.
+WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+    "noise": lambda a, b, gain, steps: (a / b).square(),
+    "data": lambda a, b, gain, steps: torch.ones_like(a),
+    "velocity": lambda a, b, gain, steps: 1 / b.square(),
+    "min-snr": lambda a, b, gain, steps: (a / b).square().clamp(max=5.0),  # Hang et al., 2023
+    "bound": lambda a, b, gain, steps: steps * gain,
 }
 
 
@@ -106,8 +106,11 @@ class Gaussian:
         return prediction
 
     def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
-        rates = *self.schedule(t), *self.schedule((t - 1 / STEPS).clamp(min=0))
-        return torch.where(t > 0, WEIGHTINGS[self.weighting](*rates), 0.0).float()
+        place = (t * self.steps).round()
+        (a, b), (a_s, b_s) = self.schedule(t), self.schedule((place - 1).clamp(min=0) / self.steps)
+        ratio = (a / b).square()
+        gain = torch.where(place > 1, (a_s / b_s).square() - ratio, ratio)  # the last step is −log q(x0 | x_t)
+        return torch.where(t > 0, WEIGHTINGS[self.weighting](a, b, gain, self.steps), 0.0).float()
 
     def bound_steps(self, n: Tensor) -> Tensor:
         return torch.full_like(n, self.steps)
