@@ -19,9 +19,8 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 CORE = [
     name
     for name in FILES
-    if name.startswith(("processes/", "samplers/"))
-    or name
-    in ("contracts", "rng", "levels", "schedules", "predictions", "bridges", "likelihood", "verify", "verse", "resolve")
+    if name.startswith(("processes/", "samplers/", "verify"))
+    or name in ("contracts", "rng", "levels", "schedules", "predictions", "bridges", "likelihood", "verse", "resolve")
 ]
 TABLES = ["__init__", "processes/__init__", "samplers/__init__", "verse", "checker", "resolve", "cli"]
 HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate", "evaluate"}
@@ -48,8 +47,8 @@ LAYERS = [
     ["bridges", "processes/"],
     ["samplers/"],
     ["tokenization", "predictors/"],
-    ["likelihood", "prosody"],
-    ["canvas", "checker", "corpus", "counts", "verify"],
+    ["likelihood", "ode", "prosody"],
+    ["canvas", "checker", "corpus", "counts", "verify", "verify_values"],
     ["trace", "heat"],
     ["pictures", "watching"],
     ["animation"],

@@ -14,6 +14,7 @@ import errno
 import gc
 import inspect
 import io
+import itertools
 import json
 import os
 import signal
@@ -320,13 +321,16 @@ def data_prepare(a: argparse.Namespace) -> None:
 def verify(a: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from textdiff.verify import verify as rows
+    from textdiff.verify import verify as tokens
+    from textdiff.verify_values import VALUES, verify_values
 
     def progress(work: Iterable[Any]) -> Iterable[Any]:
         return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
 
+    chosen: dict[str, Any] = {"process": a.process, "sampler": a.sampler, "claim": a.claim, "progress": progress}
+    rows: Iterable[Any] = () if a.process in VALUES else tokens(full=a.full, **chosen)
     broken = total = 0
-    for row in rows(full=a.full, process=a.process, sampler=a.sampler, claim=a.claim, progress=progress):
+    for row in itertools.chain(rows, verify_values(**chosen)):
         if a.json:
             print(json.dumps(dataclasses.asdict(row) | {"ok": row.ok}), flush=True)
         else:
@@ -733,7 +737,7 @@ def _onlookers(
         @contextlib.contextmanager
         def looking_on(callback: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
             with watching(sys.stderr, a.delay) if watch else contextlib.nullcontext() as show:
-                follow = following.following(casting, record, show)
+                follow = following.following(casting, record, show, decode=plan.process.decode)
 
                 def both(state: Any) -> None:
                     callback(state)
@@ -1016,7 +1020,12 @@ _COLUMNS = """columns:
 "mask, in form" keeps tones and a rhyme: there `one` is the distance of one draw from the product restricted to them, astray
 what breaks them, and `from p(x1)` the gap between the chain and p(x0 | in form), which is not claimed to be 0.
 
-Every "exact", and the columns one and astray, hold to 1e-6, or the row is BROKEN and the exit code 1."""
+For values (gaussian, cold) the distance is the 2-Wasserstein distance to the exact law, by a mean of p(x0 | x_t) alone; `one`
+is that of one dimension by all of p(x0 | x_t), for cold from the true x0 under x + t·e.  For embedded texts it is a total
+variation by the marginals, over 10,000 draws; `one` and excess are by quadrature on two tokens.
+
+Every "exact", and the columns one and astray, hold to 1e-6, and a distance "in limit" falls with four times the steps, or
+the row is BROKEN and the exit code 1."""
 
 
 def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], what: str, **more: Any) -> Parser:

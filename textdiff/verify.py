@@ -168,8 +168,13 @@ class _Part(Enumerating):
         return self.whole._choose(table)[self.index]
 
 
-def enumerate_draws(f: Callable[[Tensor, Rng], Tensor], items: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """All outcomes of the random function f(items (R,), rng) -> (R,) integers: (item index, outcome, probability)."""
+def enumerate_draws(
+    f: Callable[[Tensor, Rng], Tensor], items: Tensor, length: int, make: Callable[..., Enumerating] = Enumerating
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All outcomes of the random function f(items (R,), rng) -> (R,) integers: (item index, outcome, probability).
+
+    `make` builds the rng from prefixes and length.
+    """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     waiting = [(torch.arange(len(items)), torch.zeros(len(items), 0, dtype=torch.long))]
     while waiting:
@@ -177,7 +182,7 @@ def enumerate_draws(f: Callable[[Tensor, Rng], Tensor], items: Tensor, length: i
         if len(index) > ROWS:
             waiting.append((index[ROWS:], prefixes[ROWS:]))
             index, prefixes = index[:ROWS], prefixes[:ROWS]
-        rng = Enumerating(prefixes, length)
+        rng = make(prefixes, length)
         before = torch.random.get_rng_state()
         outcome = f(items[index], rng)
         if not torch.equal(before, torch.random.get_rng_state()):
