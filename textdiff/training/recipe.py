@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from textdiff.predictors.images import Diffusion
+
 
 class RecipeError(ValueError):
     """The recipe, or an override of it, says something that cannot be."""
@@ -26,12 +28,16 @@ class RecipeError(ValueError):
 class Data:
     """What is learnt from."""
 
-    train: str  # JSON Lines (.jsonl, .jsonl.gz) with the text in `text`, or a text file
+    train: str  # JSON Lines (.jsonl, .jsonl.gz) with the text in `text`, or a text file; images: see image_data.py
     validation: str | None = None  # the same; None holds out a share of train by a hash of the text
-    kind: str = "poems"  # poems: a text of one of the forms each; windows: cut `length` tokens at a time
+    kind: str = "poems"  # poems: a text of one of the forms each; windows: cut `length` tokens at a time; images
     length: int = 64  # tokens of a window, special ones not counted
     holdout: float = 0.05  # share of train held out where validation is not given
     limit: int | None = None  # use only the first so many texts
+    size: int | None = None  # images: pixels a side; None takes what is there
+    channels: int = 1  # images: 1 for gray, 3 for colours
+    image: str = "image"  # images: that column of a data set
+    label: str = "label"  # images: the same
 
 
 @dataclass(frozen=True)
@@ -46,14 +52,16 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Model:
-    """The network: any masked LM that transformers can build."""
+    """The network: any masked LM that transformers can build, or for images the UNet2DModel of diffusers."""
 
     pretrained: str | None = None  # start from this folder or hub id
-    type: str = "bert"  # transformers' model type
+    type: str = "bert"  # transformers' model type; unet
     config: dict[str, Any] = field(default_factory=dict)  # passed to its configuration
     init: str = (
         "plain"  # plain; statistics: from the co-occurrences of train (see start.py); packaged, or a model folder
     )
+    schedule: str | None = None  # of the embedding process; None: that of init, or sqrt
+    factor: float | None = None  # of its signal; None: that of init, or 3.6/√(width)
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,8 @@ class Recipe:
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     processes: dict[str, float] = field(default_factory=lambda: {"mask": 1.0})  # name -> share of the steps
-    conditions: dict[str, float] = field(default_factory=dict)  # title, dynasty -> share of the steps that are told it
+    conditions: dict[str, float] = field(default_factory=dict)  # title, dynasty, label -> share of the steps told it
+    diffusion: Diffusion = field(default_factory=Diffusion)  # what the process of images is built from
     optimizer: Optimizer = Optimizer()
     run: Run = Run()
     defaults: dict[str, Any] = field(default_factory=dict)  # the sampler's, saved with the model
@@ -223,8 +232,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 STARTS = ("plain", "statistics")  # model.init without a model
-CHOICES = {
-    "data.kind": ("poems", "windows"),
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "data.kind": ("poems", "windows", "images"),
+    "data.channels": (1, 3),
     "tokenizer.kind": ("characters", "sentencepiece", "pretrained"),
     "optimizer.name": ("adamw", "muon"),
     "run.report_to": ("none", "tensorboard"),
@@ -234,6 +244,8 @@ RANGES = {  # low ≤ value < high
     "data.length": (1, math.inf),
     "data.holdout": (0, 1),
     "data.limit": (1, math.inf),
+    "data.size": (1, math.inf),
+    "model.factor": (1e-9, math.inf),
     "tokenizer.min_count": (1, math.inf),
     "tokenizer.size": (1, math.inf),
     **{
@@ -245,19 +257,24 @@ RANGES = {  # low ≤ value < high
     **{f"run.{key}": (1, math.inf) for key in ("steps", "batch", "accumulation", "eval_every", "eval_texts")},
     **{f"run.{key}": (1, math.inf) for key in ("eval_levels", "save_every", "keep", "log_every")},
     "run.previews": (0, math.inf),
+    "diffusion.factor": (1e-9, math.inf),
+    "diffusion.sigma": (0, math.inf),
+    "diffusion.holes": (0, 1 + 1e-9),
+    "diffusion.power": (1, 3),
     "run.minutes": (0, math.inf),
 }
 
 
 def _check(recipe: Recipe) -> None:
     from textdiff.processes import PROCESSES
+    from textdiff.schedules import SCHEDULES
     from textdiff.training.data import CONDITIONS
 
     for path, choices in CHOICES.items():
         section, key = path.split(".")
         value = getattr(getattr(recipe, section), key)
         if value not in choices:
-            raise RecipeError(f"{path} is {value!r}; expected one of {', '.join(choices)}")
+            raise RecipeError(f"{path} is {value!r}; expected one of {', '.join(map(str, choices))}")
     for name, share in recipe.processes.items():
         if name not in PROCESSES:
             near = difflib.get_close_matches(name, PROCESSES, n=1)
@@ -271,8 +288,13 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError(f"unknown condition {name!r}; {hint}")
         if not 0 <= share <= 1:
             raise RecipeError(f"conditions.{name} is {share}; it is a share of the steps, from 0 to 1")
-    if recipe.conditions and recipe.data.kind != "poems":
-        raise RecipeError(f"conditions are for data.kind poems, not {recipe.data.kind}; leave out conditions")
+    told_of = {"poems": CONDITIONS[:2], "images": CONDITIONS[2:]}.get(recipe.data.kind, ())
+    for name in recipe.conditions:
+        if name not in told_of:
+            raise RecipeError(
+                f"conditions.{name} does not go with data.kind {recipe.data.kind}: title and dynasty are for data.kind poems, "
+                f"label for images; leave it out"
+            )
     if sum(recipe.processes.values()) <= 0:
         raise RecipeError("no process has a share above 0; write for example processes: {mask: 1.0}")
     for path, (low, high) in RANGES.items():
@@ -282,9 +304,16 @@ def _check(recipe: Recipe) -> None:
             if number is not None and not low <= number < high:
                 below = f" and below {high:g}" if high < math.inf else ""
                 raise RecipeError(f"{path} is {value}; it must be at least {low:g}{below}")
+    if recipe.model.schedule not in (None, *SCHEDULES):
+        raise RecipeError(f"model.schedule is {recipe.model.schedule!r}; expected one of {', '.join(SCHEDULES)}")
     run = recipe.run
     if run.batch % run.accumulation:
         raise RecipeError(f"run.batch is {run.batch}, which {run.accumulation} pieces (run.accumulation) do not divide")
+    if recipe.data.kind == "images":
+        _check_images(recipe)
+        return
+    if recipe.model.type == "unet" or recipe.diffusion != Diffusion():
+        raise RecipeError("model.type unet and the section diffusion are for images; write data: {kind: images}")
     told, model = recipe.tokenizer, recipe.model
     if told.kind == "pretrained" and not (told.path or model.pretrained or model.init not in STARTS):
         raise RecipeError(
@@ -302,3 +331,39 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(
             "model.pretrained brings its configuration and weights; leave out model.config and model.init"
         )
+
+
+def _check_images(recipe: Recipe) -> None:
+    from textdiff.degradations import get_degradation
+    from textdiff.predictors.denoiser import OUTPUTS
+    from textdiff.predictors.images import VALUES
+    from textdiff.processes.gaussian import WEIGHTINGS
+    from textdiff.schedules import SCHEDULES
+
+    told, (process, *others) = recipe.diffusion, recipe.processes
+    if others or process not in VALUES:
+        raise RecipeError(f"processes is {', '.join(recipe.processes)}; images take one of {', '.join(VALUES)}")
+    if recipe.model.type != "unet" or recipe.model.pretrained or recipe.model.init != "plain":
+        raise RecipeError("a network of images is built from its configuration; write model: {type: unet, config: {…}}")
+    if recipe.tokenizer != Tokenizer() or recipe.data.validation:
+        raise RecipeError("images have no tokenizer, and their validation part is cut from them; leave both out")
+    if recipe.optimizer.name != "adamw" or recipe.run.compile:
+        raise RecipeError(
+            "convolutions are trained by adamw, and not compiled; leave out optimizer.name and run.compile"
+        )
+    for name, value, known in (
+        ("schedule", told.schedule, SCHEDULES),
+        ("output", told.output, OUTPUTS),
+        ("weighting", told.weighting, WEIGHTINGS),
+    ):
+        if value not in known:
+            raise RecipeError(f"diffusion.{name} is {value!r}; expected one of {', '.join(known)}")
+    if (process == "cold") != bool(told.degradation) or (process == "cold" and told.output != "data"):
+        raise RecipeError(
+            "process cold needs diffusion: {degradation: {name: blur}, output: data}, and only cold has a degradation"
+        )
+    if told.degradation:
+        try:
+            get_degradation(told.degradation)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"diffusion.degradation: {error}") from error

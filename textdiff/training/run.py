@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_
 from textdiff.training.loss import Denoiser
 from textdiff.training.recipe import STARTS, Recipe, RecipeError, Tokenizer, load, to_yaml
 from textdiff.training.start import start_from_model, start_from_statistics
-from textdiff.training.trainer import DiffusionTrainer, Log, checkpoints
+from textdiff.training.trainer import DiffusionTrainer, Log, Model, checkpoints
 from textdiff.verse import FORMS
 
 SPECIALS = tuple(
@@ -52,16 +52,16 @@ SPECIALS = tuple(
 class Plan:
     """What a recipe comes to before anything is trained."""
 
-    text_model: TextModel
+    text_model: Model
     batches: MicroBatches
     held: list[Group]  # with the conditions said
     parameters: int
     texts: int
-    tokens: int  # over the whole run, in texts, without prefixes
+    tokens: int  # over the whole run, in texts, without prefixes; values, of images
 
 
-def plan(recipe: Recipe) -> Plan:
-    """Data, tokenizer, network and batches of a recipe; ValueError or FileNotFoundError say what is missing."""
+def _read_corpus(recipe: Recipe) -> tuple[TextModel, list[Group], list[Group]]:
+    """(the network before training, what is learnt from, what is held out)."""
     data = recipe.data
     texts = read_texts(data.train, data.kind, data.limit, recipe.told)
     held = read_texts(data.validation, data.kind, None, recipe.told) if data.validation else []
@@ -77,6 +77,13 @@ def plan(recipe: Recipe) -> Plan:
     validation = _head(_groups(text_model, held, recipe), recipe.run.eval_texts)
     if recipe.model.init == "statistics":
         start_from_statistics(text_model, train)
+    return text_model, train, validation
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Data, tokenizer, network and batches of a recipe; ValueError or FileNotFoundError say what is missing."""
+    kind = _kind(recipe)
+    text_model, train, validation = kind.read(recipe)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     pieces = recipe.run.accumulation * world
     if recipe.run.batch % pieces:
@@ -94,8 +101,9 @@ def plan(recipe: Recipe) -> Plan:
         conditions=recipe.conditions,
         prefix=text_model.prefix,
         pad=text_model.pad_id,
+        known=kind.known,
     )
-    per_epoch = sum(int(g.free.sum()) * len(g.ids) for g in train)
+    per_epoch = sum(int(g.free.expand(g.ids.shape[1:]).sum()) * len(g.ids) for g in train)
     tokens = int(per_epoch * recipe.run.steps / batches.steps_per_epoch())
     parameters = sum(p.numel() for p in text_model.model.parameters())
     return Plan(text_model, batches, validation, parameters, sum(len(g.ids) for g in train), tokens)
@@ -121,7 +129,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     activations = rows * getattr(config, "hidden_size", 512) * getattr(config, "num_hidden_layers", 6) * 34 * 4
     return {
         "parameters": made.parameters,
-        "vocabulary": len(made.text_model.content),
+        "vocabulary": _vocabulary(made),
         "texts": made.texts,
         "validation_texts": sum(len(g.ids) for g in made.held),
         "steps": recipe.run.steps,
@@ -131,6 +139,31 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "memory_mb": round((made.parameters * 4 * (4 + averaged) + activations) / 2**20),
         "out": str(recipe.folder),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What differs between data of several kinds: how they are read, shown and described."""
+
+    read: Callable[[Recipe], tuple[Any, list[Group], list[Group]]]
+    previews: Callable[[Recipe, Path, Log], Callable[[Any, list[Group], int], None]]
+    card: Callable[..., str]
+    known: Callable[[Tensor], Tensor] | None = None  # as in MicroBatches
+    finished: Callable[[Any, list[Group]], Any] = lambda model, groups: model  # the averaged one, before it is saved
+
+
+def _kind(recipe: Recipe) -> Kind:
+    if recipe.data.kind != "images":
+        return Kind(_read_corpus, Previews, card)
+    from textdiff.training import images
+
+    return Kind(images.read, images.Previews, images.card, images.shown(recipe), images.finished)
+
+
+def _vocabulary(made: Plan) -> int | None:
+    """Tokens of the vocabulary; None of images."""
+    content = getattr(made.text_model, "content", None)
+    return None if content is None else len(content)
 
 
 def _silent(line: str) -> None:
@@ -161,7 +194,8 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | 
         + (f", {world} processes" if (world := made.batches.pieces // recipe.run.accumulation) > 1 else "")
         + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
-    previews = Previews(recipe, folder, log)
+    kind = _kind(recipe)
+    previews = kind.previews(recipe, folder, log)
     trainer = DiffusionTrainer(made.text_model, recipe, made.batches, made.held, log, previews)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < recipe.run.steps:
@@ -170,9 +204,9 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | 
     if trainer.args.should_save:
         raw = trainer.text_model
         raw.save_pretrained(folder / "raw")
-        trainer.averaged().save_pretrained(folder / "model")
+        kind.finished(trainer.averaged(), made.batches.groups).save_pretrained(folder / "model")
         bounds = {k: v for entry in trainer.state.log_history for k, v in entry.items() if k.startswith("eval_")}
-        _write(folder / "model" / "README.md", card(recipe, made, trainer.seconds, trainer.tokens, bounds))
+        _write(folder / "model" / "README.md", kind.card(recipe, made, trainer.seconds, trainer.tokens, bounds))
     return folder / "model"
 
 
@@ -238,7 +272,7 @@ def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
             condition=group.condition[:1].to(device).expand(n, -1),
         ):
             last = state
-    return text_model.decode(last.x)
+    return text_model.decode(process.decode(last.x))
 
 
 # -- the pieces of a plan -------------------------------------------------------------------------------------------------
@@ -279,6 +313,8 @@ def _network(recipe: Recipe, texts: list[Text]) -> TextModel:
         told=(*USUALLY_TOLD, *(found.told if found else ()), *recipe.told),
         defaults=recipe.defaults or (found.defaults if found else {}),
         name=recipe.name,
+        schedule=recipe.model.schedule or (found.schedule if found else None),
+        factor=recipe.model.factor or (found.factor if found else None),
     )
 
 
@@ -373,7 +409,7 @@ def _head(groups: list[Group], texts: int) -> list[Group]:
 
 def _same(recipe: Recipe, earlier: Recipe) -> None:
     """A resumed run must have the data, network, optimiser and batches of the first."""
-    for section in ("data", "tokenizer", "model", "processes", "conditions", "optimizer"):
+    for section in ("data", "tokenizer", "model", "processes", "conditions", "diffusion", "optimizer"):
         if getattr(recipe, section) != getattr(earlier, section):
             raise RecipeError(
                 f"{recipe.folder} holds a run with another {section!r} section; pass out=OTHER to keep both, or --fresh"

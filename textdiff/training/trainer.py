@@ -25,12 +25,14 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from textdiff.likelihood import nelbo, ratio
 from textdiff.predictors.folder import TextModel
+from textdiff.predictors.images import ImageModel
 from textdiff.training.data import Group, MicroBatches, unsaid
-from textdiff.training.loss import Denoiser
+from textdiff.training.loss import Denoiser, corrupted, weighted_nll
 from textdiff.training.optimizer import build, flatten, rate, unflatten
 from textdiff.training.recipe import Recipe
 
 Log = Callable[[str], None]
+Model = TextModel | ImageModel
 
 
 def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -46,9 +48,9 @@ def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
 
 @torch.no_grad()
 def bound_on(
-    text_model: TextModel, groups: list[Group], *, process: str, levels: int, seed: int = 0
+    text_model: Model, groups: list[Group], *, process: str, levels: int, seed: int = 0
 ) -> tuple[float, float]:
-    """(nats per token, standard error) of the bound of `process` over all texts of `groups`."""
+    """(nats per token or value, standard error) of the bound of `process` over all texts of `groups`."""
     totals, counts = [], []
     for group in groups:
         ids = group.ids.to(text_model.device)
@@ -63,8 +65,39 @@ def bound_on(
             condition=group.condition.to(ids.device),
         )
         totals.append(total)
-        counts.append(free.sum(-1))
+        counts.append(free.flatten(1).sum(-1))
     return ratio(torch.cat(totals), torch.cat(counts))
+
+
+@torch.no_grad()
+def loss_on(text_model: Model, groups: list[Group], *, process: str, levels: int, seed: int = 0) -> tuple[float, float]:
+    """(the training loss, standard error) of `process` over all texts of `groups`, each at `levels` even levels."""
+    totals, counts = [], []
+    predictor, forward = text_model.predictor(process), text_model.process(process)
+    for group in groups:
+        ids = group.ids.to(text_model.device)
+        free = group.free.to(ids.device).expand(len(ids), *group.free.shape)
+        for rows in torch.arange(len(ids), device=ids.device).split(16):
+            total = torch.zeros((), device=ids.device)
+            for level in range(levels):
+                t = free[rows].double() * ((level + 0.5) / levels)
+                seeds = rows + (seed + level * len(ids))
+                x_t, told = corrupted(forward, ids[rows], t, seeds), group.condition.to(ids.device)[rows]
+                total += weighted_nll(predictor, forward, ids[rows], x_t, t, told) / levels
+            totals.append(total)
+            counts.append(ids[rows].numel())
+    return ratio(torch.stack(totals), torch.tensor(counts))
+
+
+def held_out(text_model: Model, groups: list[Group], *, process: str, levels: int) -> dict[str, float]:
+    """The bound of `process` over `groups` where it has one, else its loss; each with its standard error."""
+    for name, measure in (("bound", bound_on), ("loss", loss_on)):
+        try:
+            value, error = measure(text_model, groups, process=process, levels=levels)
+        except NotImplementedError:  # what a process without a bound says of it
+            continue
+        return {name: value, "standard_error": error}
+    return {}
 
 
 class DiffusionTrainer(Trainer):
@@ -74,17 +107,18 @@ class DiffusionTrainer(Trainer):
 
     def __init__(
         self,
-        text_model: TextModel,
+        text_model: Model,
         recipe: Recipe,
         batches: MicroBatches,
         held: list[Group],
         log: Log,
-        previews: Callable[[TextModel, list[Group], int], None],
+        previews: Callable[[Any, list[Group], int], None],
     ):
         args = arguments(recipe)
-        text_model = replace(
-            text_model, model=text_model.model.to(args.device), content=text_model.content.to(args.device)
-        )
+        tensors: dict[str, Any] = {
+            name: part for name, part in vars(text_model).items() if isinstance(part, torch.Tensor | torch.nn.Module)
+        }
+        text_model = replace(text_model, **{name: part.to(args.device) for name, part in tensors.items()})
         self.text_model, self.recipe = text_model, recipe
         slots, pad = text_model.prefix, text_model.pad_id
         bare = [replace(g, condition=unsaid(g.condition, slots, recipe.told, pad)) for g in held]
@@ -109,7 +143,7 @@ class DiffusionTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
-    def averaged(self) -> TextModel:
+    def averaged(self) -> Model:
         """The model with its averaged weights, ready to be evaluated."""
         network = self.text_model.model if self.ema is None else self.ema.module
         return replace(self.text_model, model=network.eval())
@@ -140,16 +174,13 @@ class DiffusionTrainer(Trainer):
         return self.lr_scheduler
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The bound of each process on the held-out texts, with the averaged weights; "told" is with the conditions said."""
+        """What `held_out` finds for each process, with the averaged weights; "told" is with the conditions said."""
         model = self.averaged()
-        metrics = {}
+        metrics: dict[str, float] = {}
         for process in self.text_model.processes:
-            if process == "redraw":  # has no bound of its own
-                continue
             for name, groups in self.held.items():
-                value, error = bound_on(model, groups, process=process, levels=self.recipe.run.eval_levels)
-                metrics[f"eval_{process}{name}_bound"] = value
-                metrics[f"eval_{process}{name}_standard_error"] = error
+                found = held_out(model, groups, process=process, levels=self.recipe.run.eval_levels)
+                metrics |= {f"eval_{process}{name}_{what}": value for what, value in found.items()}
         self.log(metrics)
         if self.args.should_save:
             self.previews(model, self.held[""], self.state.global_step)
@@ -181,7 +212,9 @@ class DiffusionTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         network: Any = self.text_model.model
-        weights = load_file(Path(resume_from_checkpoint) / "model.safetensors")
+        weights = load_file(
+            next(Path(resume_from_checkpoint).glob("*model.safetensors"))
+        )  # diffusers has its own prefix
         tied = set(network.state_dict()) - set(weights)  # safetensors keeps one of each tied pair
         try:
             missing, unexpected = network.load_state_dict(weights, strict=False)
@@ -191,7 +224,6 @@ class DiffusionTrainer(Trainer):
             raise ValueError(
                 f"checkpoint {resume_from_checkpoint} is of another network or vocabulary; pass --fresh or out=OTHER"
             )
-        network.tie_weights()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -271,7 +303,8 @@ class Keeper(TrainerCallback):
         record = {"step": state.global_step, "seconds": round(trainer.seconds, 2), "tokens": trainer.tokens, **logs}
         with (trainer.recipe.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        shown = {k.removeprefix("eval_"): v for k, v in logs.items() if k == "loss" or k.endswith("_bound")}
+        evaluated = {k: v for k, v in logs.items() if k.startswith("eval_") and not k.endswith("_standard_error")}
+        shown = {k.removeprefix("eval_"): v for k, v in logs.items() if k == "loss" or k in evaluated}
         if shown:
             left = trainer.seconds / max(state.global_step, 1) * (steps - state.global_step) / 60
             values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
