@@ -419,6 +419,35 @@ def bench_verse(a: argparse.Namespace) -> None:
         frontier.plot(points, a.plot)
 
 
+def bench_digits(a: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from textdiff import bench_family as family
+    from textdiff.image_data import read_images
+    from textdiff.predictors.images import ImageModel
+
+    def progress(work: Iterable[Any]) -> Iterable[Any]:
+        return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+
+    named = [name.rpartition("=") for name in a.model]
+    models = {name or Path(folder).parent.name: ImageModel.from_pretrained(folder) for name, _, folder in named}
+    ways = [family.by_name(name) for name in a.sampler or ([] if a.skips or a.upsample else ["improved", "heun"])]
+    ways += [family.mean_value()] * a.amed
+    ways += [family.skips(*family.pair("--skips", text)) for text in a.skips or ()]
+    ways += [family.enlarged(*family.pair("--upsample", text, 0.0)) for text in a.upsample or ()]
+    found = family.compare(
+        models, read_images("digits"), ways, a.evaluations, fine=a.fine, seed=a.seed, progress=progress
+    )
+    rows: list[Any] = []
+    if not a.json:
+        print(family.HEADING, flush=True)
+    for row in found:
+        rows.append(row)
+        print(json.dumps(dataclasses.asdict(row)) if a.json else family.line(row), flush=True)
+    if a.plot:
+        family.plot(rows, family.gallery(models, ways, max(a.evaluations)), a.plot)
+
+
 def forms(a: argparse.Namespace) -> None:
     from textdiff.verse import FORMS, SIZED_FORMS
 
@@ -999,6 +1028,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--plot", metavar="FILE.png", help="the picture (needs textdiff[plot])")
     p.add_argument("--json", action="store_true", help="JSON Lines")
     _model_flags(p)
+
+    p = _verb(tasks, "digits", bench_digits, "images in few evaluations: samplers, models, scaled skips, larger sizes")
+    p.add_argument("--model", metavar="[NAME=]DIR", action="append", required=True, help="may be repeated, to compare")
+    p.add_argument("--evaluations", metavar="N", type=int, nargs="+", default=[5, 10, 20], help="(5 10 20)")
+    p.add_argument("--sampler", action="append", help="may be repeated (improved, which is DDIM, and heun)")
+    p.add_argument("--amed", action="store_true", help="mean-value steps as well, fitted to each number of evaluations")
+    p.add_argument("--skips", metavar="RHO[:TOP]", action="append", help="DDIM with scaled skips, from the lowest block up")
+    p.add_argument("--upsample", metavar="W[:LEVEL]", action="append", help="16 x 16, guided with weight W above LEVEL")
+    p.add_argument("--fine", type=int, default=200, help="evaluations of the solution that gaps are taken to (200)")
+    p.add_argument("--seed", type=int, default=0, help="(0)")
+    p.add_argument("--plot", metavar="FILE.png", help="the picture (needs textdiff[plot])")
+    p.add_argument("--json", action="store_true", help="JSON Lines")
 
     for name, run, what in (
         ("forms", forms, "the forms of poems"),
