@@ -60,7 +60,7 @@ LAYERS = [
     ["metrics", "image_metrics", "pipeline"],
     ["report", "image_report", "hf_metrics"],
     ["following", "refine"],
-    ["bench", "frontier"],
+    ["bench", "bench_family", "frontier"],
     ["cli"],
 ]
 # `likelihood` knows no network, and `samplers` no network: what they need of one is a contract.
