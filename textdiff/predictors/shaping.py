@@ -12,12 +12,14 @@ Bans and sets are exact (the model conditioned on them, position by position); t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Positions, Predictor
+from textdiff.contracts import Positions, Predictor, spread
+from textdiff.schedules import Schedule
 
 # logits (n, V), rows (n,), positions (n,) -> logits (n, V)
 Shape = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -70,6 +72,76 @@ def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> 
         return told.towards(alone, scale)
 
     return predict
+
+
+# (x_t (B, …), t, condition) -> ∇ log p(y | x_t), like x_t; of tokens with respect to their one-hot vectors, (B, L, V)
+Gradient = Callable[[Tensor, Tensor, Any], Tensor]
+
+
+def gradient_of(log_probability: Callable[[Tensor, Tensor, Any], Tensor], tokens: int | None = None) -> Gradient:
+    """The gradient of a classifier's log p(y | x_t) (B,), (x_t, t, condition) -> (B,), by one backward pass.
+
+    With `tokens`, the number V of them, the classifier reads one-hot vectors (B, L, V) in the place of ids.
+    """
+
+    def gradient(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x_t.clone() if tokens is None else torch.nn.functional.one_hot(x_t.clone(), tokens).float()
+            x.requires_grad_()
+            told = condition.clone() if isinstance(condition, Tensor) else condition  # inference tensors are not saved
+            (found,) = torch.autograd.grad(log_probability(x, t.clone(), told).sum(), x)
+        return found
+
+    return gradient
+
+
+def steered(predictor: Predictor, gradient: Gradient, scale: float, schedule: Schedule) -> Predictor:
+    """Classifier guidance of values (Dhariwal and Nichol, 2021): ε̂ − scale·β̄·∇ log p(y | x_t), so x̂0 + scale·(β̄²/ᾱ)·∇.
+
+    At scale 1 an exact predictor becomes that of p(x0 | x_t, y); the prediction must be a Normal.
+    """
+    _check_scale(scale)
+
+    def predict(
+        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
+    ) -> Any:
+        prediction = predictor(x_t, t, at=at, condition=condition, previous=previous)
+        alpha, beta = schedule(t)
+        reach = torch.where(alpha > 0, beta.square() / alpha, 0.0)  # where nothing is left of x0, x_t says nothing of y
+        shift = scale * spread(reach, x_t).to(x_t.dtype) * gradient(x_t, t, condition)
+        return replace(prediction, mean=prediction.mean + shift)
+
+    return predict
+
+
+def steered_tokens(predictor: Predictor, gradient: Gradient, scale: float) -> Predictor:
+    """Classifier guidance of tokens, to first order (Grathwohl et al., 2021; Nisonoff et al., 2024):
+
+        log q_i(v) += scale · (∂/∂x_{i,v} − ∂/∂x_{i,x_i}) log p(y | x_t)
+
+    exact at scale 1 for a classifier that is log-linear in the one-hot text, one position at a time.  Logits of −∞ stay:
+    what the classifier says of tokens that are never drawn does not matter.
+    """
+    _check_scale(scale)
+
+    def predict(
+        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
+    ) -> Any:
+        slope = gradient(x_t, t, condition)  # (B, L, V)
+
+        def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+            here = slope[rows, positions]
+            gain = scale * (here - here.gather(-1, x_t[rows, positions][:, None]))
+            return torch.where(logits == -torch.inf, logits, logits + gain.to(logits.dtype))
+
+        return predictor(x_t, t, at=at, condition=condition, previous=previous).map(shape)
+
+    return predict
+
+
+def _check_scale(scale: float) -> None:
+    if not -float("inf") < scale < float("inf"):
+        raise ValueError(f"guidance is {scale}; it must be a number, 0 for none")
 
 
 def pinned(predictor: Predictor, x0: Tensor, where: Tensor) -> Predictor:
