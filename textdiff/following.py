@@ -17,8 +17,10 @@ from textdiff.trace import Onlooker, shot
 Casting = Callable[[State], list[tuple[int, Canvas]]]  # which text, and how it reads, stands in each row of a new batch
 
 
-def following(casting: Casting, *onlookers: Onlooker | None) -> Callable[[State], None]:
-    """A `callback` for generate and fill that hands every state on as a shot."""
+def following(
+    casting: Casting, *onlookers: Onlooker | None, decode: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+) -> Callable[[State], None]:
+    """A `callback` for generate and fill that hands every state on as a shot; `decode` is the process's."""
     watching = [look for look in onlookers if look is not None]
     given: torch.Tensor | None = None
     cast: list[tuple[int, Canvas]] = []
@@ -31,7 +33,7 @@ def following(casting: Casting, *onlookers: Onlooker | None) -> Callable[[State]
         if given is None or (state.given is not given and not state.forwards.any()):  # a batch begins
             cast, before = casting(state), ()
         given = state.given
-        texts = tuple(one.text(x) for (_, one), x in zip(cast, state.x.cpu(), strict=True))
+        texts = tuple(one.text(x) for (_, one), x in zip(cast, decode(state.x).cpu(), strict=True))
         taken = shot([row for row, _ in cast], texts, state.t.max().item(), state.forwards.tolist(), before)
         before = texts
         for look in watching:

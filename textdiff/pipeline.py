@@ -38,7 +38,7 @@ from textdiff.prosody import Prosody, check_given, kept_to, pattern_of, place_ke
 from textdiff.records import CONDITIONS
 from textdiff.resolve import attribute, unknown
 from textdiff.rng import Rng, example_seed
-from textdiff.samplers import SAMPLERS
+from textdiff.samplers import COUNTED, SAMPLERS
 from textdiff.samplers.corrector import sweep_levels
 from textdiff.samplers.loop import sample
 from textdiff.samplers.particles import resampled
@@ -48,8 +48,16 @@ from textdiff.verse import FORMS, Form, get_form, guess_form, regulated, split_a
 if TYPE_CHECKING:
     from textdiff.refine import Refined
 
-FIRST_CHOICE = {"mask": "improved", "replacement": "edit", "redraw": "improved", "uniform": "improved"}
+FIRST_CHOICE = {
+    "mask": "improved",
+    "replacement": "edit",
+    "redraw": "improved",
+    "uniform": "improved",
+    "embedding": "improved",
+}
+STEPS = {"embedding": 64}  # where nothing counts positions
 FILE_LEVELS = 8  # stratified levels of each text of a file
+TEXT_LEVELS = {"embedding": 64}  # of a single text, where there are too many to take all
 REPEATS = 4  # of a single text's every level
 QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best": {"best_of": 8}}
 COLDEST = 0.02  # temperature under strict prosody
@@ -170,9 +178,9 @@ class Plan:
 
     def levels(self, n: Tensor, most: int) -> Iterator[Any]:
         """The levels that rows of n (B,) free positions walk; without a keyword each row would have `most`."""
-        if self.process_name == "uniform":
-            return even_levels(self.steps or most)
-        return self._counted(n, most)
+        if self.process_name in COUNTED:
+            return self._counted(n, most)
+        return even_levels(self.steps or STEPS.get(self.process_name, most))
 
     def _counted(self, n: Tensor, most: int) -> Iterator[Tensor]:
         yield from count_levels(n, self.steps)
@@ -310,7 +318,8 @@ class Pipeline:
                 f"(and quality) out, or pass a callback to generate or fill"
             )
         self._check_given(canvases, plan)
-        return (_frame(state, canvases) for state in self._states(canvases, seeds, plan))
+        walked = self._walked(plan, canvases[0])
+        return (_frame(walked.decode(state.x), state, canvases) for state in self._states(canvases, seeds, plan))
 
     def score(
         self,
@@ -328,6 +337,8 @@ class Pipeline:
     ) -> list[Score]:
         """The bound of each text, averaged over `repeats` runs of every level (or `levels` stratified ones).
 
+        The embedding process has a thousand levels, and takes 64 of them where `levels` is None.
+
         `title` and `dynasty` are told to the network, one for all texts or one for each.
         The standard error is that of the average.  A text's score does not depend on the texts beside it.  `callback` is
         called with the number of texts done.
@@ -335,6 +346,7 @@ class Pipeline:
         name = self._process(process)
         _at_least("levels", levels, 1)
         _at_least("repeats", repeats, 1)
+        levels = TEXT_LEVELS.get(name) if levels is None else levels
         canvases = self._canvases(canvas.whole, texts, form)
         runs = [example_seed(seed, k) for k in range(repeats)]
         told = {"title": _each("title", self._spelled(title), canvases), "dynasty": _each("dynasty", dynasty, canvases)}
@@ -732,11 +744,11 @@ class Pipeline:
         """The plan's process; where its noise may stay in the text, without tokens that are never written."""
         if plan.process_name == "mask":
             return plan.process
-        process: Any = plan.process
-        keep = ~torch.isin(process.vocabulary, self._never_written(_is_poem(drawn)))
+        content = self.model.content
+        keep = ~torch.isin(content, self._never_written(_is_poem(drawn)))
         if drawn.allowed is not None:
-            keep &= drawn.allowed[drawn.free].any(0).to(keep.device)[process.vocabulary]
-        return process if keep.all() else replace(process, vocabulary=process.vocabulary[keep])
+            keep &= drawn.allowed[drawn.free].any(0).to(keep.device)[content]
+        return plan.process if keep.all() else self.model.process(plan.process_name, content[keep])
 
     def _condition(self, form: Form | None, n: int, told: Mapping[str, Any]) -> Tensor:
         named = (form.host or form).name if form and self.verse else None
@@ -853,6 +865,7 @@ class Pipeline:
             for state in self._states(*several, plan, streams):
                 if callback is not None:
                     callback(state)
+            state = replace(state, x=self._walked(plan, canvases[rows[0]]).decode(state.x))
             chosen, weights = self._chosen(state, [seeds[k] for k in rows], plan, [canvases[k] for k in rows])
             for k, row, weight in zip(rows, chosen.tolist(), weights.tolist(), strict=True):
                 spent = state.forwards[row].item() * each
@@ -1049,6 +1062,10 @@ def _check_control(prosody: Prosody, process: str, sampler: str, steps: int | No
         raise ValueError(
             f"strict prosody is kept by the processes mask and replacement, not {process!r}; pick one, or prosody='prefer'"
         )
+    if prosody.preferring and PROCESSES[process].data != "tokens":
+        raise ValueError(
+            f"prosody='prefer' goes by the tokens that stand, and in process {process!r} none does; use another process"
+        )
     if prosody.strict and process == "replacement" and sampler == "refresh":
         raise ValueError(
             "sampler 'refresh' mixes new noise with old, which could bring a rhyme word in twice; use another sampler for "
@@ -1141,8 +1158,8 @@ def _is_poem(drawn: Canvas) -> bool:
     return drawn.form is not None and not drawn.form.plain
 
 
-def _frame(state: State, canvases: Sequence[Canvas]) -> Frame:
-    texts = tuple(c.text(x) for c, x in zip(canvases, state.x.cpu(), strict=True))
+def _frame(ids: Tensor, state: State, canvases: Sequence[Canvas]) -> Frame:
+    texts = tuple(c.text(x) for c, x in zip(canvases, ids.cpu(), strict=True))
     return Frame(texts, state.t.max().item(), tuple(state.forwards.tolist()))
 
 

@@ -32,6 +32,7 @@ from textdiff.canvas import Canvas
 from textdiff.constraints import LEVEL as LEVEL_TONE
 from textdiff.constraints import OBLIQUE, Law, P, W, Z
 from textdiff.pipeline import MERIT_LEVELS, Plan, Start
+from textdiff.processes import PROCESSES
 from textdiff.prosody import possible
 from textdiff.rng import example_seed
 from textdiff.verse import Form
@@ -203,6 +204,8 @@ def _draft(pipe: Pipeline, one: Canvas, text: str, seed: int, plan: Plan, asked:
     if one.form is None:
         raise wrong("text has no poem's form, and only poems are revised; pass one, or fill holes with 'fill'")
     form, shown = one.form, one.free
+    if PROCESSES[plan.process_name].data != "tokens":
+        raise ValueError(f"process {plan.process_name!r} has no tokens to start a revision from; revise by mask")
     if one.hidden is not None and plan.process_name != "mask":
         raise wrong(
             f"process {plan.process_name!r} cannot leave the rest of an octave unknown; revise a couplet by mask"

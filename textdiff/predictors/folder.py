@@ -2,12 +2,13 @@
 
     config.json  model.safetensors  tokenizer.json  tokenizer_config.json       open with transformers alone
     textdiff.json   {"format": 1, "vocabulary": V, "tokens": of the tokenizer, "processes": [names], "prefix": [slots],
-                     "told": [slots], "defaults": {…}}
+                     "told": [slots], "defaults": {…}, "schedule": name, "factor": number}
 
 The prefix is what the network is told beside x_t: tokens in front of the text, a fixed number of slots P, each "form",
 "process", "level", "dynasty" or "title" (one character a slot).  A slot where nothing is said holds [PAD] and is masked
 out of attention; text character i has position P + i whatever the slots hold.  "told" are the slots that training spoke
 in (form, process and level where nothing is said): the others are reserved, and what stood there would mean nothing.
+"schedule" is that of the embedding process, its signal times "factor" (`noise_schedule`); both may be missing.
 
 A folder without `textdiff.json` is framed by its tokenizer's own specials ([CLS] text [SEP]), has no prefix, and serves
 the mask process as it is.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import re
 import shutil
@@ -26,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +37,14 @@ from textdiff.contracts import Predictor, Process
 from textdiff.predictors.masked_lm import HEADS, masked_lm
 from textdiff.processes import PROCESSES, TEXTS
 from textdiff.resolve import attribute
+from textdiff.schedules import SCHEDULES, Schedule, get_schedule
 from textdiff.tokenization import SLOT_WORDS, content_ids, title_characters
 
 FORMAT = 1
 SLOTS = ("form", "process", "level", "dynasty", "title")
 USUALLY_TOLD = SLOTS[:3]
+SCHEDULE = "sqrt"
+RECOGNISED = 3.6  # factor · √D where none is told: of D coordinates each may be as faint
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -74,6 +79,8 @@ class TextModel:
     )  # predicted with a probability of its own, so that unknown text can be scored; ban it to generate
     defaults: dict[str, Any]
     name: str
+    schedule: str = SCHEDULE  # of the embedding process
+    factor: float | None = None
 
     @classmethod
     def from_parts(
@@ -86,6 +93,8 @@ class TextModel:
         told: Sequence[str] = USUALLY_TOLD,
         defaults: dict[str, Any] | None = None,
         name: str = "model",
+        schedule: str | None = None,
+        factor: float | None = None,
     ) -> TextModel:
         """From a network and a tokenizer that are there already (training begins here)."""
         _check_parts(model, tokenizer, processes, prefix, name)
@@ -106,6 +115,8 @@ class TextModel:
             unk_id=None if unk in taken else unk,
             defaults=dict(defaults or {}),
             name=name,
+            schedule=schedule or SCHEDULE,
+            factor=factor,
         )
 
     @classmethod
@@ -132,6 +143,8 @@ class TextModel:
             "told": list(self.told),
             "defaults": self.defaults,
         }
+        if "embedding" in self.processes:
+            description |= {"schedule": self.schedule, "factor": self.factor}
         model: Any = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
         with _replacing(target) as new, _quiet():
             model.save_pretrained(new)
@@ -220,11 +233,25 @@ class TextModel:
         """The network as the predictor of `process`, told its name where the condition does not."""
         return masked_lm(self, self._served(process))
 
-    def process(self, name: str) -> Process:
-        """The process `name` over this vocabulary."""
-        entry = PROCESSES[self._served(name)]
-        parts = {"mask_id": self.mask_id, "vocabulary": self.content}
+    def process(self, name: str, vocabulary: Tensor | None = None) -> Process:
+        """The process `name` over this vocabulary, or a part of it."""
+        entry, model = PROCESSES[self._served(name)], cast(Any, self.model)
+        parts = {
+            "mask_id": self.mask_id,
+            "vocabulary": self.content if vocabulary is None else vocabulary,
+            "table": model.get_input_embeddings().weight,  # itself, so that it is trained
+            "schedule": self.noise_schedule(),
+        }
         return attribute(entry.path)(**{key: parts[key] for key in entry.needs})
+
+    def noise_schedule(self) -> Schedule:
+        """ᾱ and β̄ of the embedding process.
+
+        By its D coordinates together a token is recognised where ᾱ²D/β̄² is some ten, so the factor without a number falls
+        with √D: then the cross-entropy of the draft rises over the whole range of levels.
+        """
+        width = cast(Any, self.model).get_input_embeddings().weight.shape[1]
+        return get_schedule(self.schedule, RECOGNISED / width**0.5 if self.factor is None else self.factor)
 
     def level_ids(self) -> Tensor:
         """Ids of [level-0] … [level-K], (K + 1,)."""
@@ -351,7 +378,15 @@ def _description(value: dict[str, Any], vocab_size: Any, name: str) -> dict[str,
         if not isinstance(found, expected) or (key == "processes" and not found):
             what = "an object" if expected is dict else "a list of names"
             raise ModelError(f"{name}: {key!r} in textdiff.json is {found!r}, not {what}; save the model again")
-    return described | {"tokens": value.get("tokens")}
+    schedule, factor = value.get("schedule", SCHEDULE), value.get("factor")
+    if schedule not in SCHEDULES or not (
+        factor is None or (isinstance(factor, (int, float)) and 0 < factor < math.inf)
+    ):
+        raise ModelError(
+            f"{name}: textdiff.json has schedule {schedule!r} and factor {factor!r}; expected one of "
+            f"{', '.join(SCHEDULES)} and a positive number, save the model again"
+        )
+    return described | {"tokens": value.get("tokens"), "schedule": schedule, "factor": factor}
 
 
 def _read_tokenizer(folder: Path, name: str) -> Any:

@@ -6,6 +6,8 @@ out, and the positions of the others are told explicitly, so that nothing shifts
 
 Only rows with an asked position are encoded, and only asked positions meet the vocabulary: `Categorical.read` gathers
 their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
+
+How x_t becomes the text's columns, `reading.py` says: tokens as they are, noisy embeddings as `inputs_embeds`.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Positions, Predictor
-from textdiff.levels import count
 from textdiff.predictions import Categorical, positions_of
+from textdiff.predictors.reading import READINGS, Reading
+from textdiff.processes import PROCESSES
 from textdiff.tokenization import frame
 
 if TYPE_CHECKING:
     from textdiff.predictors.folder import TextModel
 
 # A float32 product of fewer rows takes another path in MKL and rounds differently, and a row must not notice its
-# neighbours: short batches are filled up, the encoder's with copies of a row, the head's with zeros.
+# neighbours: short batches are filled up with copies of a row.
 FEWEST_ROWS = 16
 
 
@@ -69,7 +72,8 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
     """The predictor of a TextModel.  `condition` is the prefix, (B, P), all null if None.
 
     The process slot says `process` where the condition leaves it empty.  In rows whose process is not mask, the level slot
-    says how much of the text is corrupted: [level-k] with k = round(K·m/L), m = m(t), L the length without padding.
+    says how much of the text is corrupted: [level-k] with k = round(K·m/L), m = m(t), L the length without padding; for
+    noisy embeddings k = round(K·t).
     """
     model: Any = text_model.model
     head = HEADS[model.config.model_type]
@@ -81,9 +85,15 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
     banned[text_model.content] = 0.0
     if text_model.unk_id is not None:
         banned[text_model.unk_id] = 0.0
-    fill = _filled(text_model, process)
     width = len(text_model.prefix)
     offset = width + len(before)
+
+    def silence() -> Tensor:
+        nothing = torch.zeros(FEWEST_ROWS, model.config.hidden_size, dtype=model.dtype, device=text_model.device)
+        return head.logits(model, nothing)[:1].float()
+
+    reading = READINGS[PROCESSES[process].data if process else "tokens"](text_model, banned, silence)
+    fill = _filled(text_model, process, reading)
     start = {"zero": 0, "padding": pad + 1}.get(head.first or "zero", 0)
 
     def predict(
@@ -95,46 +105,51 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
         previous: Tensor | None = None,
     ) -> Categorical:
         if at is None:
-            at = positions_of(torch.ones_like(x_t, dtype=torch.bool))
+            at = positions_of(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
         rows, place = at[0].unique_consecutive(return_inverse=True)
         if 0 < len(rows) * x_t.shape[1] < FEWEST_ROWS:
             rows = torch.cat([rows, rows[:1].expand(FEWEST_ROWS)])
-        x = x_t[rows]
+        x, level = x_t[rows], t[rows]
+        text = reading.tokens(x)
         if condition is None:
             condition = torch.full((len(x_t), width), pad, device=x_t.device)
-        first, last = (x.new_tensor(edge).expand(len(x), -1) for edge in (before, after))
-        ids = torch.cat([fill(condition[rows], x, t[rows]), first, x, last], 1)  # (R, P + a + L + b)
+        first, last = (text.new_tensor(edge).expand(len(x), -1) for edge in (before, after))
+        ids = torch.cat([fill(condition[rows], text, level), first, text, last], 1)  # (R, P + a + L + b)
         live = ids != pad
         slots = torch.arange(width, device=x.device).expand(len(x), -1)
         order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width
         position = torch.cat([slots, order], 1) + start
         column = torch.arange(ids.shape[1], device=x.device)  # where each column went
+        told = reading.inputs(ids, x, level, offset) if len(x) else {}
         if head.first is not None and len(x):
             keep = live.any(0)
             column = keep.cumsum(0) - 1
-            ids, live, position = ids[:, keep], live[:, keep], position[:, keep]
-        told: dict[str, Tensor] = {} if head.first is None else {"position_ids": position}
+            live, position = live[:, keep], position[:, keep]
+            told = {name: columns[:, keep] for name, columns in told.items()}
+        if head.first is not None:
+            told["position_ids"] = position
         if not live.all():
             told["attention_mask"] = live.long()
         context = _autocast(x.device.type)
-        hidden = model.base_model(input_ids=ids, **told).last_hidden_state if len(x) else None  # (R, W, D)
+        hidden = model.base_model(**told).last_hidden_state if len(x) else None  # (R, W, D)
 
         def read(index: Tensor) -> Tensor:
             if hidden is None or not len(index):
                 return torch.zeros(len(index), len(banned), device=banned.device)
-            asked = hidden[place[index], column[offset + at[1][index]]]  # (n, D)
-            missing = max(0, FEWEST_ROWS - len(asked))
+            several = torch.cat([index, index[:1].expand(max(0, FEWEST_ROWS - len(index)))])
+            row, there = place[several], at[1][several]
             with context():
-                logits = head.logits(model, torch.nn.functional.pad(asked, (0, 0, 0, missing)))
-            return logits[: len(asked)].float() + banned  # a sum is cheaper than a fill
+                own = reading.evidence(x[row, there], level[row, there])
+                logits = head.logits(model, hidden[row, column[offset + there]])
+            return (logits.float() + own)[: len(index)]  # a sum is cheaper than a fill
 
-        return Categorical(read, at, x_t)
+        return Categorical(read, at, reading.tokens(x_t))
 
     return predict
 
 
-def _filled(text_model: TextModel, process: str | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """(condition (R, P), x (R, L), t (R, L)) -> the condition with its process and level slots filled."""
+def _filled(text_model: TextModel, process: str | None, reading: Reading) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(condition (R, P), tokens x (R, L), t (R, L)) -> the condition with its process and level slots filled."""
     prefix, pad = text_model.prefix, text_model.pad_id
     vocabulary = text_model.tokenizer.get_vocab()
     levels = text_model.level_ids()
@@ -147,9 +162,8 @@ def _filled(text_model: TextModel, process: str | None) -> Callable[[Tensor, Ten
             told = torch.where(condition[:, slot] == pad, told, condition[:, slot])
             condition[:, slot] = told
         if "level" in prefix:
-            share = count(t, t > 0) / (x != pad).sum(-1).clamp(min=1)
-            level = levels[(share * (len(levels) - 1)).round().long()]
-            silent = (told == pad) | (told == vocabulary.get("[mask]", pad))
+            level = levels[(reading.share(x, t) * (len(levels) - 1)).round().long()]
+            silent = (told == vocabulary.get("[mask]", pad)) | ((told == pad) & (not reading.always))
             condition[:, prefix.index("level")] = torch.where(silent, pad, level)
         return condition
 

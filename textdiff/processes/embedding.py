@@ -17,6 +17,11 @@ from textdiff.processes.gaussian import Gaussian
 from textdiff.schedules import Schedule
 
 
+def encoded(rows: Tensor) -> Tensor:
+    """(1) of rows (…, D)."""
+    return torch.nn.functional.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
+
+
 def embedding(table: Tensor, vocabulary: Tensor, schedule: Schedule, **options: Any) -> Gaussian:
     """The process over rows of `table` (V, D); level 0 is read as the nearest of the tokens `vocabulary` (C,).
 
@@ -27,9 +32,10 @@ def embedding(table: Tensor, vocabulary: Tensor, schedule: Schedule, **options: 
     def encode(x0: Tensor) -> Tensor:
         if x0.is_floating_point():
             return x0
-        return torch.nn.functional.normalize(table[x0], dim=-1) * table.shape[1] ** 0.5
+        return encoded(table[x0])
 
     def decode(x: Tensor) -> Tensor:
-        return vocabulary[(x @ encode(vocabulary).T).argmax(-1)]  # all rows have one norm
+        with torch.no_grad():
+            return vocabulary[(x @ encode(vocabulary).T).argmax(-1)]  # all rows have one norm
 
     return Gaussian(schedule, encode=encode, decode=decode, **{"weighting": "data", **options})

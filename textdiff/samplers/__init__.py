@@ -55,6 +55,21 @@ SAMPLERS: dict[str, Entry] = {
         "improved, with the noise that the Markov chain draws anew; eta 0 is DDIM, last: posterior, simple or none",
         ("eta", "last"),
     ),
+    "interpolation": Entry(
+        "textdiff.samplers.interpolation:interpolated",
+        ("embedding",),
+        (),
+        "1 a step",
+        "ddpm by the expected embedding instead of a drawn token's (score interpolation)",
+        ("eta",),
+    ),
+    "heun": Entry(
+        "textdiff.samplers.second_order:heun",
+        CONTINUOUS,
+        (),
+        "2 a step, 1 in the last",
+        "the probability-flow ODE by the trapezoid rule, of second order; draws nothing",
+    ),
     "edit": Entry(
         "textdiff.samplers.edit:marginal",
         ("mask", "replacement"),

@@ -1,0 +1,62 @@
+"""Score interpolation (Dieleman et al., 2022): the draft of an encoded text is E's expectation under q, not E of a draw.
+
+    x̂0 = Σ_v q(v | x_t) E(v)
+
+which for the Gaussian process is the score that q implies.  The last step draws: at the lowest level q is all but certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.contracts import Positions, Predictor, State, Step, spread
+from textdiff.rng import Rng
+from textdiff.samplers.ancestral import ddpm
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A prediction whose draw is the mean of encode(x0), (B, L, D), at places `inner` (B, L), and of a draw elsewhere."""
+
+    base: Any
+    encode: Callable[[Tensor], Tensor]
+    inner: Tensor
+
+    def pin(self, x: Tensor, where: Tensor) -> Expected:
+        return replace(self, base=self.base.pin(x, where))
+
+    def draw(self, *, rng: Rng) -> Tensor:
+        mean, _ = self.base.expect(self.encode)
+        if self.inner.all():
+            return mean
+        return torch.where(spread(self.inner, mean), mean, self.encode(self.base.draw(rng=rng)))
+
+    def log_weight(self, x: Tensor) -> Tensor:
+        """0 (B,)."""
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+
+def interpolated(eta: float = 0.0) -> Step:
+    """`ddpm` by the expected draft; `eta` as there."""
+    step = ddpm(eta)
+
+    def mean(state: State, s: Tensor, *, predictor: Predictor, process: Any, rng: Rng) -> State:
+        def expected(
+            x_t: Tensor,
+            t: Tensor,
+            *,
+            at: Positions | None = None,
+            condition: Any = None,
+            previous: Tensor | None = None,
+        ) -> Expected:
+            base = predictor(x_t, t, at=at, condition=condition, previous=previous)
+            return Expected(base, process.encode, s > 0)
+
+        return step(state, s, predictor=expected, process=process, rng=rng)
+
+    return mean
