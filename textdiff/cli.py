@@ -78,6 +78,9 @@ def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
 
 
 def generate(a: argparse.Namespace) -> None:
+    if _for_images(a):
+        _draw_images(a)
+        return
     with writing(a.out) as out:
         pipe = _pipeline(a)
         settings = _settings(a) | {"form": a.form, "length": a.length} | _given(a)
@@ -92,6 +95,9 @@ def generate(a: argparse.Namespace) -> None:
 
 
 def fill(a: argparse.Namespace) -> None:
+    if _for_images(a):
+        _fill_images(a)
+        return
     records = _records(a)
     with writing(a.out) as out:
         pipe = _pipeline(a)
@@ -181,21 +187,25 @@ def check(a: argparse.Namespace) -> int:
 
 
 def animate(a: argparse.Namespace) -> None:
-    from textdiff import animation, trace
+    from textdiff import animation, mosaic, trace
 
     kind = Path(a.out).suffix.lower().removeprefix(".")
     if kind not in animation.KINDS:
         raise ValueError(f"--out is {a.out!r}, expected a name that ends in .html, .svg or .gif; name it so")
     whole = trace.read(a.trace)
     shown = whole if a.n is None else animation.first(whole, a.n)
+    moving: Any = mosaic if whole.header.get("images") else animation
     with writing(a.out) as out:
         if kind == "gif":
-            out.buffer.write(animation.gif(shown, a.delay, a.font))
+            out.buffer.write(moving.gif(shown, a.delay, a.font))
         else:
-            out.write(animation.html(shown, a.delay) if kind == "html" else animation.svg(shown, a.delay))
+            out.write(moving.html(shown, a.delay) if kind == "html" else moving.svg(shown, a.delay))
 
 
 def evaluate(a: argparse.Namespace) -> None:
+    if a.model is not None and _of_images(a.model):
+        _evaluate_images(a)
+        return
     if a.file is None or a.samples or a.reference or a.train or a.validation or a.plot:
         _compare(a)
         return
@@ -218,6 +228,39 @@ def evaluate(a: argparse.Namespace) -> None:
         for name, row in report.items():
             error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.4f}"
             print(f"{name:12}  {row['nats_per_char']:.4f}{error} nats/char  {row['texts']} texts", file=out)
+
+
+def _of_images(model: str) -> bool:
+    """Whether a model is a folder of a model of images."""
+    try:
+        told = json.loads((Path(model) / "textdiff.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and isinstance(told.get("data"), dict) and "shape" in told["data"]
+
+
+def _evaluate_images(a: argparse.Namespace) -> None:
+    """The figures of a model of images beside real ones; FILE is "digits", a folder of images or a data set."""
+    from textdiff import image_report, report
+    from textdiff.image_data import read_images
+    from textdiff.predictors.images import ImageModel
+
+    settings = image_report.settings_of(a.n, a.steps, a.samplers, a.quick, guidance=a.guidance, seed=a.seed)
+    picture, out = (a.out, None) if image_report.is_picture(a.out) else (a.plot, a.out)
+    if picture:
+        report.plottable(picture)
+    with writing(out) as stream:
+        model = ImageModel.from_pretrained(a.model, device=a.device)
+        if a.file is None and model.shape != (1, 8, 8):
+            raise ValueError(
+                f"model {a.model} draws images of {model.shape}; pass FILE, the folder or data set that it was trained on"
+            )
+        channels, height, _ = model.shape
+        data = read_images(a.file or "digits", size=height, channels=channels, limit=a.limit)
+        found = image_report.report(model, data, settings, keep=a.keep, log=(lambda line: None) if a.quiet else _log)
+        print(json.dumps(found) if a.json else image_report.table(found), file=stream)
+    if picture:
+        image_report.plot(found, picture)
 
 
 def _compare(a: argparse.Namespace) -> None:
@@ -502,6 +545,92 @@ def env(a: argparse.Namespace) -> None:
         print(f"{name:14}{fact}")
 
 
+# -- images ---------------------------------------------------------------------------------------------------------------
+
+_TEXT_FLAGS: tuple[str, ...] = ("form", "length", "temperature", "top_p", "process", "quality", "best_of", "title")
+_TEXT_FLAGS += ("dynasty", "prosody", "tones", "rhyme", "avoid", "no_repeat", "keyword", "particles", "script", "watch")
+_TEXT_FLAGS += ("acrostic", "acrostic_end", "acrostic_diagonal", "template", "upper", "file")
+_IMAGE_FLAGS = ("label", "analytic", "mask", "level")
+
+
+def _for_images(a: argparse.Namespace) -> bool:
+    """Whether --model is a folder of a model of images; a flag of the other kind is an error."""
+    images = a.model is not None and _of_images(a.model)
+    for name in _TEXT_FLAGS if images else _IMAGE_FLAGS:
+        if hasattr(a, name) and getattr(a, name) != a.parser.get_default(name):
+            other = "texts, and the model is one of images" if images else "images, and the model is one of texts"
+            raise ValueError(f"--{name.replace('_', '-')} is for {other}; leave it out")
+    if images and not (a.out and a.out != "-") and sys.stdout.isatty():
+        raise ValueError("a picture is not written to a terminal; pass --out FILE.png, or send stdout to a file")
+    return images
+
+
+def _draw_images(a: argparse.Namespace) -> None:
+    from textdiff import mosaic
+
+    with writing(a.out) as out, _image_run(a, a.n) as (pipe, settings):
+        drawn = pipe.generate(a.n, label=a.label, analytic=a.analytic, **settings)
+        out.buffer.write(mosaic.png(drawn.images))
+
+
+def _fill_images(a: argparse.Namespace) -> None:
+    import torch
+
+    from textdiff import mosaic
+    from textdiff.image_data import image_of, mask_of
+
+    if not a.text:
+        raise ValueError("there is no image; pass image files, or digits:0, digits:1 … for digits held out of training")
+    with writing(a.out) as out, _image_run(a, len(a.text)) as (pipe, settings):
+        images = torch.stack([image_of(text, pipe.model.shape) for text in a.text])
+        if a.mask is None and pipe.model.processes[0] == "cold":
+            level = 1.0 if a.level is None else a.level
+            shown = pipe.degrade(images, level, seed=a.seed)
+            drawn = pipe.restore(shown, level=level, label=a.label, **settings)
+        else:
+            known = mask_of(a.mask or "centre", pipe.model.shape)
+            shown = torch.where(known, images, 0.0)
+            drawn = pipe.fill(images, known, label=a.label, **settings)
+        out.buffer.write(mosaic.png(torch.cat([images, shown, drawn.images]), columns=len(images)))
+
+
+@contextlib.contextmanager
+def _image_run(a: argparse.Namespace, n: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The pipeline of a model of images, and its settings, the trace and the progress bar among them."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in _library
+    with _starting():
+        from textdiff import mosaic, trace
+        from textdiff.images import ImagePipeline
+
+        pipe = ImagePipeline.from_pretrained(a.model, device=a.device)
+    settings = {"seed": a.seed, "steps": a.steps, "sampler": a.sampler, "options": dict(a.option) or None}
+    settings["guidance"] = 1.0 if a.guidance is None else a.guidance
+    header = {
+        "textdiff": __version__,
+        "images": True,
+        "model": pipe.model.name,
+        "process": pipe.model.processes[0],
+        "settings": settings,
+        "seeds": [a.seed + k for k in range(n)],
+    }
+    with contextlib.ExitStack() as stack:
+        record = stack.enter_context(trace.recording(a.trace, header)) if a.trace else None
+        bar = stack.enter_context(_bar(a, n, "image"))
+        first = 0
+
+        def follow(state: Any) -> None:
+            nonlocal first
+            done = not state.t.any()
+            if record is not None:
+                rows = range(first, first + len(state.x))
+                shown = pipe.finished(state) if done else state.x
+                record(mosaic.shot(shown, rows, state.t.max().item(), state.forwards.tolist()))
+            bar.update(max(0.0, first + len(state.x) * (1 - state.t.max().item()) - bar.n))
+            first += len(state.x) * done
+
+        yield pipe, settings | {"callback": follow}
+
+
 # -- what verbs share -----------------------------------------------------------------------------------------------------
 
 
@@ -590,7 +719,24 @@ def _settings(a: argparse.Namespace) -> dict[str, Any]:
         "best_of",
         "quality",
     )
-    return {name: getattr(a, name) for name in names} | {"options": dict(a.option)}
+    return {name: getattr(a, name) for name in names} | {"options": _options(a)}
+
+
+def _options(a: argparse.Namespace) -> dict[str, Any]:
+    """What --option says; a word only where the sampler named takes one."""
+    options = dict(a.option)
+    for name, value in options.items():
+        if isinstance(value, str):
+            from textdiff.resolve import attribute
+            from textdiff.samplers import SAMPLERS
+
+            entry = SAMPLERS.get(a.sampler or "")
+            takes = inspect.signature(attribute(entry.path)).parameters if entry else {}
+            if name in takes and not isinstance(takes[name].default, str):
+                raise ValueError(f"--option {name}={value}: sampler {a.sampler!r} takes a number there; pass one")
+            if name not in takes:
+                raise ValueError(f"--option {name}={value} is no number, and no --sampler is named that takes a word there")
+    return options
 
 
 def _given(a: argparse.Namespace) -> dict[str, Any]:
@@ -875,7 +1021,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, parser_class=Parser)
 
     p = _verb(verbs, "generate", generate, "write poems", epilog=_names())
-    p.add_argument("-n", type=int, default=1, help="how many (1)")
+    p.add_argument("-n", "--n", type=int, default=1, help="how many (1)")
     p.add_argument("--length", type=int, help="tokens of a text, for a model without forms")
     for name, where in (
         ("acrostic", "first in"),
@@ -885,12 +1031,20 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", metavar="TEXT", help=f"characters that stand {where} the lines; _ leaves one free")
     p.add_argument("--template", metavar="FILE", help="a text with holes (□ or _) to fill in n ways; - for stdin")
     p.add_argument("--upper", metavar="LINE", help="the upper line of a couplet, for which the lower one is written")
+    _image_flags(p).add_argument("--analytic", action="store_true", help="draw with the variance estimated in training")
     _drawing_flags(p)
     _watching_flags(p)
     _format_flags(p)
 
     p = _verb(verbs, "fill", fill, "fill the holes (□, _ or [MASK]) of poems and sentences", epilog=_names())
     _text_flags(p)
+    images = _image_flags(p)
+    images.add_argument(
+        "--mask", metavar="FILE", help="white where to draw anew; or left, right, top, bottom, centre (centre)"
+    )
+    images.add_argument(
+        "--level", type=float, help="a model of cold diffusion without --mask: degrade so far, and restore (1)"
+    )
     _drawing_flags(p)
     _watching_flags(p)
     _format_flags(p)
@@ -960,6 +1114,23 @@ def parser() -> argparse.ArgumentParser:
     beside.add_argument("--train", metavar="FILE", help="what it has seen: for copying, parallel lines and fluency")
     beside.add_argument("--validation", metavar="FILE", help="more real poems: for js_unigram, and as foils")
     beside.add_argument("--plot", metavar="FILE", help="a picture of the comparison: .png, .svg or .pdf")
+    images = p.add_argument_group(
+        "models of images", "beside real ones; FILE is digits, a folder of images or a data set (digits)"
+    )
+    images.add_argument("--n", type=int, metavar="N", help="images to draw for each figure (500)")
+    images.add_argument("--steps", type=_numbers, default=(), metavar="5,10,…", help="(5,10,20,50,100,1000)")
+    images.add_argument(
+        "--samplers",
+        type=_names_of,
+        default=(),
+        metavar="ddim,…",
+        help="(ddim,ddpm,analytic); others of the table, too",
+    )
+    images.add_argument(
+        "--guidance", type=float, default=1.0, metavar="SCALE", help="classifier-free guidance (1: none)"
+    )
+    images.add_argument("--quick", action="store_true", help="a small version: 100 images, at most 20 steps")
+    images.add_argument("--keep", metavar="DIR", help="keep what was drawn here, and go on there after a stop")
     p.add_argument("--process", help="the bound of this process (the model's first one)")
     p.add_argument("--levels", type=int, default=8, help="stratified levels of each text (8)")
     p.add_argument(
@@ -1154,6 +1325,13 @@ def _drawing_flags(p: Parser) -> None:
     _model_flags(p)
 
 
+def _image_flags(p: Parser) -> Any:
+    about = "for a model of images, which writes a PNG; TEXT is then an image file, or digits:K"
+    group = p.add_argument_group("images", about)
+    group.add_argument("--label", help="the class to draw")
+    return group
+
+
 def _watching_flags(p: Parser) -> None:
     p.add_argument("--watch", action="store_true", help="show the texts at the terminal (stderr) while they are drawn")
     p.add_argument("--delay", type=float, default=0.0, help="seconds between two states of --watch (0)")
@@ -1187,9 +1365,14 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 1,2") from None
 
 
-def _option(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    return name, float(value)
+def _option(text: str) -> tuple[str, float | str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as eta=0.5")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
 
 
 def _reading(text: str) -> tuple[str, str]:

@@ -157,3 +157,39 @@ def _dataset(source: str, size: int | None, channels: int, image: str, label: st
         feature = splits["train"].features[label]
         names = tuple(getattr(feature, "names", None) or map(str, range(int(labels.max()) + 1)))
     return Images(x, labels, names, BYTES, torch.tensor(parts))
+
+
+def image_of(source: str, shape: Sequence[int]) -> Tensor:
+    """One image, shape (C, H, W), in [−1, 1]: a file, or "digits:K" for the K-th digit of the test part."""
+    channels, height, width = shape
+    name, _, number = source.partition(":")
+    if name == "digits" and not Path(source).exists():
+        test = read_images("digits").of("test").x
+        if not number.isdigit() or int(number) >= len(test) or tuple(test.shape[1:]) != tuple(shape):
+            raise ValueError(
+                f"image {source!r} is no digit of the test part that this model can take; write digits:0 to "
+                f"digits:{len(test) - 1} for a model of 8 by 8 gray pixels"
+            )
+        return test[int(number)]
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"there is no image {source!r}; pass an image file, or digits:0, digits:1 …")
+    return _stacked([_opened(Path(source)).resize((width, height))], None, channels)[0]
+
+
+def mask_of(source: str, shape: Sequence[int]) -> Tensor:
+    """(H, W) bool, True where an image is known: not where the file `source` is white, or the part so named."""
+    _, height, width = shape
+    down = torch.arange(height)[:, None].expand(height, width)
+    across = torch.arange(width).expand(height, width)
+    parts = {
+        "left": across < width // 2,
+        "right": across >= width // 2,
+        "top": down < height // 2,
+        "bottom": down >= height // 2,
+        "centre": ((down - (height - 1) / 2).abs() < height / 4) & ((across - (width - 1) / 2).abs() < width / 4),
+    }
+    if source in parts:
+        return ~parts[source]
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"there is no mask {source!r}; pass an image file, or one of {', '.join(parts)}")
+    return _stacked([_opened(Path(source)).resize((width, height))], None, 1)[0, 0] <= 0

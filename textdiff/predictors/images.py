@@ -244,15 +244,6 @@ class ImageModel:
         return cls(model=network, degrade=degrade, terminal=end, name=name, **fields)
 
 
-def is_image_model(path_or_id: str | os.PathLike[str] | None) -> bool:
-    """Whether this is a folder whose textdiff.json describes images."""
-    try:
-        told = json.loads((Path(path_or_id or "") / "textdiff.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and isinstance(told.get("data"), dict) and "shape" in told["data"]
-
-
 def unet(shape: Sequence[int], classes: int, context: bool, config: Mapping[str, Any]) -> nn.Module:
     """diffusers' UNet2DModel for images of `shape` (C, H, W); ValueError where `config` says what it cannot be."""
     kind: Any = _unet_class()
