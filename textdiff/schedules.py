@@ -4,10 +4,12 @@ A schedule is any function of a float64 tensor that gives two of its shape, with
 
     linear   ᾱ² = Π (1 − β_k), β_k evenly from 1e-4 to 2e-2 over 1000 steps (Ho, Jain and Abbeel, 2020)
     cosine   ᾱ² = cos²((t + .008)/1.008 · π/2), normalised, each β_k at most .999 (Nichol and Dhariwal, 2021)
+    coarse   the same with .25 in the place of .008: the first of 1000 steps has β̄ = .03 and not .006, which is what bins of
+             1/8 are to the cosine's bins of 1/128.  Finer noise than the data's bins costs bits and shows nothing
     sqrt     ᾱ² = 1 − √(t + 1e-4), normalised (Li et al., Diffusion-LM, 2022)
     flow     ᾱ = 1 − t, β̄ = t (Liu, Gong and Liu, rectified flow, 2022): not variance preserving
 
-The first three are tables over k = 0 … 1000, t = k/1000, exact there and with log ᾱ² interpolated in between.
+The first four are tables over k = 0 … 1000, t = k/1000, exact there and with log ᾱ² interpolated in between.
 """
 
 from __future__ import annotations
@@ -52,8 +54,12 @@ def linear() -> Schedule:
     return from_betas(torch.linspace(1e-4, 2e-2, STEPS, dtype=torch.float64))
 
 
-def cosine() -> Schedule:
-    return from_survival(lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2)
+def cosine(offset: float = 0.008) -> Schedule:
+    return from_survival(lambda t: math.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2)
+
+
+def coarse() -> Schedule:
+    return cosine(0.25)
 
 
 def sqrt() -> Schedule:
@@ -98,7 +104,13 @@ def slopes(schedule: Schedule, t: Tensor, step: float = 1e-6) -> tuple[Tensor, T
     return (a1 - a0) / (high - low), (b1 - b0) / (high - low)
 
 
-SCHEDULES: dict[str, Callable[[], Schedule]] = {"linear": linear, "cosine": cosine, "sqrt": sqrt, "flow": flow}
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "coarse": coarse,
+    "sqrt": sqrt,
+    "flow": flow,
+}
 
 
 def get_schedule(name: str, factor: float = 1.0) -> Schedule:
