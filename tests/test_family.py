@@ -10,18 +10,23 @@ from diffusers import UNet2DModel
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
+from textdiff.bench_family import by_name, drawn, enlarged, mean_value, pair, skips
 from textdiff.predictions import Normal
 from textdiff.predictors.denoiser import denoiser
+from textdiff.predictors.images import Diffusion, ImageModel
 from textdiff.predictors.skips import across, skip_tuned
 from textdiff.predictors.upsample import above, level_of, matched, upsampled
 from textdiff.processes.gaussian import Gaussian
 from textdiff.rng import Rng
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.loop import sample
+from textdiff.samplers.second_order import heun
 from textdiff.schedules import SCHEDULES, cosine, flow, get_schedule, linear, log_snr, shifted
 from textdiff.training.data import Group, MicroBatches
 from textdiff.training.loss import corrupted, weighted_nll
-from textdiff.training.reflow import bend, pairs
+from textdiff.training.recipe import RecipeError, load
+from textdiff.training.reflow import bend, pairs, read
+from textdiff.training.run import train
 
 FLOW = Gaussian(flow(), weighting="velocity")
 MEAN, SPREAD = 1.5, 0.4  # of the Gaussian toy
@@ -105,10 +110,10 @@ SEEDS = torch.arange(64) * 7919
 
 
 def test_pairs_follow_the_ode_from_the_noise_that_training_draws():
-    x0 = pairs((3,), SEEDS, evenly(1000), predictor=FIRST, process=FLOW, rows=48)
+    x0 = pairs((3,), SEEDS, evenly(300), predictor=FIRST, process=FLOW, rows=48)
     noise = corrupted(FLOW, torch.zeros(64, 3), torch.ones(64, 1, dtype=torch.float64), SEEDS)
-    torch.testing.assert_close(x0, MEAN + SPREAD * noise, rtol=0, atol=2e-3)
-    alone = pairs((3,), SEEDS[5:6], evenly(1000), predictor=FIRST, process=FLOW)
+    torch.testing.assert_close(x0, MEAN + SPREAD * noise, rtol=0, atol=5e-3)
+    alone = pairs((3,), SEEDS[5:6], evenly(300), predictor=FIRST, process=FLOW)
     assert torch.equal(alone, x0[5:6])  # a pair depends on its own seed alone
 
 
@@ -149,7 +154,7 @@ def test_reflow_straightens_and_one_step_then_lands_where_many_do():
 
 def test_a_learnt_flow_on_two_clusters_is_straightened_by_the_same_loss():
     """Noise in the plane, data at (±2, 0): paths of a flow by chance bend away from the middle."""
-    n = 256
+    n = 128
     seeds = torch.arange(n) + 10**6
     x0 = torch.stack([torch.where(torch.arange(n) % 2 == 0, 2.0, -2.0), torch.zeros(n)], -1) + 0.2 * rows(n, 2).float()
     first = learnt(batches(x0, None))
@@ -170,9 +175,9 @@ def learnt(data: MicroBatches):
     net = nn.Sequential(nn.Linear(3, 48), nn.SiLU(), nn.Linear(48, 48), nn.SiLU(), nn.Linear(48, 2))
     predictor = denoiser(lambda x, t, c: net(torch.cat([x, t[:, None].to(x.dtype)], -1)), flow(), "velocity")
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
-    for step in range(300):
+    for step in range(150):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - step / 300)
+            group["lr"] = 1e-2 * (1 - step / 150)
         told = data[step % 100]
         x_t = corrupted(FLOW, told["x0"], told["t"], told["seeds"])
         loss = weighted_nll(predictor, FLOW, told["x0"], x_t, told["t"]) / told["positions"]
@@ -358,3 +363,81 @@ def test_hooks_fall_when_the_network_fails(unet):
     with pytest.raises(RuntimeError):
         skip_tuned(asked(unet), unet.up_blocks, 0.5)(rows(1, 2, 8, 8), T[:1])
     assert hooks(unet) == 0
+
+
+# -- models of images -----------------------------------------------------------------------------------------------------
+
+
+def flow_model(unet: UNet2DModel, **more) -> ImageModel:
+    diffusion = Diffusion(schedule="flow", output="velocity")
+    return ImageModel(unet, ("gaussian",), (1, 8, 8), (), None, diffusion, **more)
+
+
+def recipe_of_pairs(folder, *overrides):
+    (folder / "r.yaml").write_text("processes: {gaussian: 1.0}\noptimizer: {warmup: 1, ema: 0}\n", encoding="utf-8")
+    plain = [f"data.train={folder}/first", "data.kind=pairs", "data.limit=8", "data.steps=2", "data.holdout=0.25"]
+    small = ["run.steps=2", "run.batch=4", "run.eval_levels=1", "run.previews=0", f"out={folder}/out"]
+    return load(folder / "r.yaml", [*plain, *small, *overrides])
+
+
+def test_a_reflow_recipe_goes_on_with_the_model_on_its_own_pairs(unet, tmp_path):
+    flow_model(unet).save_pretrained(tmp_path / "first")
+    model, (train_part,), (held,) = read(recipe_of_pairs(tmp_path))
+    assert (len(train_part.ids), len(held.ids)) == (6, 2)
+    process, predictor = model.process("gaussian"), model.predictor("gaussian")
+    x = corrupted(process, train_part.ids, torch.ones(6, 1, 1, 1, dtype=torch.float64), train_part.seeds)
+    with torch.no_grad():
+        again = list(
+            sample(
+                x,
+                torch.ones(6, 1, 1, 1, dtype=torch.bool),
+                [0.5, 0.0],
+                heun(),
+                predictor=predictor,
+                process=process,
+                rng=Rng(range(6)),
+                start=x,
+            )
+        )
+    torch.testing.assert_close(again[-1].x, train_part.ids, rtol=1e-4, atol=1e-5)
+    folder = train(recipe_of_pairs(tmp_path))
+    trained = ImageModel.from_pretrained(folder)
+    assert trained.diffusion == model.diffusion
+    changed = [not torch.equal(a, b) for a, b in zip(trained.model.parameters(), unet.parameters(), strict=True)]
+    assert any(changed)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.type=unet", "leave out model"),
+        ("diffusion.schedule=flow", "leave out diffusion"),
+        ("data.holdout=0", "held out"),
+        ("processes={cold: 1.0}", "processes"),
+        ("data.steps=0", "data.steps is 0"),
+    ],
+)
+def test_what_a_reflow_recipe_cannot_say(override, told, unet, tmp_path):
+    flow_model(unet).save_pretrained(tmp_path / "first")
+    with pytest.raises(RecipeError, match=told):
+        read(recipe_of_pairs(tmp_path, override))
+
+
+@torch.no_grad()
+def test_every_way_starts_from_the_same_noise_and_costs_what_it_says(unet):
+    model = flow_model(unet)
+    ways = [by_name("improved"), by_name("heun"), mean_value(4), skips(0.8, 1.0), enlarged(1.0, 0.3)]
+    for way in ways:
+        (states,) = drawn(model, way, way.steps(5), model.condition(3), seed=2)
+        assert states[-1].forwards.tolist() == [5, 5, 5]
+        assert states[-1].x.shape == (3, 1, 8 * way.factor, 8 * way.factor)
+        if way.factor == 1:
+            assert torch.equal(states[0].x, next(drawn(model, ways[0], 1, model.condition(3), seed=2))[0].x)
+    assert [by_name("heun").steps(n) for n in (1, 2, 3, 4, 5)] == [1, 1, 2, 2, 3]
+
+
+def test_pairs_of_numbers_on_the_command_line():
+    assert pair("--skips", "0.8") == (0.8, 0.8) and pair("--skips", "0.8:1") == (0.8, 1.0)
+    assert pair("--upsample", "1", 0.0) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="--skips is 'a:1'"):
+        pair("--skips", "a:1")

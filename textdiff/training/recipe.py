@@ -30,7 +30,7 @@ class Data:
 
     train: str  # JSON Lines (.jsonl, .jsonl.gz) with the text in `text`, or a text file; images: see image_data.py
     validation: str | None = None  # the same; None holds out a share of train by a hash of the text
-    kind: str = "poems"  # poems: a text of one of the forms each; windows: cut `length` tokens at a time; images
+    kind: str = "poems"  # poems: a text of one of the forms each; windows: cut `length` tokens at a time; images; pairs
     length: int = 64  # tokens of a window, special ones not counted
     holdout: float = 0.05  # share of train held out where validation is not given
     limit: int | None = None  # use only the first so many texts
@@ -38,6 +38,7 @@ class Data:
     channels: int = 1  # images: 1 for gray, 3 for colours
     image: str = "image"  # images: that column of a data set
     label: str = "label"  # images: the same
+    steps: int = 25  # pairs (reflow.py): of the ODE that draws them, two evaluations each
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 STARTS = ("plain", "statistics")  # model.init without a model
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "data.kind": ("poems", "windows", "images"),
+    "data.kind": ("poems", "windows", "images", "pairs"),
     "data.channels": (1, 3),
     "tokenizer.kind": ("characters", "sentencepiece", "pretrained"),
     "optimizer.name": ("adamw", "muon"),
@@ -245,6 +246,7 @@ RANGES = {  # low ≤ value < high
     "data.holdout": (0, 1),
     "data.limit": (1, math.inf),
     "data.size": (1, math.inf),
+    "data.steps": (1, math.inf),
     "model.factor": (1e-9, math.inf),
     "tokenizer.min_count": (1, math.inf),
     "tokenizer.size": (1, math.inf),
@@ -288,7 +290,7 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError(f"unknown condition {name!r}; {hint}")
         if not 0 <= share <= 1:
             raise RecipeError(f"conditions.{name} is {share}; it is a share of the steps, from 0 to 1")
-    told_of = {"poems": CONDITIONS[:2], "images": CONDITIONS[2:]}.get(recipe.data.kind, ())
+    told_of = {"poems": CONDITIONS[:2], "images": CONDITIONS[2:], "pairs": CONDITIONS[2:]}.get(recipe.data.kind, ())
     for name in recipe.conditions:
         if name not in told_of:
             raise RecipeError(
@@ -312,6 +314,9 @@ def _check(recipe: Recipe) -> None:
     if recipe.data.kind == "images":
         _check_images(recipe)
         return
+    if recipe.data.kind == "pairs":
+        _check_pairs(recipe)
+        return
     if recipe.model.type == "unet" or recipe.diffusion != Diffusion():
         raise RecipeError("model.type unet and the section diffusion are for images; write data: {kind: images}")
     told, model = recipe.tokenizer, recipe.model
@@ -331,6 +336,16 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(
             "model.pretrained brings its configuration and weights; leave out model.config and model.init"
         )
+
+
+def _check_pairs(recipe: Recipe) -> None:
+    for section, plain in (("model", Model()), ("diffusion", Diffusion()), ("tokenizer", Tokenizer())):
+        if getattr(recipe, section) != plain:
+            raise RecipeError(f"pairs are drawn from the model of data.train, which goes on as it is; leave out {section}")
+    if recipe.data.validation:
+        raise RecipeError("of the pairs a share is held out; leave out data.validation")
+    if recipe.optimizer.name != "adamw" or recipe.run.compile:
+        raise RecipeError("convolutions are trained by adamw, and not compiled; leave out optimizer.name and run.compile")
 
 
 def _check_images(recipe: Recipe) -> None:

@@ -13,15 +13,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from textdiff.contracts import Predictor, Process, State, Step, spread
-from textdiff.rng import Rng
+from textdiff.levels import even_levels
+from textdiff.predictors.images import ImageModel
+from textdiff.rng import Rng, example_seed
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.loop import sample
+from textdiff.samplers.second_order import heun
+from textdiff.training.data import Group
 from textdiff.training.loss import corrupted
+from textdiff.training.recipe import Recipe, RecipeError
+
+PAIRS = 2048  # where data.limit is not given
 
 
 @torch.no_grad()
@@ -77,3 +85,39 @@ def bend(states: Iterable[State]) -> Tensor:
         velocity = (before.x - after.x).double() / spread(spent, whole).clamp(min=1e-12)
         total += spent * (whole - velocity).square().flatten(1).mean(-1)
     return total
+
+
+def read(recipe: Recipe) -> tuple[ImageModel, list[Group], list[Group]]:
+    """(the model of data.train, to be trained on; its pairs; more of them, held out).
+
+    Each class is told as often as the others.  Pair k depends on run.seed and k alone, so a resumed run draws them again.
+    """
+    data = recipe.data
+    model = ImageModel.from_pretrained(data.train)
+    name, n = model.processes[0], data.limit or PAIRS
+    if name != "gaussian" or model.diffusion.holes:
+        raise RecipeError(
+            f"model {model.name} is of process {name} or fills holes; pairs come from one that draws whole images"
+        )
+    if tuple(recipe.processes) != model.processes:
+        raise RecipeError(f"model {model.name} is of process {name}; write processes: {{{name}: 1.0}}")
+    held = int(n * data.holdout)
+    if not 0 < held < n:
+        raise RecipeError(
+            f"of {n} pairs (data.limit), {data.holdout} (data.holdout) are held out; leave some on either side"
+        )
+    condition = model.condition(n, [model.classes[k % len(model.classes)] for k in range(n)] if model.classes else None)
+    seeds = torch.tensor([example_seed(recipe.run.seed, k) for k in range(n)])
+    x0 = pairs(
+        model.shape,
+        seeds,
+        even_levels(data.steps),
+        predictor=model.predictor(name),
+        process=model.process(name),
+        step=heun(),
+        condition=condition,
+    )
+    free = torch.ones(1, *model.shape[1:], dtype=torch.bool)
+    parts = [Group(x0[rows], condition[rows], free, seeds[rows]) for rows in (slice(held, n), slice(held))]
+    defaults = recipe.defaults or model.defaults
+    return replace(model, name=recipe.name, defaults=defaults, analytic=None), parts[:1], parts[1:]

@@ -153,9 +153,12 @@ class Kind:
 
 
 def _kind(recipe: Recipe) -> Kind:
-    if recipe.data.kind != "images":
+    if recipe.data.kind not in ("images", "pairs"):
         return Kind(_read_corpus, Previews, card)
-    from textdiff.training import images
+    from textdiff.training import images, reflow
+
+    if recipe.data.kind == "pairs":
+        return Kind(reflow.read, images.Previews, images.card)
 
     return Kind(images.read, images.Previews, images.card, images.shown(recipe), images.finished)
 
