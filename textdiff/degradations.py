@@ -82,13 +82,13 @@ def pixelate(largest: int = 8, mixed: bool = False) -> Degradation:
         if any(side % largest for side in x0.shape[-2:]):
             raise ValueError(f"images of {x0.shape[-2]} by {x0.shape[-1]} do not part into squares of side {largest}")
         place = level * stages
-        stage = place.ceil()
+        stage = (place - 1e-6).ceil()  # a third of the levels is no float32
         result = x0
         for k in range(1, stages + 1):
             coarse = torch.nn.functional.avg_pool2d(x0, 2**k)
             coarse = coarse.repeat_interleave(2**k, -2).repeat_interleave(2**k, -1)
             share = (place - (k - 1)).clamp(0, 1) if mixed else (stage >= k).to(x0.dtype)
-            result = result + share * (coarse - result)
+            result = torch.lerp(result, coarse, share)
         return result
 
     return by_row(degrade)
