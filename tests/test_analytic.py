@@ -143,14 +143,18 @@ def test_powers_above_1_and_deviations_beyond_the_datas_are_cut():
 
 def test_the_limit_comes_from_the_data():
     x0 = torch.tensor([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0]], dtype=torch.float64)
-    table = noise_power(isotropic(2).predictor(get_schedule("linear")), get_schedule("linear"), x0, [0.5], seeds=torch.arange(3))
+    table = noise_power(
+        isotropic(2).predictor(get_schedule("linear")), get_schedule("linear"), x0, [0.5], seeds=torch.arange(3)
+    )
     assert math.isclose(table.deviation, math.sqrt(8 / 3 / 2))
 
 
 def test_nothing_is_added_at_level_0_nor_up_to_the_last_level():
     data, schedule = Data(), get_schedule("cosine")
     x, t = data.draw(4), torch.tensor([[0.0], [0.2], [0.2 + 1e-4], [0.9]], dtype=torch.float64)
-    prediction = analytic(data.predictor(schedule), table_of(data, schedule), schedule, last=1 / 5)(x, t.clamp(min=1e-3))
+    prediction = analytic(data.predictor(schedule), table_of(data, schedule), schedule, last=1 / 5)(
+        x, t.clamp(min=1e-3)
+    )
     assert (prediction.deviation > 0).flatten().tolist() == [False, False, True, True]
     assert posterior_deviation(table_of(data, schedule), schedule)(t)[0] == 0
 
@@ -188,7 +192,9 @@ def test_the_table_is_plain_numbers():
         NoisePower.from_dict({"levels": [0.5]})
 
 
-@pytest.mark.parametrize(("name", "levels"), [("flow", [0.5, 1.0]), ("linear", [0.0]), ("linear", [1.1]), ("linear", [])])
+@pytest.mark.parametrize(
+    ("name", "levels"), [("flow", [0.5, 1.0]), ("linear", [0.0]), ("linear", [1.1]), ("linear", [])]
+)
 def test_levels_that_tell_nothing_are_refused(name, levels):
     x0 = Data().draw(2)
     with pytest.raises(ValueError, match="leave something of the data"):
@@ -197,4 +203,6 @@ def test_levels_that_tell_nothing_are_refused(name, levels):
 
 def test_an_unknown_estimate_is_refused():
     with pytest.raises(ValueError, match="expected power"):
-        analytic(Data().predictor(get_schedule("flow")), table_of(Data(), get_schedule("flow")), get_schedule("flow"), by="x")
+        analytic(
+            Data().predictor(get_schedule("flow")), table_of(Data(), get_schedule("flow")), get_schedule("flow"), by="x"
+        )

@@ -20,7 +20,7 @@ CORE = [
     name
     for name in FILES
     if name.startswith(("processes/", "samplers/", "verify"))
-    or name in ("contracts", "rng", "levels", "schedules", "predictions", "bridges", "likelihood", "verse", "resolve")
+    or name in ("contracts", "rng", "levels", "schedules", "predictions", "bridges", "likelihood", "ode", "verse", "resolve")
 ]
 TABLES = ["__init__", "processes/__init__", "samplers/__init__", "verse", "checker", "resolve", "cli"]
 HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate", "evaluate"}
