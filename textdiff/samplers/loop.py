@@ -35,12 +35,12 @@ def sample(
     Positions that are not free are at level 0 throughout and come out bit-identical to `given`.  A row that a step leaves
     as it is (same level, same text, no forward) has not moved on in its stream of draws either.
     """
-    x = process.prior(given, free, rng=rng)
+    x, first = process.prior(given, free, rng=rng), 1.0 if start is None else level
     if start is not None:
         x = torch.where(spread(free, x), start, x)
     state = State(
         x=x,
-        t=free.double() * spread(torch.as_tensor(1.0 if start is None else level, device=x.device).flatten(), free),
+        t=free.double() * spread(torch.as_tensor(first, dtype=torch.float64, device=x.device).flatten(), free),
         given=given,
         free=free,
         condition=condition,
