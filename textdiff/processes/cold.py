@@ -35,10 +35,14 @@ class Cold:
     terminal: Callable[..., Tensor] | None = None  # (given, *, rng) -> F_1 of new data, for generation
     steps: int = 50  # levels of the training
 
+    def degraded(self, x0: Tensor, t: Tensor) -> Tensor:
+        """F_t(x0), typed like x0, also where a level of float64 has made it wider."""
+        return self.degrade(x0, t).to(x0.dtype)
+
     def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
         """F_1 of new data, or of what is given where there is no `terminal`: then a degraded copy is restored."""
         level = free.double()
-        end = self.degrade(given, level) if self.terminal is None else self.terminal(given, rng=rng)
+        end = self.degraded(given, level) if self.terminal is None else self.terminal(given, rng=rng)
         return torch.where(spread(free, given), end + self.noise(given, level, rng=rng), given)
 
     def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> Tensor:
@@ -46,17 +50,17 @@ class Cold:
         return self.sigma * rng.normal(*x0.shape[1:]).to(x0.dtype) if self.sigma else torch.zeros_like(x0)
 
     def corrupt(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        return torch.where(spread(t > 0, x0), self.degrade(x0, t) + noise, x0)
+        return torch.where(spread(t > 0, x0), self.degraded(x0, t) + noise, x0)
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> Tensor:
-        return torch.where(spread(t > 0, x0), x_t - self.degrade(x0, t), 0.0)
+        return torch.where(spread(t > 0, x0), x_t - self.degraded(x0, t), 0.0)
 
     def renew(self, noise: Tensor, x0: Tensor, t: Tensor, share: float, *, rng: Rng) -> Tensor:
         return (1 - share) ** 0.5 * noise + share**0.5 * self.noise(x0, t, rng=rng)
 
     def bridge(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
         """(2)."""
-        return torch.where(spread(t > 0, x0), x_t + self.degrade(x0, s) - self.degrade(x0, t), x_t)
+        return torch.where(spread(t > 0, x0), x_t + self.degraded(x0, s) - self.degraded(x0, t), x_t)
 
     def decode(self, x: Tensor) -> Tensor:
         return x
