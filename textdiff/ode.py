@@ -149,6 +149,7 @@ def bin_nats(log_density: Tensor, dimensions: int, bins: Bins) -> Tensor:
     return -log_density - dimensions * math.log(bins.width)
 
 
+@torch.no_grad()
 def invert(
     x0: Tensor,
     levels: Iterable[float],

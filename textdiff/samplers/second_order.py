@@ -96,6 +96,7 @@ def amed(table: Sequence[Sequence[float]]) -> Step:
     return two_looks(look)
 
 
+@torch.no_grad()
 def fit_amed(
     given: Tensor,
     free: Tensor,
@@ -112,7 +113,7 @@ def fit_amed(
     """The table of `amed` for `levels` (from below 1 down to 0), one row (t, s, u, c) a step.
 
     A teacher walks each interval in `fine` steps of `heun`.  From where the pupil stands, each of `tries` points u of the
-    interval is tried with the c that is best for it in least squares (x_s is linear in c), and the best pair kept.
+    interval is tried with the c that is best for it in least squares (x_s is affine in c), and the best pair kept.
     Where `last` is False the last step is left with one forward, c = 0.
     """
 
