@@ -442,3 +442,8 @@ def test_pairs_of_numbers_on_the_command_line():
     assert pair("--upsample", "1", 0.0) == (1.0, 0.0)
     with pytest.raises(ValueError, match="--skips is 'a:1'"):
         pair("--skips", "a:1")
+
+
+def test_the_noise_power_of_a_flow_is_estimated_where_something_of_the_data_is_left(unet):
+    model = flow_model(unet).measured(rows(4, 1, 8, 8).float(), torch.zeros(4, 0, dtype=torch.long), levels=2)
+    assert model.analytic is not None and max(model.analytic.levels) < 1

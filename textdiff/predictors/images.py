@@ -181,6 +181,8 @@ class ImageModel:
         if not served:
             return self
         places = [1 / STEPS, 5 / STEPS, *((k + 1) / levels for k in range(levels))]
+        survives = self.schedule(torch.tensor(places, dtype=torch.float64))[0] > 0  # at level 1 of flow nothing does
+        places = [place for place, left in zip(places, survives.tolist(), strict=True) if left]
         predictor, seeds = self.predictor(served[0]), torch.arange(len(x0), device=x0.device)
         return replace(
             self, analytic=noise_power(predictor, self.schedule, x0, places, seeds=seeds, condition=condition)
