@@ -10,7 +10,7 @@ import pytest
 import torch
 from tables import Table, process_of, some_free, texts
 
-from textdiff.likelihood import nelbo, ratio
+from textdiff.likelihood import nelbo, ratio, terms
 from textdiff.predictions import Categorical, positions_of
 from textdiff.processes import TOKENS
 from textdiff.processes.replacement import Redraw
@@ -118,6 +118,24 @@ def test_all_levels_have_the_least_variance(name):
         for k in (None, 1)
     ]
     assert spread[0] < spread[1]
+
+
+@pytest.mark.parametrize("levels", [None, 2])
+@pytest.mark.parametrize("name", BOUNDED)
+def test_the_terms_add_up_to_the_bound_and_each_is_unbiased(name, levels):
+    space, runs = SPACES[0], 2000
+    process = Uniform(torch.arange(3), 5) if name == "uniform" else build(name, space)
+    rows = torch.tensor([0, 2, 1]).expand(runs, -1)
+    told = dict(predictor=ExactPredictor(space, process), process=process, seeds=torch.arange(runs), rows=10_000)
+    parts, whole = (terms(rows, rows >= 0, levels=k, **told) for k in (levels, None))
+    steps = int(process.bound_steps(torch.tensor([3])))
+    assert torch.equal(parts.total(), nelbo(rows, rows >= 0, levels=levels, **told))
+    assert torch.allclose(parts.curve(steps).sum() + parts.prior.mean(), parts.total().mean())
+    assert torch.allclose(parts.decoder().mean(), parts.curve(steps)[0])
+    for j in range(1, steps + 1):
+        each = [torch.zeros(runs).double().index_add(0, p.text, p.nats * (p.step == j)) for p in (parts, whole)]
+        error = sum(e.var() for e in each).sqrt() / math.sqrt(runs)
+        assert abs(each[0].mean() - each[1].mean()) < 5 * error + 1e-9
 
 
 def flat(x_t, t, *, at=None, condition=None, previous=None):

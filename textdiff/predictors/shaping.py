@@ -119,8 +119,8 @@ def steered_tokens(predictor: Predictor, gradient: Gradient, scale: float) -> Pr
 
         log q_i(v) += scale · (∂/∂x_{i,v} − ∂/∂x_{i,x_i}) log p(y | x_t)
 
-    exact at scale 1 for a classifier that is log-linear in the one-hot text, one position at a time.  Logits of −∞ stay:
-    what the classifier says of tokens that are never drawn does not matter.
+    of which the second part is the same for all v and drops out.  Exact at scale 1 for a classifier that is log-linear in
+    the one-hot text, one position at a time.  What the prediction excludes stays excluded, whatever the classifier says.
     """
     _check_scale(scale)
 
@@ -130,9 +130,8 @@ def steered_tokens(predictor: Predictor, gradient: Gradient, scale: float) -> Pr
         slope = gradient(x_t, t, condition)  # (B, L, V)
 
         def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-            here = slope[rows, positions]
-            gain = scale * (here - here.gather(-1, x_t[rows, positions][:, None]))
-            return torch.where(logits == -torch.inf, logits, logits + gain.to(logits.dtype))
+            steeper = logits + scale * slope[rows, positions].to(logits.dtype)
+            return torch.where(logits == -torch.inf, logits, steeper)  # −inf + inf would be nan
 
         return predictor(x_t, t, at=at, condition=condition, previous=previous).map(shape)
 
