@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
     "norm_num_groups": 4,
     "add_attention": False,
 }
-SETTINGS = image_report.Settings(n=20, steps=(2, 3), levels=2, repeats=2, batch=20, epochs=4)
+SETTINGS = image_report.Settings(n=20, steps=(2, 3), evaluations=4000, repeats=2, batch=20, epochs=4)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_perfect_restorer_has_no_error(digits, ground):
         ({"steps": ()}, "at least 1"),
         ({"steps": (5, 0)}, "at least 1"),
         ({"samplers": ("dddim",)}, "ddim"),
-        ({"levels": 0}, "levels"),
+        ({"evaluations": 0}, "evaluations"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(told, said):

@@ -12,7 +12,7 @@ law: compare lists of equal length only.  In pixels, the energy distance (Széke
 
 is taken without the pairs of an image with itself: unbiased at every length, and so below 0 now and then where laws agree.
 Its p-value is that of a permutation test.  Intervals are 95 %: Wilson's for shares; value ± 1.96 standard errors for means;
-value ± 2.09 jackknife errors for distances, GROUPS groups left out in turn of both sides (as in `report`).
+value ± 2.09 jackknife errors for distances, GROUPS blocks left out in turn of both sides.
 """
 
 from __future__ import annotations
@@ -212,12 +212,15 @@ def two_sample(x: Tensor, y: Tensor, *, permutations: int = 500, seed: int = 0) 
 
 
 def jackknife(statistic: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor) -> Interval:
-    """The statistic of x and y, and its interval: every GROUPS-th row of both is left out in turn."""
+    """The statistic of x and y, and its interval: GROUPS blocks of rows of both are left out in turn.
+
+    Blocks, since what is generated often goes through the classes in turn.
+    """
     groups = min(GROUPS, len(x) // 2, len(y) // 2)
     value = statistic(x, y)
     if groups < 2:
         return Interval(value, -math.inf, math.inf)
-    parts = [[torch.arange(len(z), device=z.device) % groups != k for z in (x, y)] for k in range(groups)]
+    parts = [[torch.arange(len(z), device=z.device) * groups // len(z) != k for z in (x, y)] for k in range(groups)]
     left = torch.tensor([statistic(x[keep_x], y[keep_y]) for keep_x, keep_y in parts], dtype=torch.float64)
     error = ((groups - 1) * left.var(correction=0)).sqrt().item()
     return Interval(value, value - _T * error, value + _T * error)
