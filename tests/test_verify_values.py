@@ -1,0 +1,178 @@
+"""The report on values and vectors: what it holds, what it catches, and the stand-ins for chance that it rests on."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from textdiff import bridges, cli, verify_values
+from textdiff.rng import Rng
+from textdiff.samplers import SAMPLERS
+from textdiff.samplers.ancestral import ancestral
+from textdiff.samplers.loop import predict
+from textdiff.verify import enumerate_draws
+from textdiff.verify_values import CHECKS, DRAFTS, FINE, SIGNS, affine, moments, wasserstein
+from textdiff.verify_values import verify_values as rows_of
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Every row; of the texts a smaller sample than is printed."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(verify_values, "ROWS", 2000)
+    yield list(rows_of())
+    patch.undo()
+
+
+def test_every_pair_is_checked_and_holds(rows):
+    assert {(row.process, row.sampler) for row in rows} == {
+        (p, s) for p in CHECKS for s in DRAFTS if p in SAMPLERS[s].processes
+    }
+    assert [row for row in rows if not row.ok] == []
+    assert all(row.one_position < 1e-9 and row.astray == 0 for row in rows)
+
+
+def test_limits_are_approached_and_what_is_called_approximate_is(rows):
+    for row in rows:
+        assert row.total_variation > 1e-2
+        if row.claim == "in limit" and row.process != "embedding":
+            assert row.finer < 0.35 * row.total_variation
+    far = {(row.process, row.sampler): row.finer for row in rows}
+    assert far["gaussian", "baseline"] > 10 * far["gaussian", "improved"]
+    assert far["cold", "baseline"] > 10 * far["cold", "improved"]
+
+
+def test_bounds_are_above_the_entropy_and_cold_has_none(rows):
+    assert all((row.excess is None) == (row.process == "cold") for row in rows)
+    assert all(row.excess > 0 for row in rows if row.excess is not None)
+
+
+# -- what is broken is caught ------------------------------------------------------------------------------------------------
+
+
+def small_noise(process: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
+    """Forgets a tenth of the noise."""
+    return process.corrupt(x0, s, 0.9 * process.recover(x0, x_t, t, rng=rng))
+
+
+def late(process: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
+    """Recovers the noise at a level that x_t is not at."""
+    return process.corrupt(x0, s, process.recover(x0, x_t, (t + s) / 2, rng=rng))
+
+
+def no_pins(state: Any, s: Tensor, *, predictor: Any, process: Any, rng: Rng) -> Any:
+    """Asks the predictor about what is given, too, and writes what it says."""
+    x0 = predictor(state.x, state.t).draw(rng=rng)
+    return replace(state, x=bridges.fresh(process, x0, state.x, state.t, s, rng=rng), t=s, x0=x0)
+
+
+def half_way(state: Any, s: Tensor, *, predictor: Any, process: Any, rng: Rng) -> Any:
+    """Draws every draft twice and takes the mean: too sure."""
+    drafts = [predict(state, state.free, predictor=predictor, process=process).draw(rng=rng) for _ in range(2)]
+    return replace(state, x=bridges.reuse(process, sum(drafts) / 2, state.x, state.t, s, rng=rng), t=s, x0=drafts[0])
+
+
+@pytest.mark.parametrize("process", ["gaussian", "cold"])
+@pytest.mark.parametrize("step", [ancestral(small_noise), ancestral(late), no_pins, half_way])
+def test_a_broken_sampler_of_values_is_caught(process, step):
+    if process == "cold" and step is half_way:
+        return  # a restorer has no draws
+    row = CHECKS[process]("improved", step, "approximate")
+    assert not row.ok, row
+
+
+@pytest.mark.parametrize("step", [ancestral(small_noise), ancestral(late), no_pins])
+def test_a_broken_sampler_of_embedded_texts_is_caught(step, monkeypatch):
+    monkeypatch.setattr(verify_values, "ROWS", 200)
+    row = CHECKS["embedding"]("improved", step, "approximate")
+    assert not row.ok, row
+
+
+def test_what_comes_to_no_limit_is_caught_when_it_claims_to():
+    row = CHECKS["gaussian"]("baseline", ancestral(bridges.fresh), "in limit")
+    assert not row.ok and replace(row, claim="approximate").ok and not replace(row, claim="exact").ok
+
+
+# -- asking ------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_process_or_one_sampler_alone():
+    assert [(row.process, row.sampler) for row in rows_of(process="cold")] == [
+        ("cold", "baseline"),
+        ("cold", "improved"),
+    ]
+    (row,) = rows_of(process="gaussian", sampler="ddpm")
+    assert (row.process, row.sampler) == ("gaussian", "ddpm")
+    assert list(rows_of(process="mask")) == list(rows_of(sampler="edit")) == list(rows_of(process="broken:Own")) == []
+    with pytest.raises(ValueError, match="did you mean 'improved'"):
+        list(rows_of(sampler="improve"))
+
+
+def test_a_users_own_sampler_is_checked_where_its_process_is_named():
+    assert list(rows_of(sampler="textdiff.samplers.ancestral:ddpm")) == []
+    (row,) = rows_of(process="gaussian", sampler="textdiff.samplers.ancestral:ddpm")
+    assert row.ok and row.claim == "approximate"
+    (row,) = rows_of(process="gaussian", sampler="textdiff.samplers.ancestral:ddpm", claim="exact")
+    assert not row.ok
+
+
+def test_the_command_prints_them_under_the_columns_of_the_tokens(capsys):
+    assert cli.main(["verify", "--process", "gaussian", "--sampler", "improved"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert line.split()[:2] == ["D=2", "gaussian"] and "in limit" in line
+    assert head.index("claim") == line.index("in limit")
+    assert cli.main(["verify", "--process", "cold", "--json"]) == 0
+    assert [json.loads(line)["ok"] for line in capsys.readouterr().out.splitlines()] == [True, True]
+    assert cli.main(["verify", "--process", "cold", "--sampler", "ddpm"]) == 2
+    assert "does not serve process 'cold'" in capsys.readouterr().err
+
+
+# -- the stand-ins -----------------------------------------------------------------------------------------------------------
+
+
+def test_moments_are_those_of_many_draws():
+    def f(rng: Rng) -> Tensor:
+        z = rng.normal(2)
+        return torch.stack([z[:, 0] + 2 * z[:, 1], 1 - z[:, 1] + 0.5 * rng.normal(1)[:, 0]], -1)
+
+    mean, covariance = moments(f)
+    assert torch.equal(mean, torch.tensor([0.0, 1.0]).double())
+    assert torch.allclose(covariance, torch.tensor([[5.0, -2.0], [-2.0, 1.25]]).double())
+    drawn = f(Rng(range(20_000)))
+    assert (abs(drawn.mean(0) - mean) < 5 * (covariance.diagonal() / 20_000).sqrt()).all()
+    assert torch.allclose(drawn.T.cov(), covariance, atol=0.2)
+    assert affine(lambda rng: rng.branch().normal(3, 2))[1].shape == (6, 3, 2)
+
+
+@pytest.mark.parametrize(("make", "powers"), [(FINE, (2, 4)), (SIGNS, (2,))])
+def test_nodes_integrate_powers_of_normals(make, powers):
+    def mean(f: Any) -> float:
+        _, value, weight = enumerate_draws(lambda item, rng: f(rng.normal(2)), torch.zeros(1), 1, make)
+        return (value * weight).sum().item()
+
+    for power in powers:
+        assert abs(mean(lambda z, power=power: z[:, 0] ** power) - math.prod(range(1, power, 2))) < 1e-9
+    assert abs(mean(lambda z: z[:, 0] * z[:, 1] + z[:, 1])) < 1e-12
+
+
+def test_the_distance_of_two_gaussians_is_the_known_one():
+    mean, covariance = torch.tensor([1.0, 2.0]).double(), torch.tensor([[2.0, 0.3], [0.3, 1.0]]).double()
+    assert wasserstein(mean, covariance, mean, covariance) < 1e-7
+    assert abs(wasserstein(mean, covariance, mean + 3, covariance) - math.sqrt(18)) < 1e-12
+    one = [torch.tensor([v]).double() for v in (0.0, 1.0)]
+    variance = [torch.tensor([[v]]).double() for v in (4.0, 1.0)]
+    assert abs(wasserstein(one[0], variance[0], one[1], variance[1]) - math.sqrt(1 + 1)) < 1e-12
+    turned = torch.linalg.qr(covariance).Q
+    assert (
+        abs(
+            wasserstein(mean, covariance, mean, 4 * covariance)
+            - wasserstein(mean, turned @ covariance @ turned.T, mean, 4 * turned @ covariance @ turned.T)
+        )
+        < 1e-9
+    )
