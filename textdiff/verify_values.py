@@ -93,7 +93,7 @@ class Nodes(Enumerating):
         return torch.stack(drawn, -1).view(-1, *shape)
 
 
-_POINTS = torch.linspace(-7.5, 7.5, 27, dtype=torch.float64)
+_POINTS = torch.linspace(-7.5, 7.5, 31, dtype=torch.float64)
 FINE = functools.partial(Nodes, nodes=_POINTS, weights=(-_POINTS.square() / 2).exp())  # to about 1e-9
 SIGNS = functools.partial(
     Nodes, nodes=torch.tensor([-1.0, 1.0]).double(), weights=torch.ones(2)
