@@ -1,7 +1,8 @@
 """Generated images beside real ones: the figures of `image_metrics` for a model of images, as a table, JSON and a picture.
 
     headline    images as the model makes them by default: fidelity, coverage, distances, copies, bits per dimension
-    ladder      the same for samplers and numbers of steps T, and the bound of T steps with and without analytic variance
+    ladder      the same for samplers and numbers of steps T, and the bound of T steps with and without analytic
+                variance, and with a law over the values that there are (`predictors.bins`)
     restoring   models of cold diffusion: the error of what is restored over the number of steps, naive and improved
 
 What is generated is held against the held-out images (validation and test); Fréchet distances are to random lists of all
@@ -27,7 +28,8 @@ from textdiff.image_data import Images
 from textdiff.image_metrics import Classifier, Interval
 from textdiff.images import ImagePipeline
 from textdiff.likelihood import bits_per_dimension, nelbo
-from textdiff.predictors.analytic import NoisePower, analytic, noise_power
+from textdiff.predictors.analytic import NoisePower, analytic, noise_power, posterior_deviation
+from textdiff.predictors.bins import in_bins
 from textdiff.predictors.images import ImageModel
 from textdiff.report import PICTURES, plottable
 from textdiff.resolve import unknown
@@ -46,6 +48,7 @@ RESTORING = (1, 2, 5, 10, 20, 50)
 FROM = (0.5, 1.0)  # the levels that is restored from
 REPEATS = 10  # random lists of real images for a Fréchet distance
 EVALUATIONS = 100_000  # for a bound: every step of the chain counts, so a long chain is taken over fewer images
+MOST_BINS = 64  # a law over bins has as many numbers for every value of an image
 _TABLE = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, *(k / 20 for k in range(2, 20)), 0.98, 0.995]
 
 Log = Callable[[str], None]
@@ -176,7 +179,7 @@ class Settings:
     def quick(self) -> Settings:
         """A small version: fewer images, no more than 20 steps."""
         few = tuple(k for k in self.steps if k <= 20) or (10,)
-        return replace(self, n=min(self.n, 100), steps=few, evaluations=10_000, repeats=4)
+        return replace(self, n=min(self.n, 100), steps=few, evaluations=10_000, repeats=4, epochs=12)
 
 
 def report(
@@ -254,6 +257,8 @@ def _bounds(
         "analytic": analytic(plain, table, model.schedule),
         "analytic_by_error": analytic(plain, table, model.schedule, by="error"),
     }
+    if model.bins is not None and (model.bins.high - model.bins.low) / model.bins.width < MOST_BINS:
+        kinds["in_bins"] = in_bins(plain, model.bins, posterior_deviation(table, model.schedule, by="error"))
     x0 = ground.held_out.x[: max(settings.evaluations // steps, 2)].to(model.device)
     free = torch.ones(len(x0), 1, *x0.shape[2:], dtype=torch.bool, device=x0.device)
     seeds = torch.tensor([example_seed(settings.seed, k) for k in range(len(x0))], device=x0.device)
@@ -275,7 +280,7 @@ def _bounds(
             }
         return {name: bits_per_dimension(value, x0).cpu() for name, value in nats.items()}
 
-    bits = shelf.get(f"bound-{steps}-{len(x0)}", make)
+    bits = shelf.get(f"bound-{steps}-{len(x0)}-{len(kinds)}", make)
     found = {name: image_metrics.mean(value)._asdict() for name, value in bits.items()}
     gains = {
         f"gain_{name}": image_metrics.mean(bits["ddpm"] - bits[name])._asdict() for name in kinds if name != "ddpm"
@@ -441,11 +446,14 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             )
     if found.get("bounds"):
         yield ""
-        yield f"  {'bound of':8} {'bits/dimension':>16} {'analytic variance':>20} {'by error':>18}   {'gained':24} images"
+        heads = f"{'bits/dimension':>16} {'analytic variance':>20} {'gained':>24} {'by error':>16} {'in bins':>16}"
+        yield f"  {'bound of':8} {heads}  images"
         for row in found["bounds"]:
-            cells = [_pm(row[name]) for name in ("ddpm", "analytic", "analytic_by_error")]
+            kinds = ("ddpm", "analytic", "analytic_by_error", "in_bins")
+            cells = [_pm(row[name]) if name in row else "-" for name in kinds]
             gained = _cell(row["gain_analytic"], 4)
-            yield f"  {row['steps']:8} {cells[0]:>16} {cells[1]:>20} {cells[2]:>18}   {gained:24} {row['images']}"
+            own = f"{cells[0]:>16} {cells[1]:>20} {gained:>24} {cells[2]:>16} {cells[3]:>16}"
+            yield f"  {row['steps']:8} {own}  {row['images']:6}"
     if found.get("restoring"):
         yield ""
         yield f"  {'from':>5} {'way':9} {'steps':>5}  {'error a pixel':22} {'fréchet':>8}  recognised"
@@ -526,8 +534,9 @@ def _steps(axis: Any, found: Mapping[str, Any], what: str) -> None:
 
 def _bits(axis: Any, found: Mapping[str, Any]) -> None:
     x = [row["steps"] for row in found["bounds"]]
-    for name, label in (("ddpm", "DDPM variance"), ("analytic", "analytic variance")):
-        axis.plot(x, [row[name]["value"] for row in found["bounds"]], "o-", ms=3, label=label)
+    for name, label in (("ddpm", "DDPM variance"), ("analytic", "analytic variance"), ("in_bins", "law over the bins")):
+        if name in found["bounds"][0]:
+            axis.plot(x, [row[name]["value"] for row in found["bounds"]], "o-", ms=3, label=label)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("steps of the bound")
