@@ -10,8 +10,22 @@ from diffusers import UNet2DModel
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from textdiff.bench_family import by_name, drawn, enlarged, mean_value, pair, skips
-from textdiff.predictions import Normal
+from textdiff.bench_family import (
+    HEADING,
+    Row,
+    alike,
+    by_name,
+    drawn,
+    enlarged,
+    line,
+    mean_value,
+    pair,
+    plot,
+    skips,
+    tiled,
+)
+from textdiff.image_data import Images
+from textdiff.predictions import Bins, Normal
 from textdiff.predictors.denoiser import denoiser
 from textdiff.predictors.images import Diffusion, ImageModel
 from textdiff.predictors.skips import across, skip_tuned
@@ -447,3 +461,31 @@ def test_pairs_of_numbers_on_the_command_line():
 def test_the_noise_power_of_a_flow_is_estimated_where_something_of_the_data_is_left(unet):
     model = flow_model(unet).measured(rows(4, 1, 8, 8).float(), torch.zeros(4, 0, dtype=torch.long), levels=2)
     assert model.analytic is not None and max(model.analytic.levels) < 1
+
+
+def row_of(model, way, forwards, gap):
+    return Row(model, way, forwards, 20, 0.1, 0.0, 0.2, 3.0, 2.0, 4.0, 1.0, 0.9, 1.0, gap, None)
+
+
+def test_the_comparison_is_shown_in_columns_and_drawn(tmp_path):
+    found = [row_of("real", "training images", 0.0, None), row_of("first", "fine", 99.0, 0.0)]
+    found += [row_of(model, "improved", n, 1 / n) for model in ("first", "second") for n in (1.0, 5.0)]
+    found += [row_of("first", "skips 0.8 to 1", 5.0, None)]
+    starts = [HEADING.index(name) for name in ("forwards", "energy", "Fréchet", "recognised")]
+    assert all(line(row)[start - 1] == " " for row in found for start in starts[1:])
+    pytest.importorskip("matplotlib")
+    plot(found, {"16 x 16": rows(20, 1, 16, 16).float()}, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="unknown picture"):
+        plot(found, {}, tmp_path / "p.gif")
+
+
+def test_images_are_tiled_row_by_row():
+    x = torch.arange(20.0)[:, None, None, None].expand(20, 1, 2, 2) / 20
+    assert tiled(x).shape == (4, 20) and tiled(x)[2, 2] == pytest.approx(11 / 20)
+
+
+def test_real_images_of_the_same_labels_are_compared():
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    images = Images(torch.arange(5.0)[:, None, None, None], labels, ("0", "1"), Bins(-1.0, 1.0, 0.1), torch.zeros(5))
+    assert alike(images, torch.tensor([1, 0, 1, 0]))[:, 0, 0, 0].tolist() == [2, 0, 3, 1]

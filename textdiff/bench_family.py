@@ -204,7 +204,7 @@ def compare(
     """
     judge, train = Judge.of(images), images.of("train")
     assert train.labels is not None
-    yield judge.row("real", "training images", 0.0, _like(train, judge.labels))
+    yield judge.row("real", "training images", 0.0, alike(train, judge.labels))
     for name, model in models.items():
         condition = judge.labels[:, None][:, : len(model.prefix)].to(model.device)
         best = by_name("heun")
@@ -224,7 +224,7 @@ def compare(
             yield judge.row(name, way.name, ends[0].forwards.double().mean().item(), small, gap)
 
 
-def _like(images: Images, labels: Tensor) -> Tensor:
+def alike(images: Images, labels: Tensor) -> Tensor:
     """Images with these labels in this order, none twice as long as there are enough."""
     assert images.labels is not None
     places = {k: (images.labels == k).nonzero()[:, 0] for k in set(labels.tolist())}
