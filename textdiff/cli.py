@@ -1234,7 +1234,8 @@ what breaks them, and `from p(x1)` the gap between the chain and p(x0 | in form)
 
 For values (gaussian, cold) the distance is the 2-Wasserstein distance to the exact law, by a mean of p(x0 | x_t) alone; `one`
 is that of one dimension by all of p(x0 | x_t), for cold from the true x0 under x + t·e.  For embedded texts it is a total
-variation by the marginals, over 10,000 draws; `one` and excess are by quadrature on two tokens.
+variation by the marginals, over 10,000 draws; `one` and excess are by quadrature on two tokens.  Where a sampler draws no
+x̂0 (heun, interpolation), `one` is with a known x0.
 
 Every "exact", and the columns one and astray, hold to 1e-6, and a distance "in limit" falls with four times the steps, or
 the row is BROKEN and the exit code 1."""
