@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_nothing_is_gained_by_degrading_further(described: dict[str, Any]) -> No
     gaps = [
         (degrade(a, level(*[t] * 3)) - degrade(b, level(*[t] * 3))).norm().item() for t in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
-    assert all(later <= earlier + 1e-5 for earlier, later in zip(gaps, gaps[1:], strict=False))
+    assert all(later <= earlier + 1e-5 for earlier, later in itertools.pairwise(gaps))
     assert gaps[-1] < 0.5 * gaps[0]
 
 
