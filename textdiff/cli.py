@@ -549,7 +549,7 @@ def env(a: argparse.Namespace) -> None:
 
 _TEXT_FLAGS: tuple[str, ...] = ("form", "length", "temperature", "top_p", "process", "quality", "best_of", "title")
 _TEXT_FLAGS += ("dynasty", "prosody", "tones", "rhyme", "avoid", "no_repeat", "keyword", "particles", "script", "watch")
-_TEXT_FLAGS += ("acrostic", "acrostic_end", "acrostic_diagonal", "template", "upper", "file")
+_TEXT_FLAGS += ("acrostic", "acrostic_end", "acrostic_diagonal", "template", "upper", "file", "format")
 _IMAGE_FLAGS = ("label", "analytic", "mask", "level")
 
 
