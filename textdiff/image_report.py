@@ -12,6 +12,7 @@ kept in a folder, under a name that changes with the weights: the same command g
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,12 +85,10 @@ class Ground:
 
     def judge(self, images: Tensor, told: Tensor | None, repeats: int = REPEATS) -> dict[str, Any]:
         """Every figure of one list of images (N, C, H, W), `told` (N,) what was asked for."""
-        length = min(len(images), len(self.everything.x) // 2)
-        other = self.train.x[: len(images)]
         copies = image_metrics.copying(images, self.held_out.x, self.train.x)
         found: dict[str, Any] = {
             "energy": image_metrics.two_sample(images, self.held_out.x, seed=self.seed)._asdict(),
-            "energy_real": image_metrics.two_sample(other, self.held_out.x, seed=self.seed)._asdict(),
+            "energy_real": _energy_real(self, len(images)),
             "copying": copies._asdict() | {"near": copies.near._asdict()},
         }
         if self.classifier is not None:
@@ -97,24 +96,37 @@ class Ground:
             if told is not None:
                 found["fidelity"] = image_metrics.fidelity(labels, told)._asdict()
             found["coverage"] = image_metrics.coverage(labels, len(self.everything.names))._asdict()
-            features = self.classifier.features(images[:length])
-            found |= self._frechet(features, length, repeats)
+            found |= self._frechet(self.classifier.features(images), repeats)
         return found
 
-    def _frechet(self, features: Tensor, length: int, repeats: int) -> dict[str, Any]:
-        assert self.classifier is not None
-        real = self.classifier.features(self.everything.x)
-        pairs = image_metrics.split(real, length, length, repeats=repeats, seed=self.seed)
-        ours = torch.tensor([image_metrics.frechet(features, a) for a, _ in pairs])
-        theirs = torch.tensor([image_metrics.frechet(b, a) for a, b in pairs])
-        spread = image_metrics.jackknife(image_metrics.frechet, features, pairs[0][0])
+    def _frechet(self, features: Tensor, repeats: int) -> dict[str, Any]:
+        """The mean over random lists of real images; its interval is the jackknife's for the first of them."""
+        length = min(len(features), len(self.everything.x) // 2)
+        features, (pairs, real) = features[:length], _frechet_real(self, length, repeats)
+        mean = sum(image_metrics.frechet(features, a) for a, _ in pairs) / repeats
+        first = image_metrics.jackknife(image_metrics.frechet, features, pairs[0][0])
+        reach = first.value - first.low
         return {
-            "frechet": {"value": ours.mean().item(), "low": ours.mean().item() + spread.low - spread.value}
-            | {"high": ours.mean().item() + spread.high - spread.value},
-            "frechet_real": {"value": theirs.mean().item(), "low": theirs.min().item(), "high": theirs.max().item()},
-            "frechet_ratio": (ours.mean() / theirs.mean()).item(),
+            "frechet": Interval(mean, mean - reach, mean + reach)._asdict(),
+            "frechet_real": {"value": sum(real) / repeats, "low": min(real), "high": max(real)},
+            "frechet_ratio": mean / (sum(real) / repeats),
             "images": length,
         }
+
+
+@functools.lru_cache(maxsize=4)
+def _energy_real(ground: Ground, n: int) -> dict[str, float]:
+    """The distance of n training images to the held-out ones."""
+    return image_metrics.two_sample(ground.train.x[:n], ground.held_out.x, seed=ground.seed)._asdict()
+
+
+@functools.lru_cache(maxsize=4)
+def _frechet_real(ground: Ground, length: int, repeats: int) -> tuple[list[tuple[Tensor, Tensor]], list[float]]:
+    """Features of random pairs of lists of real images, and the distances of each pair."""
+    assert ground.classifier is not None
+    real = ground.classifier.features(ground.everything.x)
+    pairs = image_metrics.split(real, length, length, repeats=repeats, seed=ground.seed)
+    return pairs, [image_metrics.frechet(b, a) for a, b in pairs]
 
 
 @dataclass(frozen=True, eq=False)
