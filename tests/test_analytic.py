@@ -135,6 +135,11 @@ def test_powers_above_1_and_deviations_beyond_the_datas_are_cut():
     schedule, t = get_schedule("linear"), torch.tensor([0.3, 0.9], dtype=torch.float64)
     above = NoisePower((0.3, 0.9), (1.01, 1.5), (0.1, 0.1), 0.8)
     assert (posterior_deviation(above, schedule)(t) == 0).all()
+    one_above = NoisePower((0.3, 0.9), (1.5, 0.9999), (0.1, 0.1), 0.8)
+    half, whole = (posterior_deviation(one_above, schedule)(torch.tensor([k]).double()).square() for k in (0.6, 0.9))
+    alone = table_of(isotropic(1, 0.8), schedule)
+    most, more = (posterior_deviation(alone, schedule)(torch.tensor([k]).double()).square() for k in (0.6, 0.9))
+    assert whole > 0.1 and torch.allclose(half / most, whole / more / 2)
     wild = NoisePower((0.3, 0.9), (-5.0, 0.0), (50.0, 50.0), 0.8)
     for by in ("power", "error"):
         assert torch.allclose(posterior_deviation(wild, schedule, by=by)(t[1:]), torch.tensor(0.8).double())

@@ -229,6 +229,7 @@ def test_inversion_draws_nothing_and_asks_with_the_condition():
 
     def spy(x_t, t, *, at=None, condition=None, previous=None):
         told.append(condition)
+        assert (t > 0).all()  # no network was trained at level 0
         return Data().predictor(get_schedule("flow"))(x_t, t)
 
     x, process = Data().draw(3), Gaussian(get_schedule("flow"))

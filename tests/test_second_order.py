@@ -11,7 +11,7 @@ import torch
 from normals import BLOBS, Data, everywhere
 
 from textdiff.levels import even_levels
-from textdiff.predictions import Categorical, positions_of
+from textdiff.predictions import Categorical, Normal, positions_of
 from textdiff.processes.embedding import embedding
 from textdiff.processes.gaussian import Gaussian
 from textdiff.resolve import attribute
@@ -102,6 +102,20 @@ def test_what_is_given_stays_and_the_condition_is_told():
         for state in sample(given, free, [0.5, 0.0], step, **told):
             assert torch.equal(state.x[~free], given[~free]) and torch.equal(state.x0[~free], given[~free])
             assert state.x.isfinite().all()
+
+
+def test_images_are_walked_with_places_of_their_own_given():
+    given, free = Rng(range(2)).normal(3, 2, 2), torch.tensor([[[True, False], [True, True]]]).expand(2, 1, 2, 2)
+
+    def predictor(x_t, t, *, at=None, condition=None, previous=None):
+        assert (t.expand(2, 1, 2, 2) > 0).equal(free)
+        return Normal.point(x_t.tanh())
+
+    told = {"predictor": predictor, "process": Gaussian(get_schedule("cosine")), "rng": Rng(range(2))}
+    for step in (heun(), amed([[1.0, 0.5, 0.7, 1.0], [0.5, 0.0, 0.3, 0.9]])):
+        *_, end = sample(given, free, [0.5, 0.0], step, **told)
+        assert end.x.shape == given.shape and end.x.isfinite().all()
+        assert torch.equal(end.x[~free.expand_as(given)], given[~free.expand_as(given)])
 
 
 def test_a_weight_of_0_is_ddim():
