@@ -524,7 +524,7 @@ def _steps(axis: Any, found: Mapping[str, Any], what: str) -> None:
     names = list(dict.fromkeys(row["sampler"] for row in found["ladder"]))
     for k, name in enumerate(names):
         rows = [row for row in found["ladder"] if row["sampler"] == name and what in row]
-        x = [row["evaluations"] for row in rows]
+        x = [row["evaluations"] * 1.05 ** (k - len(names) / 2 + 0.5) for row in rows]  # beside one another
         if what == "frechet_ratio":
             axis.plot(x, [row[what] for row in rows], "o-", ms=3, color=f"C{k}", label=name)
         else:
@@ -532,11 +532,10 @@ def _steps(axis: Any, found: Mapping[str, Any], what: str) -> None:
             reach = [[row[what]["value"] - row[what]["low"] for row in rows]]
             reach.append([row[what]["high"] - row[what]["value"] for row in rows])
             axis.errorbar(x, value, reach, fmt="o-", ms=3, capsize=2, color=f"C{k}", label=name)
-    axis.set_xscale("log")
-    axis.set_xlabel("evaluations of the network")
+    _axis(axis, [row["evaluations"] for row in found["ladder"]], "evaluations of the network")
     if what == "frechet_ratio":
         axis.axhline(1, color="0.6", lw=1)
-        axis.set_yscale("log")
+        axis.set_ylim(bottom=0)
         axis.set_title("Fréchet distance, times real to real", fontsize=9)
     else:
         real = found["ladder"][0]["energy_real"]
@@ -549,9 +548,7 @@ def _bits(axis: Any, found: Mapping[str, Any]) -> None:
     for name, label in (("ddpm", "DDPM variance"), ("analytic", "analytic variance"), ("in_bins", "law over the bins")):
         if name in found["bounds"][0]:
             axis.plot(x, [row[name]["value"] for row in found["bounds"]], "o-", ms=3, label=label)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlabel("steps of the bound")
+    _axis(axis, x, "steps of the bound")
     axis.set_title("bits per dimension, held-out images", fontsize=9)
 
 
@@ -564,9 +561,16 @@ def _errors(axis: Any, found: Mapping[str, Any], what: str) -> None:
             axis.plot(
                 [r["steps"] for r in part], [r[what]["value"] for r in part], line, ms=3, color=f"C{k}", label=label
             )
-    axis.set_xscale("log")
-    axis.set_xlabel("steps")
+    _axis(axis, [row["steps"] for row in rows if row["steps"]], "steps")
     axis.set_title({"error": "error a pixel", "frechet": "Fréchet distance to the originals"}[what], fontsize=9)
+
+
+def _axis(axis: Any, x: Sequence[float], name: str) -> None:
+    """Logarithmic, with the numbers that occur."""
+    axis.set_xscale("log")
+    axis.set_xticks(sorted({*x}), [f"{value:g}" for value in sorted({*x})])
+    axis.minorticks_off()
+    axis.set_xlabel(name)
 
 
 def settings_of(n: int | None, steps: Sequence[int], samplers: Sequence[str], quick: bool, **more: Any) -> Settings:
