@@ -14,7 +14,7 @@ import torch
 import yaml
 from tiny import CHARACTERS, QUATRAIN, network, poem_model, saved, sentence_model
 from torch import nn
-from transformers import AutoModelForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
 from textdiff import cli
 from textdiff.following import following, new_texts
@@ -144,12 +144,11 @@ def test_the_level_is_told_as_it_is_and_the_text_alone_is_noisy():
 
 
 def test_a_token_is_as_faint_in_many_coordinates_as_in_few():
-    narrow, wide = (dataclasses.replace(POEMS, model=nn.Module(), factor=None, schedule="sqrt") for _ in range(2))
-    for model, width in ((narrow, 16), (wide, 256)):
-        model.model.get_input_embeddings = lambda width=width: nn.Embedding(4, width)
+    wide = BertForMaskedLM(BertConfig(len(POEMS.tokenizer), hidden_size=96, num_hidden_layers=1, num_attention_heads=2))
+    wide = TextModel.from_parts(wide, POEMS.tokenizer, processes=("embedding",))
     t = torch.tensor([0.1, 0.5, 0.9])
-    per_token = [log_snr(m.noise_schedule(), t) + math.log(w) for m, w in ((narrow, 16), (wide, 256))]
-    torch.testing.assert_close(*per_token)
+    found = [log_snr(model.noise_schedule(), t) + math.log(width) for model, width in ((POEMS, 32), (wide, 96))]
+    torch.testing.assert_close(*found)
 
 
 # -- laws -----------------------------------------------------------------------------------------------------------------
@@ -272,7 +271,7 @@ def test_a_recipe_gives_a_plain_model_that_every_call_serves(tmp_path):
     pipe = Pipeline.from_pretrained(folder)
     assert plain.get_input_embeddings().weight.equal(pipe.model.model.get_input_embeddings().weight)
     (poem,) = pipe.generate()
-    assert (poem.process, poem.sampler, poem.steps, poem.forwards) == ("embedding", "improved", 4, 4)
+    assert (poem.process, poem.sampler, poem.steps, poem.forwards) == ("embedding", "ddpm", 4, 4)
     logged = (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8")
     assert "eval_embedding_bound" in logged and "eval_mask_bound" in logged
     again = training.train(load(path, [f"out={tmp_path / 'again'}", "run.save_every=4"]))
@@ -351,7 +350,10 @@ def test_a_saved_model_draws_as_before_and_its_schedule_is_checked(tmp_path):
     path = tmp_path / "model" / "textdiff.json"
     told = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({k: v for k, v in told.items() if k not in ("schedule", "factor")}), encoding="utf-8")
-    assert (TextModel.from_pretrained(folder).schedule, TextModel.from_pretrained(folder).factor) == ("sqrt", None)
+    assert (TextModel.from_pretrained(folder).schedule, TextModel.from_pretrained(folder).factor) == (
+        "sqrt",
+        POEMS.factor,
+    )
     for wrong in ({"schedule": "none"}, {"factor": -1}, {"factor": "1"}):
         path.write_text(json.dumps(told | wrong), encoding="utf-8")
         with pytest.raises(ModelError, match=r"expected one of linear, cosine, .* and a positive number"):

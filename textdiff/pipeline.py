@@ -53,7 +53,7 @@ FIRST_CHOICE = {
     "replacement": "edit",
     "redraw": "improved",
     "uniform": "improved",
-    "embedding": "improved",
+    "embedding": "ddpm",
 }
 STEPS = {"embedding": 64}  # where nothing counts positions
 FILE_LEVELS = 8  # stratified levels of each text of a file

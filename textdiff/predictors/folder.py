@@ -44,7 +44,9 @@ FORMAT = 1
 SLOTS = ("form", "process", "level", "dynasty", "title")
 USUALLY_TOLD = SLOTS[:3]
 SCHEDULE = "sqrt"
-RECOGNISED = 3.6  # factor · √D where none is told: of D coordinates each may be as faint
+# factor · √D where no factor is told.  By its D coordinates together a token is recognised where ᾱ²D/β̄² is some ten, so the
+# signal of each is made as faint: then the cross-entropy of the draft rises over the whole range of levels.
+RECOGNISED = 3.6
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -79,8 +81,8 @@ class TextModel:
     )  # predicted with a probability of its own, so that unknown text can be scored; ban it to generate
     defaults: dict[str, Any]
     name: str
-    schedule: str = SCHEDULE  # of the embedding process
-    factor: float | None = None
+    schedule: str  # of the embedding process
+    factor: float  # of its signal
 
     @classmethod
     def from_parts(
@@ -116,7 +118,7 @@ class TextModel:
             defaults=dict(defaults or {}),
             name=name,
             schedule=schedule or SCHEDULE,
-            factor=factor,
+            factor=RECOGNISED / _embedding_width(model) ** 0.5 if factor is None else factor,
         )
 
     @classmethod
@@ -245,13 +247,8 @@ class TextModel:
         return attribute(entry.path)(**{key: parts[key] for key in entry.needs})
 
     def noise_schedule(self) -> Schedule:
-        """ᾱ and β̄ of the embedding process.
-
-        By its D coordinates together a token is recognised where ᾱ²D/β̄² is some ten, so the factor without a number falls
-        with √D: then the cross-entropy of the draft rises over the whole range of levels.
-        """
-        width = cast(Any, self.model).get_input_embeddings().weight.shape[1]
-        return get_schedule(self.schedule, RECOGNISED / width**0.5 if self.factor is None else self.factor)
+        """ᾱ and β̄ of the embedding process."""
+        return get_schedule(self.schedule, self.factor)
 
     def level_ids(self) -> Tensor:
         """Ids of [level-0] … [level-K], (K + 1,)."""
@@ -459,6 +456,10 @@ def _check_parts(model: nn.Module, tokenizer: Any, processes: Sequence[str], pre
 
 def _embedding_rows(model: Any) -> int:
     return model.get_input_embeddings().weight.shape[0]
+
+
+def _embedding_width(model: Any) -> int:
+    return model.get_input_embeddings().weight.shape[1]
 
 
 def _per_row(slot: str, value: str | Sequence[str | None] | None, n: int) -> Sequence[str | None]:
