@@ -144,7 +144,9 @@ def test_the_level_is_told_as_it_is_and_the_text_alone_is_noisy():
 
 
 def test_a_token_is_as_faint_in_many_coordinates_as_in_few():
-    wide = BertForMaskedLM(BertConfig(len(POEMS.tokenizer), hidden_size=96, num_hidden_layers=1, num_attention_heads=2))
+    wide = BertForMaskedLM(
+        BertConfig(vocab_size=len(POEMS.tokenizer), hidden_size=96, num_hidden_layers=1, num_attention_heads=2)
+    )
     wide = TextModel.from_parts(wide, POEMS.tokenizer, processes=("embedding",))
     t = torch.tensor([0.1, 0.5, 0.9])
     found = [log_snr(model.noise_schedule(), t) + math.log(width) for model, width in ((POEMS, 32), (wide, 96))]
