@@ -362,7 +362,9 @@ def _drawn(
 
 
 def _table(model: ImageModel, ground: Ground, settings: Settings, shelf: Shelf, log: Log) -> NoisePower:
-    """What the analytic variances come from, estimated from the training images."""
+    """What the analytic variances come from: the model's own table, or one that is estimated from the training images."""
+    if model.analytic is not None:
+        return model.analytic
     log("analytic variance from the training images")
     some = _chosen(ground.train, torch.arange(len(ground.train.x)) < settings.n)
     x0 = some.x.to(model.device)
