@@ -89,6 +89,19 @@ def test_rows_at_levels_of_their_own_are_the_rows_alone():
         assert alone.forwards == together.forwards[k]
 
 
+def test_a_row_that_stays_at_its_level_is_left_as_it_is():
+    x, schedule = Rng(range(2)).normal(3), get_schedule("cosine")
+
+    def spoilt(x_t, t, *, at=None, condition=None, previous=None):
+        prediction = Data().predictor(schedule)(x_t, t)
+        return Normal.point(prediction.mean.index_fill(0, torch.tensor(0), torch.nan))
+
+    levels = [torch.tensor([[0.0], [0.3]])]
+    states = walk(Data(), schedule, heun(), levels, x, predictor=spoilt, level=torch.tensor([[0.0], [0.6]]))
+    assert torch.equal(states[1].x[0], x[0]) and states[1].forwards.tolist() == [0, 2]
+    assert states[1].x[1].isfinite().all()
+
+
 def test_what_is_given_stays_and_the_condition_is_told():
     given, free = Rng(range(2)).normal(3), torch.tensor([[True, False, True], [False, True, True]])
 
