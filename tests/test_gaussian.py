@@ -284,10 +284,11 @@ def test_a_bridge_takes_the_law_at_t_to_the_law_at_s(schedule, pair, bridge):
 
 @every_schedule
 @pytest.mark.parametrize("pair", [(0.3, 0.8), (0.0001, 0.5)])
-def test_re_used_noise_also_leads_upwards(schedule, pair):
+@pytest.mark.parametrize("bridge", ["reuse", "ddpm", "none"])
+def test_re_used_noise_also_leads_upwards_and_none_is_added(schedule, pair, bridge):
     process, x0, noise = Gaussian(SCHEDULE[schedule]), f64([0.7, -1.3]), f64([0.2, 2.0])
     x_t, x_s = (process.corrupt(x0, at(level, x0), noise) for level in pair)
-    found = bridges.reuse(process, x0, x_t, at(pair[0], x0), at(pair[1], x0), rng=Rng([0]))
+    found = BRIDGES[bridge](process, x0, x_t, at(pair[0], x0), at(pair[1], x0), rng=Rng([0]))
     assert close(found, x_s)
 
 
@@ -449,7 +450,7 @@ def test_the_bound_by_the_mean_alone_closes_as_the_ratio_of_two_levels_comes_to_
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "flow"])
 def test_on_levels_even_in_t_it_does_not_close_for_data_with_a_density(schedule):
     """The last levels 1/T, 2/T, … have ratios that no T brings to one: there a variance of the draft is needed."""
-    assert all(gap_by_the_mean_alone(SCHEDULE[schedule], steps) > 0.25 for steps in (40, 160))
+    assert all(gap_by_the_mean_alone(SCHEDULE[schedule], steps) > 0.25 for steps in (20, 80))
 
 
 def test_nelbo_estimates_that_bound():
@@ -742,7 +743,7 @@ def test_ddpm_is_that_of_diffusers_step_by_step(kind, variance, spacing, steps, 
     assert parity(in_float64(scheduler), step, torch.float64, monkeypatch) < 1e-9
 
 
-@pytest.mark.parametrize(("kind", "eta"), [("epsilon", 0.5), ("v_prediction", 0.0)])
+@pytest.mark.parametrize(("kind", "eta"), [("v_prediction", 0.5)])
 def test_a_thousand_steps_of_ddim_are_those_of_diffusers(kind, eta, monkeypatch):
     scheduler = in_float64(ddim_of(kind, "trailing", 1000, "squaredcos_cap_v2"))
     assert parity(scheduler, ancestral.ddpm(eta), torch.float64, monkeypatch, eta=eta) < 1e-9

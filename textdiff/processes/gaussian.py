@@ -91,9 +91,9 @@ class Gaussian:
         return (1 - share).sqrt() * noise + share.sqrt() * self.noise(x0, t, rng=rng)
 
     def renewal(self, t: Tensor, s: Tensor) -> Tensor:
-        """ρ of (1), shaped like t."""
+        """ρ of (1), shaped like t; 0 where the level rises."""
         (a_t, b_t), (a_s, b_s) = self.schedule(t), self.schedule(s)
-        return torch.where(t > 0, 1 - (a_t * b_s / (a_s * b_t)).square(), 0.0)
+        return torch.where(t > 0, 1 - (a_t * b_s / (a_s * b_t)).square(), 0.0).clamp(min=0)
 
     def sketch(self, x_t: Tensor) -> None:
         return None
