@@ -479,7 +479,14 @@ def bench_digits(a: argparse.Namespace) -> None:
     ways += [family.skips(*family.pair("--skips", text)) for text in a.skips or ()]
     ways += [family.enlarged(*family.pair("--upsample", text, 0.0)) for text in a.upsample or ()]
     found = family.compare(
-        models, read_images("digits"), ways, a.evaluations, fine=a.fine, seed=a.seed, progress=progress
+        models,
+        read_images("digits"),
+        ways,
+        a.evaluations,
+        fine=a.fine,
+        seed=a.seed,
+        spacing=a.spacing,
+        progress=progress,
     )
     rows: list[Any] = []
     if not a.json:
@@ -558,8 +565,10 @@ def _for_images(a: argparse.Namespace) -> bool:
     images = a.model is not None and _of_images(a.model)
     for name in _TEXT_FLAGS if images else _IMAGE_FLAGS:
         if hasattr(a, name) and getattr(a, name) != a.parser.get_default(name):
-            other = "texts, and the model is one of images" if images else "images, and the model is one of texts"
-            raise ValueError(f"--{name.replace('_', '-')} is for {other}; leave it out")
+            flag, model = f"--{name.replace('_', '-')}", a.model or "the packaged model"
+            if images:
+                raise ValueError(f"{flag} is for texts, and {model} is a model of images; leave it out")
+            raise ValueError(f"{flag} is for images, and {model} is no folder of a model of images; leave it out")
     if images and not (a.out and a.out != "-") and sys.stdout.isatty():
         raise ValueError("a picture is not written to a terminal; pass --out FILE.png, or send stdout to a file")
     return images
@@ -1207,6 +1216,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--amed", action="store_true", help="mean-value steps as well, fitted to each number of evaluations")
     p.add_argument("--skips", metavar="RHO[:TOP]", action="append", help="DDIM with scaled skips, from the lowest block up")
     p.add_argument("--upsample", metavar="W[:LEVEL]", action="append", help="16 x 16, guided with weight W above LEVEL")
+    p.add_argument("--spacing", type=float, default=1.5, help="power of the levels, above 1 finer at the end (1.5)")
     p.add_argument("--fine", type=int, default=200, help="evaluations of the solution that gaps are taken to (200)")
     p.add_argument("--seed", type=int, default=0, help="(0)")
     p.add_argument("--plot", metavar="FILE.png", help="the picture (needs textdiff[plot])")
