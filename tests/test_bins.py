@@ -21,7 +21,7 @@ def fixed(mean: float):
 
 
 def asked(mean: float, deviation: float) -> Normal:
-    predictor = in_bins(fixed(mean), BINS, lambda t: torch.full_like(t, deviation))
+    predictor = in_bins(fixed(mean), BINS, lambda t: torch.full_like(t, deviation), math.inf)
     return predictor(torch.zeros(2, 3, dtype=torch.float64), torch.full((2, 1), 0.5, dtype=torch.float64))
 
 
@@ -63,8 +63,16 @@ def test_the_bound_of_independent_uniform_values_tends_to_their_entropy():
         nats = nelbo(x0, free, predictor=predictor, process=process, seeds=torch.arange(60), levels=100, rows=6000)
         return bits_per_dimension(nats, x0).mean().item()
 
-    assert math.log2(9) - 0.05 < bits(in_bins(plain, BINS, noise)) < math.log2(9) + 0.15
+    assert math.log2(9) - 0.05 < bits(in_bins(plain, BINS, noise, math.inf)) < math.log2(9) + 0.15
     assert bits(plain) > math.log2(9) + 1
+
+
+def test_a_wide_prediction_keeps_its_mean():
+    for deviation, same in ((0.12, False), (0.13, True)):
+        predictor = in_bins(fixed(0.2), BINS, lambda t, deviation=deviation: torch.full_like(t, deviation))
+        found = predictor(torch.zeros(2, 3, dtype=torch.float64), torch.full((2, 1), 0.5, dtype=torch.float64))
+        assert torch.allclose(found.mean, torch.tensor(0.2, dtype=torch.float64), atol=1e-9) == same
+        assert torch.allclose(found.deviation, torch.tensor(deviation, dtype=torch.float64), atol=1e-9) == same
 
 
 def test_values_that_no_network_can_name_are_a_bound_away_from_infinity():
