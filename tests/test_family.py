@@ -488,4 +488,6 @@ def test_images_are_tiled_row_by_row():
 def test_real_images_of_the_same_labels_are_compared():
     labels = torch.tensor([0, 0, 1, 1, 1])
     images = Images(torch.arange(5.0)[:, None, None, None], labels, ("0", "1"), Bins(-1.0, 1.0, 0.1), torch.zeros(5))
-    assert alike(images, torch.tensor([1, 0, 1, 0]))[:, 0, 0, 0].tolist() == [2, 0, 3, 1]
+    chosen = alike(images, torch.tensor([1, 0, 1, 0, 1, 1]))[:, 0, 0, 0].long()
+    assert labels[chosen].tolist() == [1, 0, 1, 0, 1, 1]
+    assert sorted(chosen[:5].tolist()) == [0, 1, 2, 3, 4] and chosen[5] == chosen[0]  # again only where none is left

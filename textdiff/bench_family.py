@@ -12,6 +12,7 @@ Images of a larger size are averaged down to the model's own before they are mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from textdiff.training.reflow import bend
 
 FINE = 200  # evaluations of the reference solution
 ROWS = 128  # images that are drawn at a time
+SPACING = 1.5  # of the levels: the last step has one look only, so let it be short
 APART = 1 << 40  # seeds that no measured image has
 
 
@@ -135,9 +137,16 @@ def enlarged(weight: float, level: float, factor: int = 2) -> Way:
 
 
 @torch.inference_mode()
-def drawn(model: ImageModel, way: Way, steps: int, condition: Tensor, *, seed: int = 0) -> Iterator[list[State]]:
-    """The states of images with the labels `condition` (N, P), ROWS at a time; row k's noise depends on seed and k alone."""
-    name, levels = model.processes[0], list(even_levels(steps))
+def drawn(
+    model: ImageModel, way: Way, steps: int, condition: Tensor, *, seed: int = 0, spacing: float = 1.0
+) -> Iterator[list[State]]:
+    """The states of images with the labels `condition` (N, P), ROWS at a time; row k's noise depends on seed and k alone.
+
+    Levels are even ones to the power of `spacing`: above 1 they stand closer where little noise is left.
+    """
+    if not 0 < spacing < math.inf:
+        raise ValueError(f"spacing is {spacing}; it must be positive, 1 for even levels")
+    name, levels = model.processes[0], [level**spacing for level in even_levels(steps)]
     predictor, step = way.wrap(model, model.predictor(name)), way.step(model, levels)
     channels, height, width = model.shape
     for index in torch.arange(len(condition)).split(ROWS):
@@ -196,6 +205,7 @@ def compare(
     *,
     fine: int = FINE,
     seed: int = 0,
+    spacing: float = SPACING,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda work: work,
 ) -> Iterator[Row]:
     """The rows of every model, way and cost; before them that of as many real training images, which nothing should beat.
@@ -208,7 +218,7 @@ def compare(
     for name, model in models.items():
         condition = judge.labels[:, None][:, : len(model.prefix)].to(model.device)
         best = by_name("heun")
-        found = list(drawn(model, best, best.steps(fine), condition, seed=seed))
+        found = list(drawn(model, best, best.steps(fine), condition, seed=seed, spacing=spacing))
         exact = torch.cat([states[-1].x for states in found])
         crooked = torch.cat([bend(states) for states in found]).mean().item()
         forwards = found[0][-1].forwards.double().mean().item()
@@ -217,23 +227,26 @@ def compare(
         used = [way for way in ways if not way.once or name == next(iter(models))]
         most = [max(evaluations)]  # what is wider costs more, and is of interest where it is best
         for way, cost in progress([(one, cost) for one in used for cost in (evaluations if one.factor == 1 else most)]):
-            ends = [states[-1] for states in drawn(model, way, way.steps(cost), condition, seed=seed)]
+            ends = [states[-1] for states in drawn(model, way, way.steps(cost), condition, seed=seed, spacing=spacing)]
             x = torch.cat([state.x for state in ends])
             gap = (x - exact).square().mean().sqrt().item() if way.same_ode else None
             small = avg_pool2d(x, way.factor)
             yield judge.row(name, way.name, ends[0].forwards.double().mean().item(), small, gap)
 
 
-def alike(images: Images, labels: Tensor) -> Tensor:
-    """Images with these labels in this order, none twice as long as there are enough."""
+def alike(images: Images, labels: Tensor, seed: int = 0) -> Tensor:
+    """Random images with these labels in this order, none twice as long as there are enough.
+
+    Random, since sets are often kept by their writers: neighbours are more alike than any two.
+    """
     assert images.labels is not None
-    places = {k: (images.labels == k).nonzero()[:, 0] for k in set(labels.tolist())}
-    used: dict[int, int] = dict.fromkeys(places, 0)
-    chosen = []
-    for label in labels.tolist():
-        chosen.append(int(places[label][used[label] % len(places[label])]))
-        used[label] += 1
-    return images.x[torch.tensor(chosen)]
+    order = Rng([seed]).uniform(len(images.x))[0].argsort()
+    places = {k: order[images.labels[order] == k] for k in set(labels.tolist())}
+    rank = torch.tensor([int((labels[:k] == label).sum()) for k, label in enumerate(labels)])
+    chosen = [
+        places[label][turn % len(places[label])] for label, turn in zip(labels.tolist(), rank.tolist(), strict=True)
+    ]
+    return images.x[torch.stack(chosen)]
 
 
 HEADING = (
@@ -294,7 +307,7 @@ def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) 
             panel.imshow(tiled(x), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
             panel.set_title(title, fontsize=7)
             panel.axis("off")
-    figure.savefig(path, dpi=110, metadata={"Software": None} if str(path).endswith(".png") else None)
+    figure.savefig(path, dpi=100, metadata={"Software": None} if str(path).endswith(".png") else None)
     pyplot.close(figure)
 
 
@@ -322,7 +335,9 @@ def gallery(
     model = next(iter(models.values()))
     condition = model.condition(rows * 10, [name for name in model.classes[:10]] * rows if model.classes else None)
     return {
-        way.name: torch.cat([states[-1].x for states in drawn(model, way, way.steps(evaluations), condition)])
+        way.name: torch.cat(
+            [states[-1].x for states in drawn(model, way, way.steps(evaluations), condition, spacing=SPACING)]
+        )
         for way in ways
         if way.factor > 1
     }
