@@ -290,8 +290,8 @@ def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) 
     halves = figure.subfigures(len(tall), 1, height_ratios=tall, squeeze=False)[:, 0]
     for panel, (title, points) in zip(halves[0].subplots(1, len(panels)), panels.items(), strict=True):
         for name in dict.fromkeys(name for name, _, _ in points):
-            x, y = zip(*[(r.forwards, value) for other, r, value in points if other == name], strict=True)
-            panel.plot(x, y, marker="o", ms=3, lw=1, label=name)
+            own_points = [(r.forwards, value) for other, r, value in points if other == name]
+            panel.plot(*zip(*own_points, strict=True), marker="o", ms=3, lw=1, label=name)
         if "gap" not in title:
             panel.axhline(real, color="0.6", lw=1, ls=":", label="real images")
         panel.set_title(title, fontsize=8)
