@@ -293,7 +293,7 @@ def _bounds(
 
 
 def restoring(model: ImageModel, ground: Ground, settings: Settings, shelf: Shelf, log: Log) -> dict[str, Any]:
-    """Held-out images, degraded to the levels FROM and restored in several numbers of steps, told their labels if the model can be."""
+    """Held-out images, degraded to the levels FROM and restored in several numbers of steps, told their labels if it can be."""
     original = ground.held_out.x[: settings.n]
     pipe = ImagePipeline(replace(model, terminal=None))
     labels = None if not model.classes or ground.held_out.labels is None else ground.held_out.labels[: settings.n]
