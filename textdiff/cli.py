@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import errno
 import gc
+import importlib
 import inspect
 import io
 import itertools
@@ -187,14 +188,14 @@ def check(a: argparse.Namespace) -> int:
 
 
 def animate(a: argparse.Namespace) -> None:
-    from textdiff import animation, mosaic, trace
+    from textdiff import trace
 
     kind = Path(a.out).suffix.lower().removeprefix(".")
     if kind not in animation.KINDS:
         raise ValueError(f"--out is {a.out!r}, expected a name that ends in .html, .svg or .gif; name it so")
     whole = trace.read(a.trace)
     shown = whole if a.n is None else animation.first(whole, a.n)
-    moving: Any = mosaic if whole.header.get("images") else animation
+    moving = importlib.import_module("textdiff.mosaic" if whole.header.get("images") else "textdiff.animation")
     with writing(a.out) as out:
         if kind == "gif":
             out.buffer.write(moving.gif(shown, a.delay, a.font))
