@@ -188,14 +188,16 @@ def check(a: argparse.Namespace) -> int:
 
 
 def animate(a: argparse.Namespace) -> None:
-    from textdiff import trace
+    from textdiff import animation, trace
 
     kind = Path(a.out).suffix.lower().removeprefix(".")
     if kind not in animation.KINDS:
         raise ValueError(f"--out is {a.out!r}, expected a name that ends in .html, .svg or .gif; name it so")
     whole = trace.read(a.trace)
     shown = whole if a.n is None else animation.first(whole, a.n)
-    moving = importlib.import_module("textdiff.mosaic" if whole.header.get("images") else "textdiff.animation")
+    moving: Any = animation
+    if whole.header.get("images"):
+        moving = importlib.import_module("textdiff.mosaic")  # meets torch
     with writing(a.out) as out:
         if kind == "gif":
             out.buffer.write(moving.gif(shown, a.delay, a.font))
