@@ -191,8 +191,8 @@ class Normal:
         return (spread(weights, error) * error).sum()
 
     def expect(self, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """(mean, deviation): what is predicted is encoded already."""
-        return self.mean, self.deviation
+        """(encode(mean), deviation): the deviation is one of the encoded, and 0 where encode is more than the identity."""
+        return encode(self.mean), self.deviation
 
     def last_nll(self, x0: Tensor, deviation: Tensor, bins: Bins | None) -> Tensor:
         """−log of the density at x0, or of the mass of its bin, nats, like x0; `deviation` where this one has none."""

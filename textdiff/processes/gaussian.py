@@ -123,7 +123,7 @@ class Gaussian:
         slope = a_s - (b_s.square() - variance).sqrt() * a_t / b_t  # γ
         wide = variance + (slope * deviation).square()  # v
         kl = 0.5 * ((wide / variance).log() + (variance + (slope * (x - mean)).square()) / wide - 1)
-        last = prediction.last_nll(x0, spread(b_t / a_t, x).expand_as(x), self.bins).double()
+        last = prediction.last_nll(x0, b_t / a_t, self.bins).double()
         inner = torch.where(spread((t > 0) & (s > 0), x), kl, 0.0).flatten(1).sum(-1)
         return inner + torch.where(spread((t > 0) & (s <= 0), last), last, 0.0).flatten(1).sum(-1)
 
