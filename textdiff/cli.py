@@ -747,7 +747,9 @@ def _options(a: argparse.Namespace) -> dict[str, Any]:
             if name in takes and not isinstance(takes[name].default, str):
                 raise ValueError(f"--option {name}={value}: sampler {a.sampler!r} takes a number there; pass one")
             if name not in takes:
-                raise ValueError(f"--option {name}={value} is no number, and no --sampler is named that takes a word there")
+                raise ValueError(
+                    f"--option {name}={value} is no number, and no --sampler is named that takes a word there"
+                )
     return options
 
 
@@ -1217,7 +1219,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--evaluations", metavar="N", type=int, nargs="+", default=[5, 10, 20], help="(5 10 20)")
     p.add_argument("--sampler", action="append", help="may be repeated (improved, which is DDIM, and heun)")
     p.add_argument("--amed", action="store_true", help="mean-value steps as well, fitted to each number of evaluations")
-    p.add_argument("--skips", metavar="RHO[:TOP]", action="append", help="DDIM with scaled skips, from the lowest block up")
+    p.add_argument(
+        "--skips", metavar="RHO[:TOP]", action="append", help="DDIM with scaled skips, from the lowest block up"
+    )
     p.add_argument("--upsample", metavar="W[:LEVEL]", action="append", help="16 x 16, guided with weight W above LEVEL")
     p.add_argument("--spacing", type=float, default=1.5, help="power of the levels, above 1 finer at the end (1.5)")
     p.add_argument("--fine", type=int, default=200, help="evaluations of the solution that gaps are taken to (200)")

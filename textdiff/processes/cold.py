@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import State, spread
+from textdiff.contracts import spread
+from textdiff.processes.values import OfValues
 from textdiff.rng import Rng
 
 Degradation = Callable[[Tensor, Tensor], Tensor]  # (x0 (B, …), t like free) -> F_t(x0), the identity where t is 0
 
 
 @dataclass(frozen=True, eq=False)
-class Cold:
+class Cold(OfValues):
     """x_t = F_t(x0) + σ ε at the free places."""
 
     degrade: Degradation
@@ -65,21 +66,9 @@ class Cold:
     def decode(self, x: Tensor) -> Tensor:
         return x
 
-    def sketch(self, x_t: Tensor) -> None:
-        return None
-
-    def moves(self, t: Tensor, s: Tensor) -> Tensor:
-        return (s != t).flatten(1).any(-1)
-
-    def consistent(self, prediction: Any, state: State) -> Any:
-        return prediction
-
     def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Every free place counts once, at every level."""
         return (t > 0).float()
-
-    def bound_steps(self, n: Tensor) -> Tensor:
-        return torch.full_like(n, self.steps)
 
     def bound(self, prediction: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         raise NotImplementedError("cold diffusion has no bound: without noise no x_t has a density")

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from textdiff.bridges import reuse
-from textdiff.contracts import State, spread
+from textdiff.contracts import spread
 from textdiff.predictions import Bins
+from textdiff.processes.values import OfValues
 from textdiff.rng import Rng
 from textdiff.schedules import STEPS, Schedule
 
@@ -50,7 +51,7 @@ def same(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussian:
+class Gaussian(OfValues):
     """x_t = ᾱ_t E(x0) + β̄_t ε at every free place."""
 
     schedule: Schedule
@@ -95,25 +96,12 @@ class Gaussian:
         (a_t, b_t), (a_s, b_s) = self.schedule(t), self.schedule(s)
         return torch.where(t > 0, 1 - (a_t * b_s / (a_s * b_t)).square(), 0.0).clamp(min=0)
 
-    def sketch(self, x_t: Tensor) -> None:
-        return None
-
-    def moves(self, t: Tensor, s: Tensor) -> Tensor:
-        """Whether anything changes, (B,) bool; a level may rise (inversion)."""
-        return (s != t).flatten(1).any(-1)
-
-    def consistent(self, prediction: Any, state: State) -> Any:
-        return prediction
-
     def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
         place = (t * self.steps).round()
         (a, b), (a_s, b_s) = self.schedule(t), self.schedule((place - 1).clamp(min=0) / self.steps)
         ratio = (a / b).square()
         gain = torch.where(place > 1, (a_s / b_s).square() - ratio, ratio)  # the last step is −log q(x0 | x_t)
         return torch.where(t > 0, WEIGHTINGS[self.weighting](a, b, gain, self.steps), 0.0).float()
-
-    def bound_steps(self, n: Tensor) -> Tensor:
-        return torch.full_like(n, self.steps)
 
     def bound(self, prediction: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         x = self.encode(x0).double()

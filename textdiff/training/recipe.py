@@ -341,11 +341,15 @@ def _check(recipe: Recipe) -> None:
 def _check_pairs(recipe: Recipe) -> None:
     for section, plain in (("model", Model()), ("diffusion", Diffusion()), ("tokenizer", Tokenizer())):
         if getattr(recipe, section) != plain:
-            raise RecipeError(f"pairs are drawn from the model of data.train, which goes on as it is; leave out {section}")
+            raise RecipeError(
+                f"pairs are drawn from the model of data.train, which goes on as it is; leave out {section}"
+            )
     if recipe.data.validation:
         raise RecipeError("of the pairs a share is held out; leave out data.validation")
     if recipe.optimizer.name != "adamw" or recipe.run.compile:
-        raise RecipeError("convolutions are trained by adamw, and not compiled; leave out optimizer.name and run.compile")
+        raise RecipeError(
+            "convolutions are trained by adamw, and not compiled; leave out optimizer.name and run.compile"
+        )
 
 
 def _check_images(recipe: Recipe) -> None:
