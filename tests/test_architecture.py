@@ -20,7 +20,8 @@ CORE = [
     name
     for name in FILES
     if name.startswith(("processes/", "samplers/", "verify"))
-    or name in ("contracts", "rng", "levels", "schedules", "predictions", "bridges", "likelihood", "ode", "verse", "resolve")
+    or name
+    in ("contracts", "rng", "levels", "schedules", "predictions", "bridges", "likelihood", "ode", "verse", "resolve")
 ]
 TABLES = ["__init__", "processes/__init__", "samplers/__init__", "verse", "checker", "resolve", "cli"]
 HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate", "evaluate"}
@@ -51,6 +52,7 @@ LAYERS = [
     ["tokenization", "predictors/"],
     ["likelihood", "ode", "prosody"],
     ["canvas", "checker", "corpus", "counts", "verify", "verify_values"],
+    ["verify_laws"],
     ["trace", "heat"],
     ["pictures", "watching"],
     ["mosaic"],

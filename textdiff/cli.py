@@ -368,6 +368,7 @@ def verify(a: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from textdiff.verify import verify as tokens
+    from textdiff.verify_laws import verify_laws
     from textdiff.verify_values import VALUES, verify_values
 
     def progress(work: Iterable[Any]) -> Iterable[Any]:
@@ -398,8 +399,17 @@ def verify(a: argparse.Namespace) -> int:
         raise ValueError(
             f"sampler {a.sampler!r} does not serve process {a.process!r}; 'textdiff samplers' lists what does"
         )
+    if a.process in (None, "gaussian") and a.sampler is None:
+        for law in verify_laws(progress):
+            record = dataclasses.asdict(law) | {"ok": law.ok}
+            shown = f"{law.law:56} {law.gap:8.1e}  at most {law.limit:.0e}" + ("" if law.ok else "  BROKEN")
+            print(json.dumps(record) if a.json else shown, flush=True)
+            broken += not law.ok
+            total += 1
     if broken:
-        _log(f"textdiff: {broken} of {total} rows are broken: a claim of exactness, one position or given text")
+        _log(
+            f"textdiff: {broken} of {total} rows are broken: a claim of exactness, one position, given text or an identity"
+        )
     return 1 if broken else 0
 
 
