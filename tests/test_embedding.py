@@ -34,7 +34,7 @@ from textdiff.samplers.loop import sample
 from textdiff.schedules import get_schedule, log_snr
 from textdiff.training import run as training
 from textdiff.training.data import Group, MicroBatches
-from textdiff.training.loss import Denoiser, corrupted, weighted_nll
+from textdiff.training.loss import Denoiser, corrupted, guessed, weighted_nll
 from textdiff.training.recipe import RecipeError, load
 from textdiff.verse import get_form
 
@@ -83,7 +83,7 @@ def test_without_noise_the_network_sees_what_it_sees_of_tokens(build):
     with torch.no_grad():
         reading = by_vectors(model, torch.zeros(1), lambda: torch.zeros(1))
         around = torch.full((2, 3), model.mask_id)
-        inputs = reading.inputs(torch.cat([around, IDS, around], 1), x, t, 3)["inputs_embeds"]
+        inputs = reading.inputs(torch.cat([around, IDS, around], 1), x, t, 3, None)["inputs_embeds"]
         expected = model.model.get_input_embeddings()(torch.cat([around, IDS, around], 1))
         torch.testing.assert_close(inputs, expected, rtol=1e-4, atol=1e-5)
         known = model.predictor("embedding")(x, t, condition=model.condition(2, form="wuyan-jueju"))
@@ -280,6 +280,46 @@ def test_a_recipe_gives_a_plain_model_that_every_call_serves(tmp_path):
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     with pytest.raises(RecipeError, match=r"model.schedule is 'cosin'; expected one of linear, cosine"):
         load(path, ["model.schedule=cosin"])
+
+
+def test_a_network_trained_with_guesses_goes_by_its_last_draft_and_no_other_does():
+    told = poems(self_conditioning=0.5)
+    x, t = noisy(told, IDS, 0.7)
+    nothing = torch.full_like(IDS, told.mask_id)
+    with torch.no_grad():
+        for model, heeds in ((POEMS, False), (told, True)):
+            predictor = model.predictor("embedding")
+            alone, hinted, empty, at_first = (
+                predictor(x, t, previous=previous).logits() for previous in (None, IDS, nothing, x)
+            )
+            assert torch.equal(alone, empty) and torch.equal(alone, at_first), "no draft is [MASK] everywhere"
+            assert torch.equal(alone, hinted) != heeds
+        sure, _ = noisy(told, IDS, 0.0)
+        predictor = told.predictor("embedding")
+        other = predictor(sure, 0 * t, previous=IDS.flip(-1)).logits()
+        torch.testing.assert_close(other, predictor(sure, 0 * t).logits(), rtol=1e-3, atol=1e-3)  # heard clearly
+    first, second = (Pipeline(model).generate("wuyan-jueju", process="embedding", steps=6) for model in (POEMS, told))
+    assert first[0].text != second[0].text
+
+
+def test_guesses_are_a_share_of_the_examples_however_a_step_is_cut(tmp_path):
+    model = poems(self_conditioning=0.5)
+    process, predictor, rows = model.process("embedding"), model.predictor("embedding"), 200
+    ids, seeds = IDS[:1].expand(rows, -1), torch.arange(rows)
+    t = torch.full(ids.shape, 0.6, dtype=torch.float64)
+    x_t = corrupted(process, ids, t, seeds)
+    whole = guessed(predictor, process, x_t, t, None, 0.5, seeds)
+    told = (whole != model.mask_id).any(-1)
+    assert abs(told.sum() - rows / 2) < 4 * (rows / 4) ** 0.5 and (whole[~told] == model.mask_id).all()
+    parts = [guessed(predictor, process, x_t[k], t[k], None, 0.5, seeds[k]) for k in seeds.tensor_split(4)]
+    assert torch.equal(torch.cat(parts), whole) and not whole.requires_grad
+    assert guessed(predictor, process, x_t, t, None, 0.0, seeds) is None
+    folder = training.train(load(recipe_file(tmp_path, model={"self_conditioning": 0.5})))
+    assert TextModel.from_pretrained(folder).self_conditioning == 0.5
+    description = json.loads((folder / "textdiff.json").read_text(encoding="utf-8")) | {"self_conditioning": 2}
+    (folder / "textdiff.json").write_text(json.dumps(description), encoding="utf-8")
+    with pytest.raises(ModelError, match="self_conditioning 2, not a share"):
+        TextModel.from_pretrained(folder)
 
 
 # -- the pipeline ---------------------------------------------------------------------------------------------------------

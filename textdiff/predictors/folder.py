@@ -2,13 +2,15 @@
 
     config.json  model.safetensors  tokenizer.json  tokenizer_config.json       open with transformers alone
     textdiff.json   {"format": 1, "vocabulary": V, "tokens": of the tokenizer, "processes": [names], "prefix": [slots],
-                     "told": [slots], "defaults": {…}, "schedule": name, "factor": number}
+                     "told": [slots], "defaults": {…}, "schedule": name, "factor": number,
+                     "self_conditioning": share}
 
 The prefix is what the network is told beside x_t: tokens in front of the text, a fixed number of slots P, each "form",
 "process", "level", "dynasty" or "title" (one character a slot).  A slot where nothing is said holds [PAD] and is masked
 out of attention; text character i has position P + i whatever the slots hold.  "told" are the slots that training spoke
 in (form, process and level where nothing is said): the others are reserved, and what stood there would mean nothing.
-"schedule" is that of the embedding process, its signal times "factor" (`noise_schedule`); both may be missing.
+"schedule" is that of the embedding process, its signal times "factor" (`noise_schedule`), and "self_conditioning" the share of
+its examples that training told a first guess; these may be missing.
 
 A folder without `textdiff.json` is framed by its tokenizer's own specials ([CLS] text [SEP]), has no prefix, and serves
 the mask process as it is.
@@ -83,6 +85,7 @@ class TextModel:
     name: str
     schedule: str  # of the embedding process
     factor: float  # of its signal
+    self_conditioning: float  # share of its training examples that were told a guess; above 0 it is told its last draft
 
     @classmethod
     def from_parts(
@@ -97,6 +100,7 @@ class TextModel:
         name: str = "model",
         schedule: str | None = None,
         factor: float | None = None,
+        self_conditioning: float = 0.0,
     ) -> TextModel:
         """From a network and a tokenizer that are there already (training begins here)."""
         _check_parts(model, tokenizer, processes, prefix, name)
@@ -119,6 +123,7 @@ class TextModel:
             name=name,
             schedule=schedule or SCHEDULE,
             factor=RECOGNISED / _embedding_width(model) ** 0.5 if factor is None else factor,
+            self_conditioning=self_conditioning,
         )
 
     @classmethod
@@ -146,7 +151,11 @@ class TextModel:
             "defaults": self.defaults,
         }
         if "embedding" in self.processes:
-            description |= {"schedule": self.schedule, "factor": self.factor}
+            description |= {
+                "schedule": self.schedule,
+                "factor": self.factor,
+                "self_conditioning": self.self_conditioning,
+            }
         model: Any = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
         with _replacing(target) as new, _quiet():
             model.save_pretrained(new)
@@ -383,7 +392,13 @@ def _description(value: dict[str, Any], vocab_size: Any, name: str) -> dict[str,
             f"{name}: textdiff.json has schedule {schedule!r} and factor {factor!r}; expected one of "
             f"{', '.join(SCHEDULES)} and a positive number, save the model again"
         )
-    return described | {"tokens": value.get("tokens"), "schedule": schedule, "factor": factor}
+    guessed = value.get("self_conditioning", 0.0)
+    if not (isinstance(guessed, (int, float)) and 0 <= guessed <= 1):
+        raise ModelError(
+            f"{name}: textdiff.json has self_conditioning {guessed!r}, not a share from 0 to 1; save the model again"
+        )
+    more = {"schedule": schedule, "factor": factor, "self_conditioning": float(guessed)}
+    return described | {"tokens": value.get("tokens")} | more
 
 
 def _read_tokenizer(folder: Path, name: str) -> Any:

@@ -75,6 +75,7 @@ class ImageModel:
     name: str = "model"
 
     tokenizer = None  # what Trainer asks for
+    self_conditioning = 0.0
 
     def __post_init__(self) -> None:
         for process in self.processes:

@@ -120,7 +120,8 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
         order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width
         position = torch.cat([slots, order], 1) + start
         column = torch.arange(ids.shape[1], device=x.device)  # where each column went
-        told = reading.inputs(ids, x, level, offset) if len(x) else {}
+        last_draft = None if previous is None else previous[rows]
+        told = reading.inputs(ids, x, level, offset, last_draft) if len(x) else {}
         if head.first is not None and len(x):
             keep = live.any(0)
             column = keep.cumsum(0) - 1

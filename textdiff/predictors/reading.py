@@ -10,7 +10,9 @@ as what a place alone makes of them; c_v are the logits that the network's head 
 
 So a network that has been trained on tokens meets what it knows, its tokens where the noise is low and nearly [MASK] where
 it is high, on the scale of its own embeddings, and by (4) it has to say only what the other places tell.  p carries no
-gradient; w and E do.
+gradient; w and E do.  A network trained with self-conditioning sees in the place of w_[MASK] what is halfway to its last draft:
+
+    (w_[MASK] + w_previous)/2                                                                                        (5)
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Reading:
     tokens: Callable[[Tensor], Tensor]  # x_t (R, L, …) -> (R, L) ids, what stands for it among them
     share: Callable[[Tensor, Tensor], Tensor]  # (tokens (R, L), t (R, L)) -> (R,) what the level slot says, in [0, 1]
     always: bool  # whether the level slot speaks where the process slot is silent
-    inputs: Callable[[Tensor, Tensor, Tensor, int], dict[str, Tensor]]  # (ids (R, W), x_t, t, first column of the text)
+    # (ids (R, W), x_t, t, first column of the text, last draft) -> what the encoder is called with
+    inputs: Callable[[Tensor, Tensor, Tensor, int, Tensor | None], dict[str, Tensor]]
     evidence: Callable[[Tensor, Tensor], Tensor]  # (x_t (n, …), t (n,)) of some places -> added to their logits, (n, V)
 
 
@@ -51,7 +54,7 @@ def by_tokens(text_model: TextModel, banned: Tensor, silence: Callable[[], Tenso
         tokens=lambda x: x,
         share=lambda tokens, t: count(t, t > 0) / (tokens != pad).sum(-1).clamp(min=1),
         always=False,
-        inputs=lambda ids, x, t, start: {"input_ids": ids},
+        inputs=lambda ids, x, t, start, previous: {"input_ids": ids},
         evidence=lambda x, t: banned,
     )
 
@@ -66,14 +69,23 @@ def by_vectors(text_model: TextModel, banned: Tensor, silence: Callable[[], Tens
         slope = spread(alpha / beta.square().clamp(min=LEAST_VARIANCE), x).to(x.dtype)
         return (slope * x) @ encoded(embed.weight).T + banned
 
-    def inputs(ids: Tensor, x: Tensor, t: Tensor, start: int) -> dict[str, Tensor]:
+    def unheard(x: Tensor, previous: Tensor | None) -> Tensor:
+        """What a place shows as far as it is unsure, (R·L, D) or (1, D): [MASK], or by (5) half of the last draft."""
+        nothing = embed.weight[text_model.mask_id][None]
+        if not text_model.self_conditioning or previous is None or previous.is_floating_point():  # no draft yet
+            return nothing.expand(x.shape[0] * x.shape[1], -1)
+        return (nothing + embed(previous.flatten())) / 2
+
+    def inputs(ids: Tensor, x: Tensor, t: Tensor, start: int, previous: Tensor | None) -> dict[str, Tensor]:
         vectors, nothing = [], silence()
+        shown = unheard(x, previous)
         pieces = -(-t.numel() // PIECE)  # of about one size, so that none is small
-        for places, level in zip(x.flatten(0, 1).tensor_split(pieces), t.flatten().tensor_split(pieces), strict=True):
+        parts = (v.tensor_split(pieces) for v in (x.flatten(0, 1), t.flatten(), shown))
+        for places, level, other in zip(*parts, strict=True):
             with torch.no_grad():
                 p = (evidence(places, level) + nothing).softmax(-1)  # (2)
                 unsure = 1 - p.square().sum(-1, keepdim=True)
-            vectors.append(p.to(x.dtype) @ embed.weight + unsure.to(x.dtype) * embed.weight[text_model.mask_id])
+            vectors.append(p.to(x.dtype) @ embed.weight + unsure.to(x.dtype) * other)
         text = torch.cat(vectors).view(*x.shape)
         around = embed(ids)
         return {"inputs_embeds": torch.cat([around[:, :start], text.to(around), around[:, start + x.shape[1] :]], 1)}

@@ -15,15 +15,38 @@ from torch import Tensor, nn
 
 from textdiff.contracts import Predictor, Process
 from textdiff.predictions import positions_of
+from textdiff.processes import PROCESSES
 from textdiff.rng import Rng
 
 
 def weighted_nll(
-    predictor: Predictor, process: Process, x0: Tensor, x_t: Tensor, t: Tensor, condition: Any = None
+    predictor: Predictor,
+    process: Process,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    condition: Any = None,
+    previous: Tensor | None = None,
 ) -> Tensor:
     """Σ w_i · −log q_i(x0_i) over the batch, nats; the predictor is asked only where w > 0."""
     weights = process.weights(x_t, t)
-    return predictor(x_t, t, at=positions_of(weights > 0), condition=condition).weighted_nll(x0, weights)
+    at = positions_of(weights > 0)
+    return predictor(x_t, t, at=at, condition=condition, previous=previous).weighted_nll(x0, weights)
+
+
+@torch.no_grad()
+def guessed(
+    predictor: Predictor, process: Process, x_t: Tensor, t: Tensor, condition: Any, share: float, seeds: Tensor
+) -> Tensor | None:
+    """A first draft of the rows that are told one, a `share` of them by their seeds (Chen, Zhang and Hinton, 2022).
+
+    In the other rows stands what the predictor knows without being asked.
+    """
+    if not share:
+        return None
+    rng = Rng(seeds, stream=1, device=x_t.device)
+    told = (process.weights(x_t, t) > 0) & (rng.uniform(1) < share)
+    return predictor(x_t, t, at=positions_of(told), condition=condition).draw(rng=rng)
 
 
 def corrupted(process: Process, x0: Tensor, t: Tensor, seeds: Tensor) -> Tensor:
@@ -41,6 +64,9 @@ class Denoiser(nn.Module):
         self.network = model.model
         self.predictors = {name: model.predictor(name) for name in model.processes}
         self.processes = {name: model.process(name) for name in model.processes}
+        self.self_conditioning = {
+            name: model.self_conditioning if PROCESSES[name].data == "vectors" else 0.0 for name in model.processes
+        }
 
     def forward(
         self, x0: Tensor, t: Tensor, seeds: Tensor, condition: Tensor, process: str, positions: int, dropout: int
@@ -52,4 +78,6 @@ class Denoiser(nn.Module):
         """
         torch.manual_seed(dropout)
         predictor, forward = self.predictors[process], self.processes[process]
-        return weighted_nll(predictor, forward, x0, corrupted(forward, x0, t, seeds), t, condition) / positions
+        x_t = corrupted(forward, x0, t, seeds)
+        previous = guessed(predictor, forward, x_t, t, condition, self.self_conditioning[process], seeds)
+        return weighted_nll(predictor, forward, x0, x_t, t, condition, previous) / positions

@@ -63,6 +63,7 @@ class Model:
     )
     schedule: str | None = None  # of the embedding process; None: that of init, or sqrt
     factor: float | None = None  # of its signal; None: that of init, or 3.6/√(width)
+    self_conditioning: float = 0.0  # share of the embedding process's examples that are told a first guess (reading.py)
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ RANGES = {  # low ≤ value < high
     "data.size": (1, math.inf),
     "data.steps": (1, math.inf),
     "model.factor": (1e-9, math.inf),
+    "model.self_conditioning": (0, 1 + 1e-9),
     "tokenizer.min_count": (1, math.inf),
     "tokenizer.size": (1, math.inf),
     **{

@@ -318,6 +318,7 @@ def _network(recipe: Recipe, texts: list[Text]) -> TextModel:
         name=recipe.name,
         schedule=recipe.model.schedule or (found.schedule if found else None),
         factor=recipe.model.factor or (found.factor if found else None),
+        self_conditioning=recipe.model.self_conditioning,
     )
 
 
