@@ -1044,7 +1044,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"textdiff {__version__}")
     verbs = top.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, parser_class=Parser)
 
-    p = _verb(verbs, "generate", generate, "write poems", epilog=_names())
+    p = _verb(verbs, "generate", generate, "write poems; draw images", epilog=_names())
     p.add_argument("-n", "--n", type=int, default=1, help="how many (1)")
     p.add_argument("--length", type=int, help="tokens of a text, for a model without forms")
     for name, where in (
