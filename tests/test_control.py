@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import QUATRAIN, poem_model, sentence_model
+from tiny import QUATRAIN, RHYMES, poem_model, sentence_model
 from torch import Tensor
 
 from textdiff import canvas, cli
@@ -117,6 +117,15 @@ PAIRED: dict[str, dict[str, Any]] = {
     "candidates": {"best_of": 3},
     "prefer": {"prosody": "prefer:3", "keyword": "明月"},
 }
+
+
+def test_rhymes_too_few_to_be_exchanged_are_refused_to_the_replacement_process_alone() -> None:
+    asked = {"form": "wuyan-jueju", "prosody": "strict", "rhyme": "七阳"}
+    few, enough = poem_model(), poem_model(RHYMES)  # 6 and 9 words of that rhyme, 2 of which a quatrain takes
+    assert regulated(Pipeline(few).generate(**asked)[0].lines)
+    with pytest.raises(ValueError, match="no rhyme group asked for has"):
+        Pipeline(few).generate(process="replacement", **asked)
+    assert regulated(Pipeline(enough).generate(process="replacement", **asked)[0].lines)
 
 
 @pytest.mark.parametrize("name", PAIRED)
