@@ -249,6 +249,14 @@ def test_an_optimiser_step_hits_each_stratum_of_levels_once(pieces: int) -> None
         assert m.sort().values.tolist() == list(range(1, 29))
 
 
+def test_levels_are_those_that_the_process_sums_in_its_bound() -> None:
+    process = dataclasses.replace(tiny.poem_model().process("uniform"), steps=40)
+    batches = micro_batches(40, 4, batch=40, processes={"uniform": process}, shares={"uniform": 1.0})
+    levels = batches[0]["t"]
+    assert (levels == levels[:, :1]).all()
+    torch.testing.assert_close(levels[:, 0].sort().values, torch.arange(1, 41).double() / 40)
+
+
 def test_the_level_of_each_text_is_uniform() -> None:
     epochs = 120
     batches = micro_batches(8, 4, batch=4, steps=2 * epochs)
