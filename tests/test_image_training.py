@@ -28,12 +28,7 @@ ROOT = Path(__file__).parent.parent
 DIGITS = [ROOT / "recipes" / f"digits-{name}.yaml" for name in ("ddpm", "cold-blur", "cold-pixelate", "inpaint")]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recipe_file(folder: Path, **sections: Any) -> Path:

@@ -33,12 +33,7 @@ TINY = {
 COLD = Diffusion(output="data", power=1, sigma=0.1, degradation={"name": "blur"})
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model(diffusion: Diffusion | None = None, process: str = "gaussian", classes: int = 3, **more: Any) -> ImageModel:

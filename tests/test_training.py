@@ -42,13 +42,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PROSE = "the quick brown fox\n\n  jumps over, the lazy dog.\n" * 40
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    """Bit for bit the same in this process and in those that it starts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recipe_file(folder: Path, **sections: dict[str, Any]) -> Path:

@@ -14,6 +14,7 @@ The first four are tables over k = 0 … 1000, t = k/1000, exact there and with 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -113,6 +114,7 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
 }
 
 
+@functools.cache  # a table of a thousand values
 def get_schedule(name: str, factor: float = 1.0) -> Schedule:
     """The schedule of that name, shifted by `factor` if that is not 1."""
     if name not in SCHEDULES:
