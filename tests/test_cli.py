@@ -17,6 +17,7 @@ import torch
 from tiny import QUATRAIN, poem_model, saved, sentence_model
 
 from textdiff import __version__, cli
+from textdiff.cli import draw
 from textdiff.pipeline import Pipeline
 
 HOLED = QUATRAIN.replace("光", "_")
@@ -72,7 +73,7 @@ def test_generate_gives_what_the_library_gives(run, poems, monkeypatch):
     settings |= {"dynasty": "song", "title": "明月"}
     flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     expected = Pipeline.from_pretrained(poems).generate(n=5, seed=3, **settings)
-    monkeypatch.setattr(cli, "CHUNK", 2)
+    monkeypatch.setattr(draw, "CHUNK", 2)
     for wanted in (["--json"], ["--format", "jsonl"]):
         code, out, err = run("generate", "--model", poems, "-n", 5, "--seed", 3, *flags, *wanted)
         assert (code, err) == (0, "")

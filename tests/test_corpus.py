@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from textdiff import corpus, verse
+from textdiff.errors import AskedError
 
 ALPHABET = list(verse._table())[:3000]
 
@@ -213,8 +214,8 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text(source.read_text(encoding="utf-8") + '{"txt": "天"}\n', encoding="utf-8")
     for path, error, message in (
-        (tmp_path / "absent.jsonl", FileNotFoundError, "absent"),
-        (tmp_path, FileNotFoundError, "chinese-poetry"),
+        (tmp_path / "absent.jsonl", AskedError, "absent"),
+        (tmp_path, AskedError, "chinese-poetry"),
         (bad, ValueError, r"bad\.jsonl, line 2.*'text'"),
         (jsonl(tmp_path / "none.jsonl", ["天地"]), ValueError, "none is a poem of the form"),
     ):

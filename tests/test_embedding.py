@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
 from textdiff import cli
+from textdiff.errors import RecipeError
 from textdiff.following import following, new_texts
 from textdiff.levels import even_levels
 from textdiff.likelihood import nelbo
@@ -35,7 +36,7 @@ from textdiff.schedules import get_schedule, log_snr
 from textdiff.training import run as training
 from textdiff.training.data import Group, MicroBatches
 from textdiff.training.loss import Denoiser, corrupted, guessed, weighted_nll
-from textdiff.training.recipe import RecipeError, load
+from textdiff.training.recipe import load
 from textdiff.verse import get_form
 
 SERVING = [name for name, entry in SAMPLERS.items() if "embedding" in entry.processes]

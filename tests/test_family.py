@@ -24,6 +24,7 @@ from textdiff.bench_family import (
     skips,
     tiled,
 )
+from textdiff.errors import RecipeError
 from textdiff.image_data import Images
 from textdiff.predictions import Bins, Normal
 from textdiff.predictors.denoiser import denoiser
@@ -38,7 +39,7 @@ from textdiff.samplers.second_order import heun
 from textdiff.schedules import SCHEDULES, cosine, flow, get_schedule, linear, log_snr, shifted
 from textdiff.training.data import Group, MicroBatches
 from textdiff.training.loss import corrupted, weighted_nll
-from textdiff.training.recipe import RecipeError, load
+from textdiff.training.recipe import load
 from textdiff.training.reflow import bend, pairs, read
 from textdiff.training.run import train
 

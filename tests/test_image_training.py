@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from test_images import COLD, TINY, digits, folder_of, model
 
+from textdiff.errors import AskedError, RecipeError
 from textdiff.image_data import read_images
 from textdiff.images import ImagePipeline
 from textdiff.likelihood import nelbo
@@ -21,7 +22,7 @@ from textdiff.predictors.images import ImageModel
 from textdiff.training import images, run
 from textdiff.training.data import Group
 from textdiff.training.loss import Denoiser, corrupted
-from textdiff.training.recipe import RecipeError, load
+from textdiff.training.recipe import load
 from textdiff.training.trainer import bound_on, held_out, loss_on
 
 ROOT = Path(__file__).parent.parent
@@ -244,7 +245,7 @@ def test_a_dry_run_estimates_images_too(tmp_path: Path) -> None:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_recipes_that_cannot_be_are_errors(changes: list[str], said: str, tmp_path: Path) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=said.replace("{", r"\{")):
+    with pytest.raises(AskedError, match=said.replace("{", r"\{")):
         run.plan(load(recipe_file(tmp_path), changes))
 
 

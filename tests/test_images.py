@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textdiff import mosaic, trace
 from textdiff.cli import main
+from textdiff.errors import AskedError
 from textdiff.image_data import PARTS, image_of, mask_of, part_of, read_images
 from textdiff.images import ImagePipeline, step_of
 from textdiff.predictions import Bins
@@ -313,7 +314,7 @@ def test_data_sets_on_disk_are_read_by_their_columns(tmp_path: Path) -> None:
 
 
 def test_data_that_cannot_be_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there are no images"):
+    with pytest.raises(AskedError, match="there are no images"):
         read_images("nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no images"):
@@ -345,7 +346,7 @@ def test_single_images_and_masks(tmp_path: Path) -> None:
     known = mask_of(str(tmp_path / "mask.png"), (1, 8, 8))
     assert not known[1, 2] and known.sum() == 63
     assert mask_of("left", (1, 8, 8))[:, 4:].all() and mask_of("top", (1, 8, 8))[4:].all()
-    with pytest.raises(FileNotFoundError, match="there is no mask"):
+    with pytest.raises(AskedError, match="there is no mask"):
         mask_of("middle", (1, 8, 8))
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from tiny import QUATRAIN, poem_model, saved, sentence_model, window_model
 
 from textdiff import canvas, cli, trace
+from textdiff.cli import draw
 from textdiff.following import filled_texts, following, new_texts
 from textdiff.pipeline import Pipeline
 from textdiff.trace import Shot, Trace
@@ -315,7 +316,7 @@ def model(tmp_path_factory) -> str:
 @pytest.mark.parametrize("verb", [["generate", "-n", "5"], ["fill", *HOLED]])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_watching_and_tracing_change_no_text(verb, terminal, model, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "CHUNK", 2)
+    monkeypatch.setattr(draw, "CHUNK", 2)
     monkeypatch.setenv("TERM", "xterm")
     words = [*verb, "--model", model, "--steps", "2", "--seed", "9", "--json"]
     assert cli.main(words) == 0

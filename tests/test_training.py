@@ -27,13 +27,14 @@ import yaml
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from textdiff.errors import AskedError, RecipeError
 from textdiff.likelihood import nelbo
 from textdiff.predictors.folder import TextModel
 from textdiff.tokenization import title_characters
 from textdiff.training import run, start
 from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash, unsaid
 from textdiff.training.loss import Denoiser, corrupted, weighted_nll
-from textdiff.training.recipe import RecipeError, load, to_yaml
+from textdiff.training.recipe import load, to_yaml
 from textdiff.training.trainer import arguments, bound_on, checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -386,7 +387,7 @@ def test_a_bad_data_file_is_one_clear_line(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     if name in BAD_FILES:
         path.write_bytes(BAD_FILES[name])
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+    with pytest.raises(AskedError) as caught:
         run.plan(load(recipe_file(tmp_path), [f"data.train={path}", "data.limit=null"]))
     assert_one_line(caught.value, name)
 

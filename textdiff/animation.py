@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from textdiff.errors import AskedError
 from textdiff.pictures import (
     GREY,
     MARGIN,
@@ -56,7 +57,7 @@ def cels(trace: Trace) -> list[list[Cel]]:
     """Of each text its cels, all equally many: a text that is done earlier waits."""
     films = trace.films()
     if not films:
-        raise ValueError("the trace has a header, but no states to show; record it anew")
+        raise AskedError("the trace has a header, but no states to show; record it anew")
     length = max(map(len, films.values()))
     result = []
     for film in films.values():
@@ -80,7 +81,7 @@ def _cel(text: str, new: Sequence[int], level: float, forwards: int) -> Cel:
 def first(trace: Trace, n: int) -> Trace:
     """The trace of the first n texts alone."""
     if n < 1:
-        raise ValueError(f"n is {n}; it must be at least 1")
+        raise AskedError(f"n is {n}; it must be at least 1")
     kept = []
     for shot in trace.shots:
         at = [k for k, row in enumerate(shot.rows) if row < n]
@@ -106,7 +107,7 @@ def html(trace: Trace, delay: float = 0.25) -> str:
 
 def _check_delay(delay: float) -> None:
     if not 0.02 <= delay < 3600:
-        raise ValueError(f"delay is {delay}; it must be a number of seconds, at least 0.02")
+        raise AskedError(f"delay is {delay}; it must be a number of seconds, at least 0.02")
 
 
 def _inert(value: Any) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from textdiff.contracts import Predictor, State, Step
+from textdiff.errors import AskedError
 from textdiff.image_data import Images
 from textdiff.image_metrics import Classifier, energy, fidelity, frechet, jackknife, train_classifier
 from textdiff.images import step_of
@@ -145,7 +146,7 @@ def drawn(
     Levels are even ones to the power of `spacing`: above 1 they stand closer where little noise is left.
     """
     if not 0 < spacing < math.inf:
-        raise ValueError(f"spacing is {spacing}; it must be positive, 1 for even levels")
+        raise AskedError(f"spacing is {spacing}; it must be positive, 1 for even levels")
     name, levels = model.processes[0], [level**spacing for level in even_levels(steps)]
     predictor, step = way.wrap(model, model.predictor(name)), way.step(model, levels)
     channels, height, width = model.shape
@@ -179,7 +180,7 @@ class Judge:
         """The validation and test parts together, and a classifier trained on the train part."""
         train, parts = images.of("train"), [images.of(name) for name in ("validation", "test")]
         if train.labels is None:
-            raise ValueError(
+            raise AskedError(
                 "these images have no labels, and so nothing can be recognised in them; pass labelled ones"
             )
         labels = torch.cat([part.labels for part in parts if part.labels is not None])
@@ -325,7 +326,7 @@ def pair(flag: str, text: str, second: float | None = None) -> tuple[float, floa
         a = float(first)
         return a, float(rest) if colon else a if second is None else second
     except ValueError:
-        raise ValueError(f"{flag} is {text!r}; expected a number, or two as in 0.8:1") from None
+        raise AskedError(f"{flag} is {text!r}; expected a number, or two as in 0.8:1") from None
 
 
 def gallery(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Bridge, Process, spread
+from textdiff.errors import AskedError
 from textdiff.rng import Rng
 
 Share = Callable[[Any, Tensor, Tensor], Any]  # (process, t, s) -> how much of the noise is drawn anew
@@ -44,7 +45,7 @@ def refresh(share: float | Share) -> Bridge:
     their tokens drawn anew, so that the count stays), or of a Gaussian's variance.
     """
     if not callable(share) and not 0 <= share <= 1:
-        raise ValueError(f"refresh share is {share}; it must lie in [0, 1]")
+        raise AskedError(f"refresh share is {share}; it must lie in [0, 1]")
 
     def bridge(process: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
         noise = process.recover(x0, x_t, t, rng=rng)
@@ -61,9 +62,9 @@ def markov(eta: float = 1.0, last: str = "posterior") -> Bridge:
     step), "none".
     """
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}; it must lie in [0, 1]: 0 is DDIM, 1 is DDPM")
+        raise AskedError(f"eta is {eta}; it must lie in [0, 1]: 0 is DDIM, 1 is DDPM")
     if last not in ("posterior", "simple", "none"):
-        raise ValueError(f"last is {last!r}; expected posterior, simple or none")
+        raise AskedError(f"last is {last!r}; expected posterior, simple or none")
     if last == "posterior":
         return refresh(lambda process, t, s: eta**2 * process.renewal(t, s))
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from textdiff import script
+from textdiff.errors import AskedError
 from textdiff.predictors.folder import TextModel
 from textdiff.predictors.masked_lm import HEADS
 from textdiff.tokenization import frame
@@ -110,7 +111,7 @@ def acrostic(
         characters = characters if form.plain else "".join(split_at_punctuation(characters))
         if len(characters) != len(columns):
             places = f"{form.lines} lines" if name != "acrostic_diagonal" else f"a diagonal of {len(columns)}"
-            raise ValueError(
+            raise AskedError(
                 f"{name} has {len(characters)} characters, but form {form.name!r} has {places}; pass one character for "
                 f"each, or '_' to leave it free"
             )
@@ -119,7 +120,7 @@ def acrostic(
                 continue
             place = column % len(board[line])
             if board[line][place] not in (HOLE, "_", character):
-                raise ValueError(
+                raise AskedError(
                     f"line {line + 1}, character {place + 1} is {board[line][place]!r} by {told.get((line, place), 'template')} "
                     f"and {character!r} by {name}; give one character there, or '_' in one of them"
                 )
@@ -146,9 +147,9 @@ def holed(text: str, model: TextModel, form: Form | None = None, *, verse: bool 
         _check_form(form, model)
         marked = "\n".join(_split(marked, form))
     if not marked.strip():
-        raise ValueError("text is empty; pass a poem or a sentence with '_' for each token to be filled in")
+        raise AskedError("text is empty; pass a poem or a sentence with '_' for each token to be filled in")
     if HOLE not in marked:
-        raise ValueError(
+        raise AskedError(
             f"text {shorten(text)!r} has no hole; write '_', '□' or '[MASK]' for each token to be filled in"
         )
     if form is None and not verse:
@@ -162,15 +163,15 @@ def holed(text: str, model: TextModel, form: Form | None = None, *, verse: bool 
 def whole(text: str, model: TextModel, form: Form | None = None, *, verse: bool = True) -> Canvas:
     """A text to score: every character free.  One outside the vocabulary is the unknown token."""
     if not text.strip():
-        raise ValueError("text is empty; pass a poem or a sentence")
+        raise AskedError("text is empty; pass a poem or a sentence")
     if form is None and not verse:
         return _score_sentence(text, model)
     if form is not None:
         _check_form(form, model)
         if form.plain:
-            raise ValueError(f"form {form.name!r} tells how to write a text, not how to score one; leave it out")
+            raise AskedError(f"form {form.name!r} tells how to write a text, not how to score one; leave it out")
     if HOLE in (marked := _mark(text, model)):
-        raise ValueError(_HAS_HOLE.format(shorten(text)))
+        raise AskedError(_HAS_HOLE.format(shorten(text)))
     form = form or guess_form(marked)
     if form is None:
         raise _no_form(text, "")
@@ -207,7 +208,7 @@ def _check_form(form: Form, model: TextModel) -> None:
     if "form" not in model.prefix or form in FORMS.values() or form.host is not None:
         return
     known = ", ".join(f.name for f in FORMS.values())
-    raise ValueError(
+    raise AskedError(
         f"form {form.name!r} is none that model {model.name} knows; pass {known}, couplet:5 or couplet:7, "
         f"or a model without forms"
     )
@@ -218,7 +219,7 @@ def _split(text: str, form: Form) -> list[str]:
     if form.plain:
         lines = text.strip("\r\n").splitlines()
         if len(lines) != form.lines or not all(lines):
-            raise ValueError(
+            raise AskedError(
                 f"text has {len([line for line in lines if line])} lines, but form {form.name!r} has {form.lines} "
                 f"and none is empty; got {shorten(text)!r}"
             )
@@ -299,7 +300,7 @@ def _lines(marked: str, model: TextModel, form: Form) -> Canvas:
             line = re.sub(f"^(?!{HOLE}| )", " ", re.sub(f" +(?={HOLE})", "", line))
         tokens, write_line = _line(line, len(ids), model, f"line {number + 1}")
         if len(tokens) != form.width:
-            raise ValueError(
+            raise AskedError(
                 f"line {number + 1} has {len(tokens)} tokens, but form {form.name!r} has lines of {form.width}; "
                 f"one hole ('_') is one token"
             )
@@ -359,9 +360,9 @@ def _sentence(marked: str, model: TextModel) -> Canvas:
 def _score_sentence(text: str, model: TextModel) -> Canvas:
     ids = torch.tensor(model.tokenizer(spelled(text, model), add_special_tokens=False)["input_ids"], dtype=torch.long)
     if (ids == model.mask_id).any():
-        raise ValueError(_HAS_HOLE.format(shorten(text)))
+        raise AskedError(_HAS_HOLE.format(shorten(text)))
     if not len(ids):
-        raise ValueError(f"text {shorten(text)!r} has no token; pass a poem or a sentence")
+        raise AskedError(f"text {shorten(text)!r} has no token; pass a poem or a sentence")
     _check_length(ids, model)
     return Canvas(ids, torch.ones_like(ids, dtype=torch.bool), None, lambda ids: [(text, text)], _unknown(ids, model))
 
@@ -423,17 +424,17 @@ def _check_length(ids: Tensor, model: TextModel) -> None:
     around = len(model.prefix) + sum(map(len, frame(model.tokenizer)))
     limit = min(places, model.tokenizer.model_max_length) - around
     if len(ids) > limit:
-        raise ValueError(f"text has {len(ids)} tokens, but the model takes {limit}; pass shorter pieces")
+        raise AskedError(f"text has {len(ids)} tokens, but the model takes {limit}; pass shorter pieces")
 
 
-def _outside(character: str, place: str) -> ValueError:
+def _outside(character: str, place: str) -> AskedError:
     way = "; write another character, or '_' to leave it open"
     if script.HAN.match(character) and not script.available():
         way += ", or install OpenCC (pip install 'textdiff[zh]'), which reads traditional characters"
-    return ValueError(f"{character!r} ({place}) is outside the model's vocabulary{way}")
+    return AskedError(f"{character!r} ({place}) is outside the model's vocabulary{way}")
 
 
-def _no_form(text: str, more: str) -> ValueError:
+def _no_form(text: str, more: str) -> AskedError:
     size = sum(map(len, split_at_punctuation(text)))
     expected = ", ".join(f"{form.length} ({form.chinese})" for form in FORMS.values())
-    return ValueError(f"text {shorten(text)!r} has {size} characters; expected {expected}{more}")
+    return AskedError(f"text {shorten(text)!r} has {size} characters; expected {expected}{more}")

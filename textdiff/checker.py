@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from textdiff import verse
+from textdiff.errors import AskedError
 from textdiff.verse import Form, Reading
 
 # 戈载, 词林正韵 (1821): the level groups of its first fourteen 部.  It divides 灰, 佳 and 元 between two 部 character by
@@ -207,7 +208,7 @@ def check(
         form = verse.guess_form(text)
     lines = form.split(text) if form else verse.split_at_punctuation(text)
     if not lines:
-        raise ValueError(f"text {text!r} has no characters; pass a poem")
+        raise AskedError(f"text {text!r} has no characters; pass a poem")
     return _Check(text, form, lines, _choices(lines, pronounce or {})).report()
 
 
@@ -248,21 +249,21 @@ def _simplifier() -> Callable[[str], str]:
 def _named(key: int | str, lines: Sequence[str], places: Sequence[Place]) -> list[Place]:
     if isinstance(key, int):
         if not 1 <= key <= len(places):
-            raise ValueError(f"a reading is given for character {key}, but the text has {len(places)}; count from 1")
+            raise AskedError(f"a reading is given for character {key}, but the text has {len(places)}; count from 1")
         return [places[key - 1]]
     line, colon, position = key.strip().partition(":")
     if colon and line.isdecimal() and position.isdecimal():
         place = int(line) - 1, int(position) - 1
         if place not in places:
             widths = sorted({len(line) for line in lines})
-            raise ValueError(
+            raise AskedError(
                 f"a reading is given for {key!r}, but the text has {len(lines)} lines of "
                 f"{' or '.join(map(str, widths))} characters; pass LINE:POSITION, both from 1"
             )
         return [place]
     found = [(k, i) for k, i in places if lines[k][i] == key.strip()]
     if not found:
-        raise ValueError(
+        raise AskedError(
             f"a reading is given for {key!r}, which is neither LINE:POSITION nor a character of the text; "
             f"pass one of them, such as 3:5"
         )
@@ -276,13 +277,13 @@ def _decided(character: str, choices: Choices, value: str | Reading, place: str)
         return (Reading(tone, group),)  # a person may know what the table does not
     kinds = {"平": "平", "仄": "上去入仄", "上": "上", "去": "去", "入": "入"}.get(wanted)
     if kinds is None:
-        raise ValueError(
+        raise AskedError(
             f"{value!r} is no reading for {character} at {place}; pass a tone (平 上 去 入, or 仄) or a tone and a group "
             f"of 平水韵, such as 平寒"
         )
     kept = tuple(reading for reading in choices if reading.tone in kinds)
     if choices and not kept:
-        raise ValueError(
+        raise AskedError(
             f"{character} at {place} has no reading {wanted}, only {' '.join(map(''.join, choices))}; "
             f"pass one of these, or tone and group together (such as 平寒) to overrule the table"
         )

@@ -47,6 +47,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from textdiff.contracts import Positions, Predictor
+from textdiff.errors import AskedError
 from textdiff.predictions import Categorical, positions_of
 from textdiff.rng import Rng
 
@@ -276,7 +277,7 @@ def _rhymes(groups: Sequence[frozenset[str]], letter: Tensor, writable: Tensor, 
     large = {group for group, n in counts.items() if n >= enough}
     tokens = [k for k, held in enumerate(groups) if held & large]
     if not tokens:
-        raise ValueError(
+        raise AskedError(
             f"no rhyme group asked for has the {enough} tokens that it takes; ask for another, or for less"
         )
     numbers: dict[tuple[str, ...], int] = {}

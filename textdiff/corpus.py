@@ -37,6 +37,8 @@ from typing import Any
 
 import numpy as np
 
+from textdiff.errors import AskedError
+
 from . import verse
 
 PARTS = ("train", "validation", "test")
@@ -123,11 +125,11 @@ def prepare(
     """
     source, out_dir = Path(source), Path(out_dir)
     if min(validation, test) < 0 or validation + test >= 1:
-        raise ValueError(f"validation={validation} and test={test} leave nothing for train; pass shares such as 0.05")
+        raise AskedError(f"validation={validation} and test={test} leave nothing for train; pass shares such as 0.05")
     wanted = set(verse.FORMS) if forms is None else {verse.get_form(name).name for name in forms}
     targets = {name: out_dir / name for name in (*(f"{part}.jsonl.gz" for part in PARTS), "vocab.tsv", "stats.json")}
     if source.resolve() in {target.resolve() for target in targets.values()}:
-        raise ValueError(f"the output would replace its source {source}; choose another folder than {out_dir}")
+        raise AskedError(f"the output would replace its source {source}; choose another folder than {out_dir}")
     tell = progress or (lambda stage, done, total: None)
 
     rejected = dict.fromkeys(
@@ -163,7 +165,7 @@ def prepare(
                 seen.add(poem.text)
                 poems.append(poem)
     if not poems:
-        raise ValueError(
+        raise AskedError(
             f"{source} has {records} texts, but none is a poem of the form {' or '.join(sorted(wanted))}; "
             f"rejected: {rejected}"
         )
@@ -217,9 +219,7 @@ def read(source: str | Path) -> Iterator[Poem]:
     if source.is_dir():
         yield from _read_clone(source)
     elif not source.exists():
-        raise FileNotFoundError(
-            f"no file or folder {source}; pass a clone of chinese-poetry, a .txt or a .jsonl[.gz] file"
-        )
+        raise AskedError(f"no file or folder {source}; pass a clone of chinese-poetry, a .txt or a .jsonl[.gz] file")
     elif source.name.endswith(".txt"):
         text = source.read_text(encoding="utf-8-sig")
         for block in re.split(r"\n\s*\n", text) if re.search(r"\S[^\n]*\n\s*\n\s*\S", text) else text.splitlines():
@@ -228,7 +228,7 @@ def read(source: str | Path) -> Iterator[Poem]:
     elif source.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _read_jsonl(source)
     else:
-        raise ValueError(f"do not know how to read {source.name!r}; expected a folder, .txt, .jsonl or .jsonl.gz")
+        raise AskedError(f"do not know how to read {source.name!r}; expected a folder, .txt, .jsonl or .jsonl.gz")
 
 
 def _read_clone(folder: Path) -> Iterator[Poem]:
@@ -239,11 +239,11 @@ def _read_clone(folder: Path) -> Iterator[Poem]:
             found = True
             for number, record in enumerate(_parsed(path.read_text(encoding="utf-8"), path.name)):
                 if not isinstance(record, dict) or not isinstance(record.get("paragraphs"), list):
-                    raise ValueError(f"{path.name}, record {number}: expected an object with a list 'paragraphs'")
+                    raise AskedError(f"{path.name}, record {number}: expected an object with a list 'paragraphs'")
                 text = "\n".join(record["paragraphs"])
                 yield Poem("", text, record.get("author") or "", record.get("title") or "", dynasty)
     if not found:
-        raise FileNotFoundError(
+        raise AskedError(
             f"{folder} has no 全唐诗/poet.tang.*.json or poet.song.*.json; pass the root of a clone of chinese-poetry"
         )
 
@@ -254,7 +254,7 @@ def _read_jsonl(path: Path) -> Iterator[Poem]:
             if line.strip():
                 record = _parsed(line, f"{path.name}, line {number}")
                 if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                    raise ValueError(
+                    raise AskedError(
                         f"{path.name}, line {number}: expected an object with a string 'text', got {line[:60]!r}"
                     )
                 yield Poem("", record["text"], *(str(record.get(key) or "") for key in ("author", "title", "dynasty")))
@@ -264,7 +264,7 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+        raise AskedError(f"{where} is not JSON: {error}") from error
 
 
 # Form and characters.
@@ -319,7 +319,7 @@ def near_repeats(poems: list[list[str]], progress: Callable[[int, int], None] | 
     alphabet = {c: i for i, c in enumerate(sorted({c for lines in poems for line in lines for c in line}))}
     size = len(alphabet)
     if size**4 >= 2**63:
-        raise ValueError(
+        raise AskedError(
             f"{size} kinds of characters are more than a 4-gram key of 63 bits can hold, expected at most 55000"
         )
     shapes: dict[tuple[int, int], list[int]] = {}

@@ -25,6 +25,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from textdiff.errors import AskedError
+
 from .rng import Rng
 
 Poem = tuple[str, ...]
@@ -61,7 +63,7 @@ class KneserNey:
     def fit(cls, poems: Sequence[Poem], order: int = 5, least: int = LEAST) -> KneserNey:
         """Counted on `poems`; characters seen fewer than `least` times are unknown.  Half a minute for 7.5 million."""
         if order < 1 or not poems:
-            raise ValueError(f"an n-gram model needs poems and an order of 1 or more; got {len(poems)} and {order}")
+            raise AskedError(f"an n-gram model needs poems and an order of 1 or more; got {len(poems)} and {order}")
         alphabet = _numbered("".join(line for poem in poems for line in poem), least)
         size = int(alphabet.max()) + 1
         alphabet[ord(_BREAK)], alphabet[ord(_START)] = size, size + 1
@@ -103,7 +105,7 @@ class KneserNey:
         """−log p of each poem per character, nats, (N,)."""
         lengths = np.array([sum(map(len, poem)) for poem in poems], dtype=np.int64)
         if not len(lengths) or not lengths.all():
-            raise ValueError(
+            raise AskedError(
                 f"only poems with characters have a likelihood; got {len(lengths)} poems, one of them empty"
             )
         return -np.bincount(np.repeat(np.arange(len(poems)), lengths), weights=self.log_p(poems)) / lengths
@@ -176,7 +178,7 @@ class TitleModel:
     def fit(cls, titles: Sequence[str | None], poems: Sequence[Poem], least: int = LEAST) -> TitleModel:
         """Counted on poems with a title, each counting once a title character, spread over its own characters."""
         if len(titles) != len(poems) or not any(titles):
-            raise ValueError(f"{len(poems)} poems need as many titles, some of them told; got {len(titles)}")
+            raise AskedError(f"{len(poems)} poems need as many titles, some of them told; got {len(titles)}")
         words = [title_words(title) for title in titles]
         title_alphabet = _numbered("".join(words), least)
         poem_alphabet = _numbered("".join(line for poem in poems for line in poem), least)
@@ -232,7 +234,7 @@ def retrieval(
     equals the first place is shared.  `score(title, poem)` may be any model's: a bound given the title, negated, say.
     """
     if len(poems) != len(titles) or k < 2:
-        raise ValueError(f"got {len(titles)} titles for {len(poems)} poems and k = {k}; pass one a poem, and k ≥ 2")
+        raise AskedError(f"got {len(titles)} titles for {len(poems)} poems and k = {k}; pass one a poem, and k ≥ 2")
     words = [title_words(title) for title in titles]
     shapes: dict[tuple[int, ...], list[int]] = {}
     for i in (i for i, said in enumerate(words) if said):
@@ -249,7 +251,7 @@ def retrieval(
             won += (own >= max(others)) / (1 + sum(other == own for other in others))
             count += 1
     if not count:
-        raise ValueError(f"no poem has a title and {k - 1} others of its shape with different ones; pass more poems")
+        raise AskedError(f"no poem has a title and {k - 1} others of its shape with different ones; pass more poems")
     return Retrieval(won / count, *wilson(won / count, count), count)
 
 

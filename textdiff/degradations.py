@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import spread
+from textdiff.errors import AskedError
 from textdiff.resolve import unknown
 
 Degradation = Callable[[Tensor, Tensor], Tensor]
@@ -38,7 +39,7 @@ def by_row(degrade: Degradation) -> Degradation:
 def blur(largest: float = 1.0) -> Degradation:
     """Gaussian blur with reflecting borders, exact at every width."""
     if not largest > 0:
-        raise ValueError(f"largest is {largest}; the blur at level 1 must be wider than 0, in sides of the image")
+        raise AskedError(f"largest is {largest}; the blur at level 1 must be wider than 0, in sides of the image")
 
     def degrade(x0: Tensor, level: Tensor) -> Tensor:
         down, across = (cosines(n).to(x0) for n in x0.shape[-2:])
@@ -59,7 +60,7 @@ def cosines(n: int) -> Tensor:
 def fade(value: float = -1.0, edge: float | None = 0.5) -> Degradation:
     """x0 + mask·(value − x0); the mask grows from the centre with an `edge` of that softness, or is t everywhere (None)."""
     if edge is not None and not edge > 0:
-        raise ValueError(f"edge is {edge}; it must be greater than 0, or null to fade everywhere at once")
+        raise AskedError(f"edge is {edge}; it must be greater than 0, or null to fade everywhere at once")
 
     def degrade(x0: Tensor, level: Tensor) -> Tensor:
         mask = level
@@ -75,12 +76,12 @@ def fade(value: float = -1.0, edge: float | None = 0.5) -> Degradation:
 def pixelate(largest: int = 8, mixed: bool = False) -> Degradation:
     """Averages over squares of side 2, 4, … `largest`, each over an equal share of the levels."""
     if largest < 2 or largest & (largest - 1):
-        raise ValueError(f"largest is {largest}; the side of a square must be a power of two from 2 on")
+        raise AskedError(f"largest is {largest}; the side of a square must be a power of two from 2 on")
     stages = largest.bit_length() - 1
 
     def degrade(x0: Tensor, level: Tensor) -> Tensor:
         if any(side % largest for side in x0.shape[-2:]):
-            raise ValueError(f"images of {x0.shape[-2]} by {x0.shape[-1]} do not part into squares of side {largest}")
+            raise AskedError(f"images of {x0.shape[-2]} by {x0.shape[-1]} do not part into squares of side {largest}")
         place = level * stages
         stage = (place - 1e-6).ceil()  # a third of the levels is no float32
         result = x0

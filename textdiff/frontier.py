@@ -15,6 +15,7 @@ from typing import Any
 
 from textdiff import metrics
 from textdiff.counts import KneserNey, wilson
+from textdiff.errors import AskedError
 from textdiff.metrics import Association, Poem
 from textdiff.pipeline import Pipeline
 from textdiff.resolve import unknown
@@ -60,7 +61,7 @@ def frontier(
 ) -> Iterator[Point]:
     """The real poems' point (sampler "real"), then one for each setting; `reference` needs n poems."""
     if len(reference) < n:
-        raise ValueError(
+        raise AskedError(
             f"there are {len(reference)} reference poems of {form} for n = {n}; pass more, or take n smaller"
         )
     model = KneserNey.fit(train) if train else None

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.errors import AskedError
 from textdiff.predictions import Bins
 
 PARTS = ("train", "validation", "test")
@@ -51,16 +52,15 @@ def read_images(
     """`source` is "digits", a folder of image files (subfolders are classes), or a data set: a folder of
     `datasets.save_to_disk`, or a hub id, with the columns `image` and `label`.
 
-    Files are brought to `size` by `size` pixels; None takes the size of the first one.  ValueError and
-    FileNotFoundError say what is missing.
+    Files are brought to `size` by `size` pixels; None takes the size of the first one.  An AskedError says what is missing.
     """
     if channels not in (1, 3):
-        raise ValueError(f"channels is {channels}; expected 1 for gray or 3 for colours")
+        raise AskedError(f"channels is {channels}; expected 1 for gray or 3 for colours")
     if source == "digits":
         return _digits(size, channels, limit)
     folder = Path(source).expanduser()
     if not folder.exists() and (source.startswith((".", "~", "/")) or source.count("/") != 1):
-        raise FileNotFoundError(
+        raise AskedError(
             f"there are no images {source!r}; pass 'digits', a folder of image files, or the id of a data set on the hub"
         )
     if folder.is_dir() and not any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
@@ -76,11 +76,11 @@ def part_of(index: int, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> int:
 
 def _digits(size: int | None, channels: int, limit: int | None) -> Images:
     if size not in (None, 8) or channels != 1:
-        raise ValueError(f"digits are gray and 8 by 8, not {channels} channels of {size}; leave out size and channels")
+        raise AskedError(f"digits are gray and 8 by 8, not {channels} channels of {size}; leave out size and channels")
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ValueError("the digits come with scikit-learn, which is missing; pip install 'textdiff[image]'") from None
+        raise AskedError("the digits come with scikit-learn, which is missing; pip install 'textdiff[image]'") from None
     found = load_digits()
     x = torch.from_numpy(found.images[:limit]).float()[:, None] / 8 - 1  # 0 … 16
     labels = torch.from_numpy(found.target[:limit]).long()
@@ -91,10 +91,10 @@ def _digits(size: int | None, channels: int, limit: int | None) -> Images:
 def _folder(folder: Path, size: int | None, channels: int, limit: int | None) -> Images:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)[:limit]
     if not files:
-        raise ValueError(f"folder {str(folder)!r} holds no images; expected files such as .png or .jpg, in it or below")
+        raise AskedError(f"folder {str(folder)!r} holds no images; expected files such as .png or .jpg, in it or below")
     names = sorted({path.parent.relative_to(folder).as_posix() for path in files} - {"."})
     if names and any(path.parent == folder for path in files):
-        raise ValueError(
+        raise AskedError(
             f"folder {str(folder)!r} holds images both beside and inside of subfolders; classes are subfolders, so move "
             f"all images into them, or none"
         )
@@ -107,13 +107,13 @@ def _opened(path: Path) -> Any:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise ValueError("image files are read by Pillow, which is missing; pip install 'textdiff[image]'") from None
+        raise AskedError("image files are read by Pillow, which is missing; pip install 'textdiff[image]'") from None
     try:
         with Image.open(path) as picture:
             picture.load()
             return picture
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is no image that can be read ({error}); mend or remove it") from error
+        raise AskedError(f"{str(path)!r} is no image that can be read ({error}); mend or remove it") from error
 
 
 def _stacked(pictures: Sequence[Any], size: int | None, channels: int) -> Tensor:
@@ -137,10 +137,10 @@ def _dataset(source: str, size: int | None, channels: int, image: str, label: st
         found = datasets.load_from_disk(source) if Path(source).exists() else datasets.load_dataset(source)
     except Exception as error:  # of many kinds: no network, no such set, damaged files
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"data set {source!r} cannot be read ({reason}); check its name and the connection") from error
+        raise AskedError(f"data set {source!r} cannot be read ({reason}); check its name and the connection") from error
     splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
     if "train" not in splits:
-        raise ValueError(f"data set {source!r} has no split 'train', only {', '.join(splits)}; pass one that has")
+        raise AskedError(f"data set {source!r} has no split 'train', only {', '.join(splits)}; pass one that has")
     rows, parts = [], []
     shares = (0.9, 0.1, 0.0) if "test" in splits else (0.8, 0.1, 0.1)
     for name in ("train", "test"):
@@ -149,7 +149,7 @@ def _dataset(source: str, size: int | None, channels: int, image: str, label: st
         parts += [part_of(k, shares) if name == "train" else 2 for k in range(len(split))]
     if not rows or image not in rows[0]:
         held = ", ".join(rows[0]) if rows else "no rows"
-        raise ValueError(f"data set {source!r} has {held}, no column {image!r}; name the column of the images")
+        raise AskedError(f"data set {source!r} has {held}, no column {image!r}; name the column of the images")
     x = _stacked([row[image] for row in rows], size, channels)
     labels, names = None, ()
     if label in rows[0]:
@@ -166,13 +166,13 @@ def image_of(source: str, shape: Sequence[int]) -> Tensor:
     if name == "digits" and not Path(source).exists():
         test = read_images("digits").of("test").x
         if not number.isdigit() or int(number) >= len(test) or tuple(test.shape[1:]) != tuple(shape):
-            raise ValueError(
+            raise AskedError(
                 f"image {source!r} is no digit of the test part that this model can take; write digits:0 to "
                 f"digits:{len(test) - 1} for a model of 8 by 8 gray pixels"
             )
         return test[int(number)]
     if not Path(source).is_file():
-        raise FileNotFoundError(f"there is no image {source!r}; pass an image file, or digits:0, digits:1 …")
+        raise AskedError(f"there is no image {source!r}; pass an image file, or digits:0, digits:1 …")
     return _stacked([_opened(Path(source)).resize((width, height))], None, channels)[0]
 
 
@@ -191,5 +191,5 @@ def mask_of(source: str, shape: Sequence[int]) -> Tensor:
     if source in parts:
         return ~parts[source]
     if not Path(source).is_file():
-        raise FileNotFoundError(f"there is no mask {source!r}; pass an image file, or one of {', '.join(parts)}")
+        raise AskedError(f"there is no mask {source!r}; pass an image file, or one of {', '.join(parts)}")
     return _stacked([_opened(Path(source)).resize((width, height))], None, 1)[0, 0] <= 0

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from textdiff.counts import wilson
+from textdiff.errors import AskedError
 from textdiff.rng import Rng, example_seed
 
 FEATURES = 64
@@ -97,7 +98,7 @@ def train_classifier(
     8×8 on one core.
     """
     if len(images) != len(labels) or len(images) < 2:
-        raise ValueError(f"there are {len(images)} images and {len(labels)} labels; pass one label for each image")
+        raise AskedError(f"there are {len(images)} images and {len(labels)} labels; pass one label for each image")
     device, rng = images.device, Rng([seed], device=images.device)
     classifier = _untrained(images.shape[1], int(labels.max()) + 1, rng, device)
     parameters = [*classifier.body.parameters(), *classifier.head.parameters()]
@@ -173,7 +174,7 @@ def coverage(found: Tensor, classes: int) -> Coverage:
 def frechet(a: Tensor, b: Tensor) -> float:
     """(1) between two lists of features, (N, D) and (M, D), in float64."""
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"the lists have {len(a)} and {len(b)} rows; a covariance needs at least 2")
+        raise AskedError(f"the lists have {len(a)} and {len(b)} rows; a covariance needs at least 2")
     a, b = a.double(), b.double()
     cov_a, cov_b = a.T.cov(correction=1).reshape(a.shape[1], -1), b.T.cov(correction=1).reshape(b.shape[1], -1)
     values, vectors = torch.linalg.eigh(cov_a)
@@ -229,7 +230,7 @@ def jackknife(statistic: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor
 def split(real: Tensor, first: int, second: int, *, repeats: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """`repeats` random pairs of lists out of `real` (N, …), of `first` and `second` rows, that share no row."""
     if first + second > len(real):
-        raise ValueError(f"two lists of {first} and {second} do not fit into {len(real)} real images; take fewer")
+        raise AskedError(f"two lists of {first} and {second} do not fit into {len(real)} real images; take fewer")
     order = Rng([example_seed(seed, k) for k in range(repeats)], device=real.device).uniform(len(real)).argsort(-1)
     return [(real[row[:first]], real[row[first : first + second]]) for row in order]
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from textdiff import image_metrics
 from textdiff.contracts import Positions, Predictor
+from textdiff.errors import AskedError
 from textdiff.image_data import Images
 from textdiff.image_metrics import Classifier, Interval
 from textdiff.images import ImagePipeline
@@ -71,7 +72,7 @@ class Ground:
         train, held_out = (_chosen(data, rows) for rows in _apart(data, seed))
         for name, part in (("train", train), ("held-out", held_out)):
             if len(part.x) < 2:
-                raise ValueError(f"the data have {len(part.x)} {name} images; pass data with at least 2")
+                raise AskedError(f"the data have {len(part.x)} {name} images; pass data with at least 2")
         found = None
         if train.labels is not None:
             found = image_metrics.train_classifier(train.x, train.labels, seed=seed, epochs=epochs)
@@ -180,9 +181,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("n", "evaluations", "repeats", "batch", "epochs"):
             if getattr(self, name) < (2 if name == "n" else 1):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {2 if name == 'n' else 1}")
+                raise AskedError(f"{name} is {getattr(self, name)}; it must be at least {2 if name == 'n' else 1}")
         if not self.steps or min(self.steps) < 1:
-            raise ValueError(f"steps are {self.steps}; pass numbers of at least 1, such as 5,10,20,50")
+            raise AskedError(f"steps are {self.steps}; pass numbers of at least 1, such as 5,10,20,50")
         known = [*CALLED, *(name for name, entry in SAMPLERS.items() if "gaussian" in entry.processes)]
         for name in self.samplers:
             if name not in known:
@@ -411,12 +412,12 @@ def _chosen(images: Images, keep: Tensor) -> Images:
 
 def _fits(model: ImageModel, data: Images) -> None:
     if tuple(data.x.shape[1:]) != tuple(model.shape):
-        raise ValueError(
+        raise AskedError(
             f"the images are {tuple(data.x.shape[1:])}, those of model {model.name} {tuple(model.shape)}; pass the data "
             f"that it was trained on"
         )
     if model.classes and tuple(data.names) != tuple(model.classes):
-        raise ValueError(
+        raise AskedError(
             f"the data's classes are {', '.join(data.names) or 'none'}, those of model {model.name} "
             f"{', '.join(model.classes)}; pass the data that it was trained on"
         )
@@ -503,7 +504,7 @@ def plot(found: Mapping[str, Any], path: str | Path) -> None:
     if found.get("restoring"):
         panels = [lambda axis, name=name: _errors(axis, found, name) for name in ("error", "frechet")]  # type: ignore[misc]
     if not panels:
-        raise ValueError(f"model {found['model']} has no figures over steps to draw; leave the picture out")
+        raise AskedError(f"model {found['model']} has no figures over steps to draw; leave the picture out")
     figure = figure_class(figsize=(4.2 * len(panels), 3.6), layout="constrained")
     canvas_class(figure)
     for axis, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Predictor, State, Step
+from textdiff.errors import AskedError, ModelError
 from textdiff.levels import even_levels
 from textdiff.predictors.analytic import NoisePower
 from textdiff.predictors.analytic import analytic as widened
-from textdiff.predictors.folder import ModelError
 from textdiff.predictors.images import ImageModel
 from textdiff.predictors.shaping import guided, pinned
 from textdiff.resolve import attribute, unknown
@@ -147,15 +147,15 @@ class ImagePipeline:
 
     def _collected(self, n: int, label: Label, seed: int, settings: dict[str, Any]) -> Drawn:
         if n < 1:
-            raise ValueError(f"n is {n}; it must be at least 1")
+            raise AskedError(f"n is {n}; it must be at least 1")
         settings = dict(settings)
         batch, callback = settings.pop("batch_size", 64), settings.pop("callback", None)
         if batch < 1:
-            raise ValueError(f"batch_size is {batch}; it must be at least 1")
+            raise AskedError(f"batch_size is {batch}; it must be at least 1")
         whole = {name: settings.pop(name, None) for name in ("images", "known")}
         labels = [label] * n if label is None or isinstance(label, (str, int)) else list(label)
         if len(labels) != n:
-            raise ValueError(f"label has {len(labels)} values for {n} images; pass one for all or one for each")
+            raise AskedError(f"label has {len(labels)} values for {n} images; pass one for all or one for each")
         images, forwards = [], []
         for first in range(0, n, batch):
             rows = slice(first, min(first + batch, n))
@@ -178,7 +178,7 @@ class ImagePipeline:
 
     def _checked(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != self.model.shape[0]:
-            raise ValueError(
+            raise AskedError(
                 f"images are {tuple(images.shape)}; expected (N, {', '.join(map(str, self.model.shape))}), values in [-1, 1]"
             )
         return images.to(self.model.device, torch.float32)
@@ -197,7 +197,7 @@ def step_of(process: str, sampler: str | None = None, options: Mapping[str, Any]
             raise unknown(f"option of sampler {name}", option, SAMPLERS[name].options)
         if isinstance(parameters[option].default, str) != isinstance(value, str):
             expected = "a word" if isinstance(parameters[option].default, str) else "a number"
-            raise ValueError(f"option {option} of sampler {name} is {value!r}; expected {expected}")
+            raise AskedError(f"option {option} of sampler {name} is {value!r}; expected {expected}")
     step: Step = make(**(options or {}))
     return step
 
@@ -206,7 +206,7 @@ def _places(known: Tensor, images: Tensor) -> Tensor:
     """(N, 1, H, W) bool."""
     place = known.to(images.device) > 0.5 if known.is_floating_point() else known.to(images.device).bool()
     if place.shape[-2:] != images.shape[-2:]:
-        raise ValueError(
+        raise AskedError(
             f"the mask is {tuple(known.shape)}, the images are {tuple(images.shape)}; pass (H, W) or (N, 1, H, W)"
         )
     return place.reshape(-1, 1, *place.shape[-2:]).expand(len(images), 1, *place.shape[-2:])

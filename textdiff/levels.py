@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from textdiff.errors import AskedError
+
 # Fraction of the text still corrupted after a fraction u of the steps; decreasing from 1 to 0.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda u: 1 - u,
@@ -41,7 +43,7 @@ def count_levels(n: Tensor, steps: int | None = None, schedule: str = "linear") 
     early and stays there, so that its own sequence does not depend on the rows beside it.
     """
     if steps is not None and steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1, or None for one position at a time")
+        raise AskedError(f"steps is {steps}; it must be at least 1, or None for one position at a time")
     sequences = []
     for size in n.tolist():
         counts = set(range(1, size))
@@ -55,5 +57,5 @@ def count_levels(n: Tensor, steps: int | None = None, schedule: str = "linear") 
 def even_levels(steps: int) -> Iterator[float]:
     """1 − 1/steps, …, 0: for processes of independent positions."""
     if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1")
+        raise AskedError(f"steps is {steps}; it must be at least 1")
     return ((steps - j) / steps for j in range(1, steps + 1))

@@ -25,6 +25,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from textdiff.errors import AskedError
+
 from . import verse
 from .counts import KneserNey
 from .rng import Rng
@@ -204,7 +206,7 @@ def parallel_accuracy(
     """
     shapes = {tuple(map(len, poem)) for poem in (*poems, *foils)}
     if len(shapes) != 1 or len(next(iter(shapes))) != 8 or len(set(foils)) < 2:
-        raise ValueError(
+        raise AskedError(
             f"parallel lines are looked for in poems of one octave form, against two others or more; got "
             f"{len(shapes)} shapes and {len(set(foils))} others; sort the poems by form"
         )
@@ -294,7 +296,7 @@ def distinct(poems: Sequence[Poem], n: int) -> float:
     """Kinds of n-grams within lines, over n-grams."""
     grams, _ = _grams(_some(poems), n, _alphabet(poems))
     if not len(grams):
-        raise ValueError(f"no line has {n} characters; pass a smaller n")
+        raise AskedError(f"no line has {n} characters; pass a smaller n")
     return len(np.unique(grams)) / len(grams)
 
 
@@ -305,7 +307,7 @@ def self_bleu(poems: Sequence[Poem], n: int) -> Values:
     one form are equally long, so no brevity penalty arises.
     """
     if len(poems) < 2:
-        raise ValueError(f"self-BLEU compares a poem with others, and here is {len(poems)}; pass two or more")
+        raise AskedError(f"self-BLEU compares a poem with others, and here is {len(poems)}; pass two or more")
     alphabet, total = _alphabet(poems), np.zeros(len(poems))
     for order in range(1, n + 1):
         grams, owners = _grams(poems, order, alphabet, across=True)
@@ -377,7 +379,7 @@ def _values(values: object) -> Values:
 
 def _some(poems: Sequence[Poem]) -> Sequence[Poem]:
     if not any("".join(poem) for poem in poems):
-        raise ValueError("there is no poem to measure; pass at least one")
+        raise AskedError("there is no poem to measure; pass at least one")
     return poems
 
 
@@ -395,7 +397,7 @@ def _alphabet(poems: Sequence[Poem]) -> NDArray[np.uint16]:
     """A number from 1 on for each character of the poems, by code point; 0 for all others."""
     kinds = np.unique(_codes("".join(line for poem in poems for line in poem)))
     if len(kinds) >= _SYMBOLS:
-        raise ValueError(f"the poems have {len(kinds)} different characters, and fewer than {_SYMBOLS} fit; pass less")
+        raise AskedError(f"the poems have {len(kinds)} different characters, and fewer than {_SYMBOLS} fit; pass less")
     table = np.zeros(0x110000, dtype=np.uint16)
     table[kinds] = np.arange(1, len(kinds) + 1)
     return table

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.errors import AskedError
 from textdiff.pictures import svg_head
 from textdiff.trace import Shot, Trace
 
@@ -25,7 +26,7 @@ LEAST = 48  # pixels of a shown image's side: smaller ones are enlarged by a who
 def mosaic(images: Tensor, columns: int | None = None, zoom: int | None = None) -> Any:
     """A Pillow image of (N, C, H, W), row by row; `columns` None makes it about square."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise ValueError(f"images are {tuple(images.shape)}; expected (N, 1 or 3, H, W) with at least one image")
+        raise AskedError(f"images are {tuple(images.shape)}; expected (N, 1 or 3, H, W) with at least one image")
     n, _, height, width = images.shape
     across = columns or -(-n // max(1, int(n**0.5)))
     times = zoom or max(1, -(-LEAST // max(height, width)))
@@ -65,7 +66,7 @@ def decoded(texts: Sequence[str]) -> Tensor:
             picture = image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
             plain = np.array(picture.convert("L" if picture.mode == "L" else "RGB"))
         except Exception as error:
-            raise ValueError(f"a state is no PNG image in base64 ({error}); record the trace anew") from None
+            raise AskedError(f"a state is no PNG image in base64 ({error}); record the trace anew") from None
         found.append(torch.from_numpy(plain).view(picture.height, picture.width, -1).permute(2, 0, 1))
     return torch.stack(found).float() / 127.5 - 1
 
@@ -85,7 +86,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise ValueError("pictures are drawn by Pillow, which is missing; pip install 'textdiff[image]'") from None
+        raise AskedError("pictures are drawn by Pillow, which is missing; pip install 'textdiff[image]'") from None
     return Image
 
 
@@ -103,9 +104,9 @@ def frames(trace: Trace) -> list[Any]:
     """Pillow images of all the trace's images together, one a state; an image that is done earlier waits."""
     films = [decoded([text for text, *_ in film]) for film in trace.films().values()]
     if not films:
-        raise ValueError("the trace has a header, but no states to show; record it anew")
+        raise AskedError("the trace has a header, but no states to show; record it anew")
     if len({film.shape[1:] for film in films}) > 1:
-        raise ValueError("the images of the trace differ in size; record it anew")
+        raise AskedError("the images of the trace differ in size; record it anew")
     length = max(map(len, films))
     waiting = [torch.cat([film, film[-1:].expand(length - len(film), -1, -1, -1)]) for film in films]
     return [mosaic(torch.stack([film[k] for film in waiting])) for k in range(length)]
@@ -163,7 +164,7 @@ def html(trace: Trace, delay: float = 0.25) -> str:
 
 def check_delay(delay: float) -> None:
     if not 0.02 <= delay < 3600:
-        raise ValueError(f"delay is {delay}; it must be a number of seconds, at least 0.02")
+        raise AskedError(f"delay is {delay}; it must be a number of seconds, at least 0.02")
 
 
 def _link(picture: Any) -> str:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Predictor, Process, State, Step, spread
+from textdiff.errors import AskedError
 from textdiff.predictions import Bins, Normal
 from textdiff.predictors.denoiser import noise_of
 from textdiff.rng import Rng
@@ -86,9 +87,9 @@ def log_likelihood(
     try:
         from scipy.integrate import solve_ivp
     except ImportError:
-        raise ValueError("the ODE's likelihood needs scipy, which is not here; pip install 'textdiff[ode]'") from None
+        raise AskedError("the ODE's likelihood needs scipy, which is not here; pip install 'textdiff[ode]'") from None
     if probes is not None and probes < 1:
-        raise ValueError(f"probes is {probes}; it must be at least 1, or None for the exact divergence")
+        raise AskedError(f"probes is {probes}; it must be at least 1, or None for the exact divergence")
     start, end = angle(schedule, first), angle(schedule, 1.0)
     result = []
     for piece in torch.arange(len(x0), device=x0.device).split(rows):

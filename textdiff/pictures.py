@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from rich.cells import cell_len
 
+from textdiff.errors import AskedError
 from textdiff.heat import TOP, Detailed, colour, ink, pieces
 
 UNIT = 16  # pixels a column
@@ -244,9 +245,9 @@ def find_font(text: str, path: str | None = None) -> Face:
         try:
             lacking = _lacking(Face(path), wanted)
         except OSError as error:
-            raise ValueError(f"font {path!r} cannot be read ({error}); pass a .ttf, .otf or .ttc file") from error
+            raise AskedError(f"font {path!r} cannot be read ({error}); pass a .ttf, .otf or .ttc file") from error
         if not _serves(lacking, wanted):
-            raise ValueError(
+            raise AskedError(
                 f"font {path!r} lacks {len(lacking)} of the {len(wanted)} characters ({_some(lacking)}); "
                 f"pass a font that has them with --font FILE"
             )
@@ -260,7 +261,7 @@ def find_font(text: str, path: str | None = None) -> Face:
             continue
     if _serves(_lacking(Face(None), wanted), wanted):
         return Face(None)
-    raise ValueError(
+    raise AskedError(
         f"no font of this system has the characters {_some(wide or wanted)}; install one (on Debian: "
         f"apt install fonts-noto-cjk) or pass --font FILE"
     )
@@ -330,5 +331,5 @@ def _pillow() -> tuple[Any, Any, Any]:
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise ValueError("PNG and GIF need Pillow; pip install 'textdiff[plot]', or ask for SVG or HTML") from error
+        raise AskedError("PNG and GIF need Pillow; pip install 'textdiff[plot]', or ask for SVG or HTML") from error
     return Image, ImageDraw, ImageFont

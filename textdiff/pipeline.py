@@ -27,11 +27,12 @@ from textdiff import canvas
 from textdiff.canvas import Canvas
 from textdiff.constraints import Law, Restricted, constrained
 from textdiff.contracts import Predictor, Process, State
+from textdiff.errors import AskedError, ModelError
 from textdiff.levels import count_levels, even_levels
 from textdiff.likelihood import nelbo, ratio
 from textdiff.predictions import positions_of
 from textdiff.predictors.fast_float32 import fast_float32
-from textdiff.predictors.folder import ModelError, TextModel
+from textdiff.predictors.folder import TextModel
 from textdiff.predictors.shaping import allowed, banned, guided, nucleus, tempered
 from textdiff.processes import PROCESSES
 from textdiff.prosody import Prosody, check_given, kept_to, pattern_of, place_keyword, preferred, verse_law
@@ -311,9 +312,9 @@ class Pipeline:
             canvases = [canvas.in_script(c, script) for c in self._canvases(canvas.holed, texts, form)]
             seeds = _seeds(seed, len(canvases), generator)
         if len({c.shape for c in canvases}) > 1:
-            raise ValueError("the texts differ in length or number of holes; stream texts of one shape at a time")
+            raise AskedError("the texts differ in length or number of holes; stream texts of one shape at a time")
         if plan.best_of > 1 or (plan.particles or 1) > 1:
-            raise ValueError(
+            raise AskedError(
                 f"best_of is {plan.best_of} and particles {plan.particles}, but a stream shows one chain a text; leave them "
                 f"(and quality) out, or pass a callback to generate or fill"
             )
@@ -374,7 +375,7 @@ class Pipeline:
         told = [{"text": record} if isinstance(record, str) else record for record in records]
         canvases = [self._canvas(canvas.whole, r["text"], r.get("form"), k) for k, r in enumerate(told)]
         if not canvases:
-            raise ValueError("there is no text to evaluate; pass at least one")
+            raise AskedError("there is no text to evaluate; pass at least one")
         seeds = [[example_seed(seed, k)] for k in range(len(canvases))]
         for condition in conditions:
             if condition not in CONDITIONS:
@@ -406,7 +407,7 @@ class Pipeline:
         `callback` is called with the number of texts done.
         """
         if "mask" not in self.model.processes:
-            raise ValueError(f"model {self.model.name} does not serve the mask process, which a detailed score needs")
+            raise AskedError(f"model {self.model.name} does not serve the mask process, which a detailed score needs")
         canvases = self._canvases(canvas.whole, texts, form)
         told = {"title": _each("title", self._spelled(title), canvases), "dynasty": _each("dynasty", dynasty, canvases)}
         results = []
@@ -484,13 +485,13 @@ class Pipeline:
         for k, one in enumerate(canvases):
             others = sorted({o for o, c in zip(own, canvases, strict=True) if c.shape == one.shape and o != own[k]})
             if len(others) < titles - 1:
-                raise ValueError(
+                raise AskedError(
                     f"{len(others) + 1} different titles of one form are too few to choose among {titles}; pass more poems"
                 )
             order = Rng([example_seed(seed, k)]).ranks(torch.ones(1, len(others), dtype=torch.bool))[0].argsort()
             tried.append([own[k], *(others[i] for i in order[: titles - 1].tolist())])
         if not canvases:
-            raise ValueError("there is no poem with a title; pass at least one")
+            raise AskedError("there is no poem with a title; pass at least one")
         flat = [c for c in canvases for _ in range(titles)]
         seeds = [[example_seed(seed, k)] for k in range(len(canvases)) for _ in range(titles)]
         raw = {cleaned: record["title"] for cleaned, record in zip(own, told, strict=True)}  # it is cleaned once, later
@@ -535,7 +536,7 @@ class Pipeline:
             usual = self._process(None)
             served = [p for p in (usual, *self.model.processes) if p in SAMPLERS[sampler].processes]
             if not served:
-                raise ValueError(
+                raise AskedError(
                     f"sampler {sampler!r} serves {', '.join(SAMPLERS[sampler].processes)}, but model {self.model.name} only "
                     f"{', '.join(self.model.processes)}; pick another sampler"
                 )
@@ -548,9 +549,9 @@ class Pipeline:
             sampler = usual if name == self._process(None) and name in SAMPLERS[usual].processes else FIRST_CHOICE[name]
         if name not in SAMPLERS[sampler].processes:
             fitting = ", ".join(s for s, entry in SAMPLERS.items() if name in entry.processes)
-            raise ValueError(f"sampler {sampler!r} does not serve process {name!r}; use one of {fitting}")
+            raise AskedError(f"sampler {sampler!r} does not serve process {name!r}; use one of {fitting}")
         if sampler == "entropy-bounded" and steps is not None:
-            raise ValueError(
+            raise AskedError(
                 f"steps is {steps}, but sampler 'entropy-bounded' takes as many as its bound asks; "
                 f"leave steps out, and allow more per step with its option gamma"
             )
@@ -559,15 +560,15 @@ class Pipeline:
         top_p = defaults.get("top_p") if top_p is None else top_p
         _at_least("steps", steps, 1)
         if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
-            raise ValueError(f"temperature is {temperature}; it must be at least 0 (1 is the model's own law)")
+            raise AskedError(f"temperature is {temperature}; it must be at least 0 (1 is the model's own law)")
         if top_p is not None and not (isinstance(top_p, (int, float)) and 0 < top_p <= 1):
-            raise ValueError(f"top_p is {top_p}; it must lie in (0, 1], or be left out")
+            raise AskedError(f"top_p is {top_p}; it must lie in (0, 1], or be left out")
         asked = Prosody.parse(prosody, tones, rhyme, avoid, bool(no_repeat))
         _check_control(asked, name, sampler, steps, particles)
         if name == "replacement":  # the draft's rhyme words, old ones and new ones meet while words are exchanged
             asked = replace(asked, room=3)
         if guidance is not None and guidance != 1 and not (title or dynasty):
-            raise ValueError(f"guidance is {guidance}, but there is no title or dynasty to guide towards; pass one")
+            raise AskedError(f"guidance is {guidance}, but there is no title or dynasty to guide towards; pass one")
         _at_least("particles", particles, 1)
         _at_least("best_of", best_of, 1)
         return Plan(
@@ -606,7 +607,7 @@ class Pipeline:
         if name not in PROCESSES:
             raise unknown("process", name, PROCESSES)
         if name not in served:
-            raise ValueError(
+            raise AskedError(
                 f"model {self.model.name} serves {', '.join(served)}, not process {name!r}; use one of these"
             )
         return name
@@ -622,7 +623,7 @@ class Pipeline:
         """What `generate` starts from; `ends` are the keywords of `canvas.acrostic`."""
         if template is not None or any(told is not None for told in ends.values()):
             if length is not None:
-                raise ValueError(
+                raise AskedError(
                     f"length is {length}, but given characters have their places in a form; leave length out"
                 )
             return canvas.in_script(self._given(form, template, ends), script)
@@ -633,7 +634,7 @@ class Pipeline:
         shaped = guess_form(template.replace("[MASK]", canvas.HOLE)) if form is None and template is not None else None
         if form is None and not self.verse and shaped is None:
             if template is None or any(told is not None for told in ends.values()):
-                raise ValueError(
+                raise AskedError(
                     f"model {self.model.name} knows no forms; pass one with the acrostic, such as lines:4x32"
                 )
             return canvas.holed(template, self.model, verse=False)
@@ -647,29 +648,29 @@ class Pipeline:
         if length is None and (form is not None or self.verse):
             return canvas.blank(self.model, get_form(defaults.get("form", "qiyan-jueju") if form is None else form))
         if self.verse or form is not None:
-            raise ValueError(
+            raise AskedError(
                 f"length is {length}, but a form has its own; pass a form or a length to a model without forms"
             )
         length = length or defaults.get("length")
         if length is None:
-            raise ValueError(f"model {self.model.name} knows no forms; pass a form or the length in tokens")
+            raise AskedError(f"model {self.model.name} knows no forms; pass a form or the length in tokens")
         return canvas.window(self.model, length)
 
     def _canvas(self, read: Callable[..., Canvas], text: Any, form: str | None, number: int) -> Canvas:
         if not isinstance(text, str):
-            raise ValueError(f"text {number + 1} is {type(text).__name__}; pass strings")
+            raise AskedError(f"text {number + 1} is {type(text).__name__}; pass strings")
         try:
             return read(text, self.model, None if form is None else get_form(form), verse=self.verse)
         except ValueError as error:
-            raise ValueError(f"text {number + 1}: {error}" if number else str(error)) from None
+            raise AskedError(f"text {number + 1}: {error}" if number else str(error)) from None
 
     def _canvases(self, read: Callable[..., Canvas], texts: str | Iterable[str], form: Forms) -> list[Canvas]:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
-            raise ValueError("there is no text; pass at least one")
+            raise AskedError("there is no text; pass at least one")
         forms = [form] * len(texts) if form is None or isinstance(form, str) else list(form)
         if len(forms) != len(texts):
-            raise ValueError(
+            raise AskedError(
                 f"form names {len(forms)} forms for {len(texts)} texts; pass one form, or one for each text"
             )
         return [self._canvas(read, text, f, k) for k, (text, f) in enumerate(zip(texts, forms, strict=True))]
@@ -703,7 +704,7 @@ class Pipeline:
     def _verse_form(self, drawn: Canvas) -> Form:
         """The form whose prosody a canvas keeps."""
         if drawn.form is None or drawn.form.plain:
-            raise ValueError("tones and rhyme belong to poems, and this text has no poem's form; leave prosody out")
+            raise AskedError("tones and rhyme belong to poems, and this text has no poem's form; leave prosody out")
         return drawn.form.host or drawn.form
 
     def _law(self, drawn: Canvas, prosody: Prosody) -> Law:
@@ -729,7 +730,7 @@ class Pipeline:
             try:
                 check_given(self._law(one, plan.prosody), given.ids, open_, self._verse_form(one), self._characters)
             except ValueError as error:
-                raise ValueError(f"text {number + 1}: {error}" if number else str(error)) from None
+                raise AskedError(f"text {number + 1}: {error}" if number else str(error)) from None
 
     def _never_written(self, poem: bool) -> Tensor:
         """[UNK]; and in a poem, where one character is one token, all that is no single character."""
@@ -840,7 +841,7 @@ class Pipeline:
     def _keyword(self, keyword: str, poem: bool) -> list[int]:
         ids = self.model.encode([canvas.spelled(keyword, self.model)])[0].tolist() if keyword else []
         if not ids or not set(ids) <= set(self.model.content.tolist()) - set(self._never_written(poem).tolist()):
-            raise ValueError(f"keyword {keyword!r} is empty or outside the model's vocabulary; pass other characters")
+            raise AskedError(f"keyword {keyword!r} is empty or outside the model's vocabulary; pass other characters")
         return ids
 
     def _outputs(
@@ -959,7 +960,7 @@ class Pipeline:
     ) -> Tensor:
         """Nats of each text under each of its seeds, (texts, seeds) float64; `told` has one value a text."""
         if process != "mask" and any(c.hidden is not None for c in canvases):
-            raise ValueError(
+            raise AskedError(
                 f"process {process!r} cannot leave the rest of an octave unknown, and so has no bound of a couplet; "
                 f"score it by the mask process"
             )
@@ -1045,39 +1046,39 @@ def _seeds(seed: int | Sequence[int], n: int | None, generator: torch.Generator 
         return drawn.tolist()
     if isinstance(seed, (list, tuple)):
         if len(seed) != (n or len(seed)) or not seed:
-            raise ValueError(
+            raise AskedError(
                 f"seed has {len(seed)} values for {n or 'no'} texts; pass one for each, or a single number"
             )
         seeds = [_integer("seed", s) for s in seed]
     else:
         seeds = [_integer("seed", seed) + k for k in range(n or 1)]
     if min(seeds) < -(2**63) or max(seeds) >= 2**63:
-        raise ValueError(f"seed is {seed}; it must fit into 64 bits")
+        raise AskedError(f"seed is {seed}; it must fit into 64 bits")
     return seeds
 
 
 def _check_control(prosody: Prosody, process: str, sampler: str, steps: int | None, particles: int | None) -> None:
     """ValueError where what is asked cannot be kept by a process or sampler."""
     if prosody.strict and process not in ("mask", "replacement"):
-        raise ValueError(
+        raise AskedError(
             f"strict prosody is kept by the processes mask and replacement, not {process!r}; pick one, or prosody='prefer'"
         )
     if prosody.preferring and PROCESSES[process].data != "tokens":
-        raise ValueError(
+        raise AskedError(
             f"prosody='prefer' goes by the tokens that stand, and in process {process!r} none does; use another process"
         )
     if prosody.strict and process == "replacement" and sampler == "refresh":
-        raise ValueError(
+        raise AskedError(
             "sampler 'refresh' mixes new noise with old, which could bring a rhyme word in twice; use another sampler for "
             "the replacement process under strict prosody, such as 'edit', or the mask process"
         )
     if prosody.no_repeat and process == "replacement" and (steps is not None or sampler not in ("edit", "gibbs")):
-        raise ValueError(
+        raise AskedError(
             f"no_repeat under the replacement process needs single edits, not sampler {sampler!r} with steps {steps}; "
             f"use sampler 'edit' without steps, or the mask process"
         )
     if particles is not None and (not prosody.strict or process != "mask" or sampler == "gibbs"):
-        raise ValueError(
+        raise AskedError(
             f"particles is {particles}, which serves strict prosody under the mask process, and any sampler but gibbs; "
             f"leave it out, or ask for prosody='strict'"
         )
@@ -1100,7 +1101,7 @@ def _each(name: str, value: Told, texts: Sequence[Any]) -> list[str | None]:
     if value is None or isinstance(value, str):
         return [value] * len(texts)
     if len(value) != len(texts):
-        raise ValueError(f"{name} has {len(value)} values for {len(texts)} texts; pass one, or one for each text")
+        raise AskedError(f"{name} has {len(value)} values for {len(texts)} texts; pass one, or one for each text")
     return list(value)
 
 
@@ -1109,7 +1110,7 @@ def _device(device: torch.device | str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
-        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from error
+        raise AskedError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from error
 
 
 @contextlib.contextmanager
@@ -1117,19 +1118,19 @@ def _bounded(process: str) -> Iterator[None]:
     try:
         yield
     except NotImplementedError as error:
-        raise ValueError(f"process {process!r} has no bound ({error})") from error
+        raise AskedError(f"process {process!r} has no bound ({error})") from error
 
 
 def _integer(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number") from None
+        raise AskedError(f"{name} is {value!r}; it must be a whole number") from None
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:
     if value is not None and _integer(name, value) < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}")
+        raise AskedError(f"{name} is {value}; it must be at least {least}")
 
 
 def _options(sampler: str, options: Mapping[str, float] | None) -> dict[str, float]:
@@ -1138,7 +1139,7 @@ def _options(sampler: str, options: Mapping[str, float] | None) -> dict[str, flo
     for name in options or {}:
         if name not in known:
             taken = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise ValueError(f"sampler {sampler!r} has no option {name!r}; {taken}")
+            raise AskedError(f"sampler {sampler!r} has no option {name!r}; {taken}")
     parameters = inspect.signature(attribute(SAMPLERS[sampler].path)).parameters
     return {name: parameters[name].default for name in known} | dict(options or {})
 

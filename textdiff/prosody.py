@@ -22,6 +22,7 @@ from torch import Tensor
 
 from textdiff.constraints import LEAST, LETTERS, LEVEL, MEETS, OBLIQUE, E, Law, P, Restricted, W, Z, law
 from textdiff.contracts import Positions, Predictor
+from textdiff.errors import AskedError
 from textdiff.predictions import Categorical
 from textdiff.predictors.shaping import shaped
 from textdiff.rng import Rng
@@ -72,14 +73,14 @@ class Prosody:
         """
         one, weight = _firmness("prosody", prosody or "off")
         if one is None:
-            raise ValueError(f"prosody is {prosody!r}; it must be strict, prefer, prefer:WEIGHT or off")
+            raise AskedError(f"prosody is {prosody!r}; it must be strict, prefer, prefer:WEIGHT or off")
         result = cls(tones=one, rhyme=one, tone_weight=weight, rhyme_weight=weight, no_repeat=no_repeat)
         if tones is not None:
             firm, weight = _firmness("tones", tones)
             if firm is None:
                 names = [name for both in SEQUENCES.values() for name in both]
                 if not any(tones in name for name in names):
-                    raise ValueError(
+                    raise AskedError(
                         f"tones is {tones!r}; it must be strict, prefer, prefer:WEIGHT, off, or part of a pattern's name, "
                         f"such as 平起, 首句入韵 or {names[0]}"
                     )
@@ -97,9 +98,9 @@ class Prosody:
         words = [word for part in avoided for word in re.split("[,，、]", part) if word]
         for word in words:
             if word not in AVOIDABLE:
-                raise ValueError(f"avoid is {word!r}; what can be avoided is guping (孤平) and sanpingwei (三平尾)")
+                raise AskedError(f"avoid is {word!r}; what can be avoided is guping (孤平) and sanpingwei (三平尾)")
         if words and result.tones != "strict":
-            raise ValueError(
+            raise AskedError(
                 f"avoid is {', '.join(words)}, but tones are {result.tones!r}; ask for strict tones as well"
             )
         return replace(result, avoid=tuple(sorted({AVOIDABLE[word] for word in words})))
@@ -127,7 +128,7 @@ def _firmness(name: str, word: str) -> tuple[str | None, float]:
         except ValueError:
             weight = -1.0
         if not 0 <= weight < float("inf"):
-            raise ValueError(f"{name} is {word!r}; the weight is a number of nats, at least 0")
+            raise AskedError(f"{name} is {word!r}; the weight is a number of nats, at least 0")
         return head, weight
     return None, WEIGHT
 
@@ -136,7 +137,7 @@ def openings(form: Form, pattern: str | None) -> list[str]:
     """The sequences that a pattern's name allows in a form."""
     found = [o for o, names in SEQUENCES.items() if pattern is None or pattern in names[form.width == 7]]
     if not found:
-        raise ValueError(f"no tone pattern of lines of {form.width} characters is called {pattern!r}")
+        raise AskedError(f"no tone pattern of lines of {form.width} characters is called {pattern!r}")
     return found
 
 
@@ -145,7 +146,7 @@ def verse_law(
 ) -> Law:
     """The law of the strict parts for a vocabulary: characters (V) as the tokenizer writes its tokens."""
     if form.lines not in (4, 8) or form.width not in (5, 7):
-        raise ValueError(
+        raise AskedError(
             f"prosody is defined for quatrains and octaves of 5 or 7 characters, not for form {form.name!r}"
         )
     letters = [_LETTER[tone(c)] if len(c) == 1 else W for c in characters]
@@ -204,12 +205,12 @@ def check_given(law: Law, ids: Tensor, free: Tensor, form: Form, characters: Seq
     line, column = place // form.width + 1, place % form.width + 1
     character = characters[int(ids[place])]
     if law.no_repeat and bool((ids[where[: size - 1]] == ids[place]).any()):
-        raise ValueError(
+        raise AskedError(
             f"{character!r} (line {line}, character {column}) stands there once more, and no character may stand twice; "
             f"change it, or leave --no-repeat out"
         )
     kinds = "/".join(sorted({r.tone + r.rhyme for r in readings(character)})) or "no reading"
-    raise ValueError(
+    raise AskedError(
         f"{character!r} (line {line}, character {column}; {kinds}) does not fit the tones and rhyme asked for, given what is "
         f"fixed before it; change it, choose another pattern or group, or relax --tones or --rhyme"
     )
@@ -270,7 +271,7 @@ def place_keyword(
             score = score + Restricted(prediction.pin(x, ~rest), law, rest, x).log_mass()
         scores[:, j] = torch.where(fits, score, -torch.inf)
     if (scores == -torch.inf).all(-1).any():
-        raise ValueError(
+        raise AskedError(
             f"the keyword of {len(keyword)} characters fits no place: lines have {width} characters, and what is given, "
             f"tones, rhyme and no_repeat must leave room for it; shorten it or ask for less"
         )

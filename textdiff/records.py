@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from textdiff.errors import AskedError
 from textdiff.verse import HOLE, guess_form
 
 CONDITIONS = ("title", "dynasty")
@@ -29,11 +30,11 @@ def read_records(source: str | os.PathLike[str] | Iterable[str]) -> list[dict[st
             text = "".join(source)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{name!r} cannot be read ({reason}); pass a text or JSON Lines file in UTF-8") from error
+        raise AskedError(f"{name!r} cannot be read ({reason}); pass a text or JSON Lines file in UTF-8") from error
     lines = text.split("\n")
     first = next((line for line in lines if line.strip()), None)
     if first is None:
-        raise ValueError(f"{name!r} is empty; pass at least one text")
+        raise AskedError(f"{name!r} is empty; pass at least one text")
     if not first.lstrip().startswith("{"):
         return [{"text": text} for text in _paragraphs(lines)]
     records = []
@@ -44,7 +45,7 @@ def read_records(source: str | os.PathLike[str] | Iterable[str]) -> list[dict[st
             record = json.loads(line)
             records.append({"text": record["text"]} | {key: record.get(key) for key in ("form", *CONDITIONS)})
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{name!r} line {number} is no JSON object with a 'text'; mend or remove it") from None
+            raise AskedError(f"{name!r} line {number} is no JSON object with a 'text'; mend or remove it") from None
     return records
 
 

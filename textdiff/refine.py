@@ -31,6 +31,7 @@ from textdiff import canvas
 from textdiff.canvas import Canvas
 from textdiff.constraints import LEVEL as LEVEL_TONE
 from textdiff.constraints import OBLIQUE, Law, P, W, Z
+from textdiff.errors import AskedError
 from textdiff.pipeline import MERIT_LEVELS, Plan, Start
 from textdiff.processes import PROCESSES
 from textdiff.prosody import possible
@@ -94,11 +95,11 @@ class Asked:
         for name in ("rounds", "k", "patience", "variations"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 1")
+                raise AskedError(f"{name} is {value!r}; it must be a whole number, at least 1")
         if self.level is not None and self.variations is None:
-            raise ValueError(f"level is {self.level}, which is for variations; pass how many, or leave it out")
+            raise AskedError(f"level is {self.level}, which is for variations; pass how many, or leave it out")
         if self.level is not None and not 0 < self.level <= 1:
-            raise ValueError(
+            raise AskedError(
                 f"level is {self.level}; it must lie in (0, 1], the share of the free characters drawn anew"
             )
 
@@ -109,7 +110,7 @@ def place(told: str | Sequence[int]) -> tuple[int, int]:
         line, character = told.split(":") if isinstance(told, str) else told
         return int(line), int(character)
     except (TypeError, ValueError):
-        raise ValueError(f"freeze has {told!r}; write LINE:POSITION, such as 3:5") from None
+        raise AskedError(f"freeze has {told!r}; write LINE:POSITION, such as 3:5") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +163,7 @@ def refine(
 ) -> list[Refined]:
     """What `Pipeline.refine` gives: a poem each, or `asked.variations` a poem."""
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        raise AskedError(f"batch_size is {batch_size}; it must be at least 1")
     _check(pipe, plan, asked)
     wholes = pipe._canvases(canvas.whole, texts, form)
     drafts = [
@@ -187,25 +188,25 @@ def refine(
 
 def _check(pipe: Pipeline, plan: Plan, asked: Asked) -> None:
     if "mask" not in pipe.model.processes:
-        raise ValueError(
+        raise AskedError(
             f"model {pipe.model.name} does not serve the mask process, which the scores of a revision need"
         )
     if plan.particles is not None or plan.keyword is not None:
         name = "particles" if plan.particles is not None else "keyword"
-        raise ValueError(f"{name} is for texts that are written from nothing; leave it out of a revision")
+        raise AskedError(f"{name} is for texts that are written from nothing; leave it out of a revision")
     if asked.variations is not None and plan.best_of > 1:
-        raise ValueError(f"best_of is {plan.best_of}, but a variation is one draw; leave it (and quality) out")
+        raise AskedError(f"best_of is {plan.best_of}, but a variation is one draw; leave it (and quality) out")
 
 
 def _draft(pipe: Pipeline, one: Canvas, text: str, seed: int, plan: Plan, asked: Asked, number: int) -> Draft:
-    def wrong(what: str) -> ValueError:
-        return ValueError(f"text {number + 1}: {what}" if number else what)
+    def wrong(what: str) -> AskedError:
+        return AskedError(f"text {number + 1}: {what}" if number else what)
 
     if one.form is None:
         raise wrong("text has no poem's form, and only poems are revised; pass one, or fill holes with 'fill'")
     form, shown = one.form, one.free
     if PROCESSES[plan.process_name].data != "tokens":
-        raise ValueError(f"process {plan.process_name!r} has no tokens to start a revision from; revise by mask")
+        raise AskedError(f"process {plan.process_name!r} has no tokens to start a revision from; revise by mask")
     if one.hidden is not None and plan.process_name != "mask":
         raise wrong(
             f"process {plan.process_name!r} cannot leave the rest of an octave unknown; revise a couplet by mask"

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from textdiff.errors import AskedError
+
 from . import metrics
 from .counts import KneserNey, wilson
 from .metrics import Association, Poem, Train, Values
@@ -257,12 +259,12 @@ def compare(samples: Poems, reference: Poems, background: Background) -> list[Co
     """
     shared = [name for name in FORMS if {name} <= {*samples.whole, *samples.malformed} and reference.of(name)]
     if not shared:
-        raise ValueError(
+        raise AskedError(
             f"samples have forms {sorted({*samples.whole, *samples.malformed}) or 'none'}, reference poems "
             f"{sorted(reference.whole) or 'none'}; pass poems of the same form"
         )
     if background.validation and (absent := [name for name in shared if not background.validation.get(name)]):
-        raise ValueError(f"validation has no poems of {', '.join(absent)}; pass some, or leave --validation out")
+        raise AskedError(f"validation has no poems of {', '.join(absent)}; pass some, or leave --validation out")
     found = []
     for name in shared:
         others = background.validation.get(name) or reference.of(name)
@@ -361,10 +363,10 @@ def plot(comparisons: Sequence[Comparison], path: str | Path) -> None:
 def plottable(path: str | Path) -> tuple[Any, Any]:
     """matplotlib's figure and a canvas that needs no display; a ValueError if it or the place for a picture is missing."""
     if Path(path).suffix.lower() not in PICTURES or not Path(path).resolve().parent.is_dir():
-        raise ValueError(f"cannot plot to {str(path)!r}; name a file in a folder that is there, ending in {PICTURES}")
+        raise AskedError(f"cannot plot to {str(path)!r}; name a file in a folder that is there, ending in {PICTURES}")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("a plot needs matplotlib, which is not here; pip install 'textdiff[plot]'") from None
+        raise AskedError("a plot needs matplotlib, which is not here; pip install 'textdiff[plot]'") from None
     return Figure, FigureCanvasAgg

@@ -7,6 +7,8 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
+from textdiff.errors import AskedError
+
 
 def attribute(path: str) -> Any:
     """The object at "module:attribute"; ValueError if there is none."""
@@ -14,14 +16,14 @@ def attribute(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise AskedError(
             f"{path!r} names no object ({error}); write it as 'module:attribute', importable from here"
         ) from error
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
+def unknown(kind: str, name: object, known: Iterable[str]) -> AskedError:
     """The error for a name that is in no table."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {kind} {name!r}; known are {', '.join(names)}{hint}")
+    return AskedError(f"unknown {kind} {name!r}; known are {', '.join(names)}{hint}")

@@ -22,6 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from textdiff.errors import AskedError
 from textdiff.resolve import unknown
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -32,7 +33,7 @@ STEPS = 1000
 def from_betas(betas: Tensor) -> Schedule:
     """Variance preserving, ᾱ² the running product of 1 − β_k, k = 1 … T (T,)."""
     if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
-        raise ValueError("betas must be one-dimensional and lie strictly between 0 and 1")
+        raise AskedError("betas must be one-dimensional and lie strictly between 0 and 1")
     table = torch.nn.functional.pad((-betas.double()).log1p().cumsum(0), (1, 0))  # log ᾱ², k = 0 … T
 
     def schedule(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +82,7 @@ def shifted(schedule: Schedule, factor: float) -> Schedule:
     ratio that the schedule was made for.
     """
     if not 0 < factor < math.inf:
-        raise ValueError(f"factor is {factor}; it must be a positive number, such as 32/64 for images of side 64")
+        raise AskedError(f"factor is {factor}; it must be a positive number, such as 32/64 for images of side 64")
 
     def other(t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, beta = schedule(t)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 
+from textdiff.errors import AskedError
 from textdiff.verse import readings
 
 VARIANTS = {"t": "s2t", "tw": "s2tw", "hk": "s2hk"}
@@ -31,7 +32,7 @@ def traditional(text: str, variant: str = "t") -> str:
     From simplified text this is lossy, see above.
     """
     if variant not in VARIANTS:
-        raise ValueError(f"variant {variant!r} is unknown; pass one of {', '.join(VARIANTS)}")
+        raise AskedError(f"variant {variant!r} is unknown; pass one of {', '.join(VARIANTS)}")
     return _convert(VARIANTS[variant], text)
 
 
@@ -41,7 +42,7 @@ SCRIPTS: dict[str, Callable[[str], str]] = {"simplified": simplified, "tradition
 def converter(name: str) -> Callable[[str], str]:
     """`simplified` or `traditional` by name; a ValueError if OpenCC is needed and missing."""
     if name not in SCRIPTS:
-        raise ValueError(f"script {name!r} is unknown; pass one of {', '.join(SCRIPTS)}")
+        raise AskedError(f"script {name!r} is unknown; pass one of {', '.join(SCRIPTS)}")
     if name == "traditional":
         _opencc("s2t")
     return SCRIPTS[name]
@@ -70,7 +71,7 @@ def _opencc(name: str) -> Callable[[str], str]:
     try:
         from opencc import OpenCC
     except ImportError:
-        raise ValueError(
+        raise AskedError(
             "simplified and traditional characters are converted by OpenCC, which is not installed; "
             "pip install 'textdiff[zh]'"
         ) from None

@@ -21,6 +21,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from textdiff.errors import AskedError
+
 PAD, UNK, MASK = "[PAD]", "[UNK]", "[MASK]"
 LEVELS = 64  # [level-k] says that round(k/64 of the text) is corrupted
 POEM_PREFIX = ("form", "process", "level", "dynasty", *["title"] * 8)
@@ -62,11 +64,11 @@ def character_tokenizer(characters: Iterable[str], specials: Sequence[str] = ())
     names = _layout(specials)
     for character in characters:
         if len(character) != 1:
-            raise ValueError(f"{character!r} is {len(character)} characters long; pass single characters")
+            raise AskedError(f"{character!r} is {len(character)} characters long; pass single characters")
         names.append(character)
     if len(set(names)) != len(names):
         double = next(name for k, name in enumerate(names) if name in names[:k])
-        raise ValueError(f"{double!r} occurs twice among the tokens; pass each character and special token once")
+        raise AskedError(f"{double!r} occurs twice among the tokens; pass each character and special token once")
     tokenizer = Tokenizer(models.WordLevel({name: k for k, name in enumerate(names)}, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -89,17 +91,17 @@ def sentencepiece_tokenizer(
     import sentencepiece
 
     if bool(files) == (model is not None):
-        raise ValueError("pass text files to train on, or model= with a .model file, and not both")
+        raise AskedError("pass text files to train on, or model= with a .model file, and not both")
     names = _layout(specials)
     if model is not None:
         path = Path(model)
         if not path.is_file():
-            raise ValueError(f"there is no sentencepiece model {path}; pass the .model file that training wrote")
+            raise AskedError(f"there is no sentencepiece model {path}; pass the .model file that training wrote")
         proto = path.read_bytes()
     else:
         for file in files:
             if not Path(file).is_file() or not Path(file).stat().st_size:
-                raise ValueError(f"text file {file} is missing or empty; pass text with one sentence a line")
+                raise AskedError(f"text file {file} is missing or empty; pass text with one sentence a line")
         written = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             input=[os.fspath(file) for file in files],
@@ -166,7 +168,7 @@ def _fields(message: bytes) -> dict[int, Any]:
 
 def _unigram(pieces: Any, model: _Model, names: list[str], specials: Sequence[str]) -> PreTrainedTokenizerFast:
     if model.kind != 1:
-        raise ValueError("this sentencepiece model is not a unigram model; train one with model_type=unigram")
+        raise AskedError("this sentencepiece model is not a unigram model; train one with model_type=unigram")
     text = [
         (pieces.id_to_piece(k), pieces.get_score(k))
         for k in range(pieces.get_piece_size())

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from textdiff.errors import AskedError
+
 FORMAT = 1
 HOLE = "□"  # that of canvas.py, which would bring torch with it
 
@@ -119,11 +121,11 @@ def read(path: str | os.PathLike[str]) -> Trace:
         )  # cut off inside a character, perhaps
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(
+        raise AskedError(
             f"trace {str(path)!r} line {number} is not UTF-8; pass a file that --trace has written"
         ) from None
     except OSError as error:
-        raise ValueError(f"trace {str(path)!r} cannot be read ({error.strerror}); pass a file of --trace") from error
+        raise AskedError(f"trace {str(path)!r} cannot be read ({error.strerror}); pass a file of --trace") from error
     return parse(text, str(path))
 
 
@@ -134,11 +136,11 @@ def parse(text: str, name: str = "trace") -> Trace:
     if rest and _is_json(rest):  # the last line break may have been lost on the way
         whole.append(rest)
     if not whole:
-        raise ValueError(f"trace {name!r} is empty; its first line must be a header with 'trace': {FORMAT}")
+        raise AskedError(f"trace {name!r} is empty; its first line must be a header with 'trace': {FORMAT}")
     header = _object(whole[0], name, 1)
     if header.get("trace") != FORMAT:
         found = f"of format {header['trace']!r}" if "trace" in header else "without 'trace'"
-        raise ValueError(f"trace {name!r} line 1 is a header {found}, expected 'trace': {FORMAT}; record it anew")
+        raise AskedError(f"trace {name!r} line 1 is a header {found}, expected 'trace': {FORMAT}; record it anew")
     shots = tuple(_read_shot(_object(line, name, k), name, k) for k, line in enumerate(whole[1:], 2) if line.strip())
     return Trace(header, shots)
 
@@ -185,16 +187,16 @@ def _read_shot(value: Mapping[str, Any], name: str, number: int) -> Shot:
 
 def _whole(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r} is no count")
+        raise AskedError(f"{value!r} is no count")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
+        raise AskedError(f"{value!r} is no text")
     value.encode()  # half a surrogate pair could be read, but never written
     return value
 
 
-def _broken(name: str, number: int, what: str) -> ValueError:
-    return ValueError(f"trace {name!r} line {number} {what}; mend or remove it")
+def _broken(name: str, number: int, what: str) -> AskedError:
+    return AskedError(f"trace {name!r} line {number} {what}; mend or remove it")

@@ -24,6 +24,7 @@ from torch import Tensor
 from textdiff import levels as level_sequences
 from textdiff.constraints import E, P, W, Z, constrained, law
 from textdiff.contracts import Positions, Predictor, Process, State, Step
+from textdiff.errors import AskedError
 from textdiff.predictions import Categorical, positions_of
 from textdiff.processes import PROCESSES, TOKENS
 from textdiff.resolve import attribute, unknown
@@ -92,7 +93,7 @@ class Enumerating(Rng):
             yield rows, prefix
 
     def uniform(self, *shape: int) -> Tensor:
-        raise ValueError(
+        raise AskedError(
             "a continuous draw (uniform, normal) cannot be enumerated; "
             "draw with rng.ranks, subset, successive, bernoulli, integers or categorical"
         )
@@ -186,7 +187,7 @@ def enumerate_draws(
         before = torch.random.get_rng_state()
         outcome = f(items[index], rng)
         if not torch.equal(before, torch.random.get_rng_state()):
-            raise ValueError(
+            raise AskedError(
                 "something drew from torch's own generator; every draw must come from the rng it is handed"
             )
         found.append((index, outcome, rng.weight))
@@ -572,7 +573,7 @@ def verify(
     the exact law, which is asked of the table's own samplers as the table says.
     """
     if claim not in (None, "exact", "approximate"):
-        raise ValueError(f"claim is {claim!r}; pass 'exact' or 'approximate'")
+        raise AskedError(f"claim is {claim!r}; pass 'exact' or 'approximate'")
     for kind, name, table in (("process", process, PROCESSES), ("sampler", sampler, SAMPLERS)):
         if name is not None and name not in table and ":" not in name:
             raise unknown(kind, name, [*table, "your own as module:attribute"])

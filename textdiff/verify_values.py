@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Positions, Predictor, State, Step, spread
+from textdiff.errors import AskedError
 from textdiff.levels import even_levels
 from textdiff.predictions import Categorical, Normal, positions_of
 from textdiff.processes import PROCESSES
@@ -57,7 +58,7 @@ class Units(Rng):
         """Nothing: a draw is told by its place."""
 
     def uniform(self, *shape: int) -> Tensor:
-        raise ValueError("only normals make an affine function; draw with rng.normal")
+        raise AskedError("only normals make an affine function; draw with rng.normal")
 
     def normal(self, *shape: int) -> Tensor:
         size = math.prod(shape)

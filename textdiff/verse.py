@@ -24,6 +24,8 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from textdiff.errors import AskedError
+
 HOLE = "□"
 
 
@@ -63,12 +65,12 @@ class Form:
         pieces = split_at_punctuation(text)
         characters = "".join(pieces)
         if len(characters) != self.length:
-            raise ValueError(
+            raise AskedError(
                 f"text has {len(characters)} characters, but form {self.name!r} has {self.length} "
                 f"({self.lines} lines of {self.width}); got {_shorten(text)!r}"
             )
         if len({len(piece) for piece in pieces}) > 1 or len(pieces[0]) % self.width:
-            raise ValueError(
+            raise AskedError(
                 f"text breaks into pieces of {[len(piece) for piece in pieces]} characters, but form {self.name!r} has "
                 f"lines of {self.width}; break it there or not at all"
             )
@@ -130,7 +132,7 @@ def get_form(name: str) -> Form:
         near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)
         known = ", ".join(f"{form.name} ({form.chinese}, {form.short})" for form in FORMS.values())
         known += f", {' and '.join(SIZED_FORMS)}"
-        raise ValueError(f"unknown form {name!r}; known are {known}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise AskedError(f"unknown form {name!r}; known are {known}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return form
 
 
@@ -208,7 +210,7 @@ def get_rhyme(name: str) -> str:
     same = [full[2:] for group, full in _RHYME_NAMES.items() if group[1:] in wanted]  # 六阳: right group, wrong number
     near = same[:3] or difflib.get_close_matches(wanted, [full[2:] for full in _RHYME_NAMES.values()], n=3, cutoff=0.5)
     known = " ".join(full[2:] for full in _RHYME_NAMES.values())
-    raise ValueError(
+    raise AskedError(
         f"unknown rhyme {name!r}; regulated verse rhymes in one of the level groups {known}"
         + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
     )
@@ -220,7 +222,7 @@ def rhyme_name(group: str) -> str:
         return _RHYME_NAMES[group]
     if len(group) == 2 and group[0] in "上去入":
         return f"{group[0]}声{group[1]}"
-    raise ValueError(f"unknown rhyme group {group!r}; a group is a tone and a character, such as '平阳' or '去霰'")
+    raise AskedError(f"unknown rhyme group {group!r}; a group is a tone and a character, such as '平阳' or '去霰'")
 
 
 def rhyme_words(lines: Sequence[str]) -> list[str]:
@@ -276,7 +278,7 @@ def tone_fit(lines: Sequence[str], *, licensed: bool = True) -> ToneFit:
     widths = {len(line) for line in lines}
     if len(lines) not in (4, 8) or widths not in ({5}, {7}):
         lengths = [len(line) for line in lines]
-        raise ValueError(f"tones are defined for 4 or 8 lines of 5 or 7 characters; got lines of lengths {lengths}")
+        raise AskedError(f"tones are defined for 4 or 8 lines of 5 or 7 characters; got lines of lengths {lengths}")
     return max(
         (_against(lines, opening, licensed) for opening in SEQUENCES), key=lambda fit: (fit.positions, sum(fit.fits))
     )

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from textdiff.errors import AskedError
 from textdiff.heat import TOP, Piece, colour, ink, pieces
 from textdiff.trace import HOLE, Onlooker, Shot
 
@@ -78,7 +79,7 @@ def side_by_side(shot: Shot, width: int, height: int) -> Table:
 def watching(stream: TextIO, delay: float = 0.0, console: Console | None = None) -> Iterator[Onlooker]:
     """A live display on the terminal that `stream` is, gone at the end; `delay` seconds between two states."""
     if not 0 <= delay < math.inf:
-        raise ValueError(f"delay is {delay}; it must be a number of seconds, at least 0")
+        raise AskedError(f"delay is {delay}; it must be a number of seconds, at least 0")
     console = Console(file=stream) if console is None else console
     options: dict[str, Any] = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
     with Live(console=console, transient=True, vertical_overflow="crop", **options) as live:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Positions, Predictor, spread
+from textdiff.errors import AskedError
 from textdiff.rng import Rng
 from textdiff.schedules import Schedule
 
@@ -41,7 +42,7 @@ class NoisePower:
     def from_dict(cls, numbers: Mapping[str, Any]) -> NoisePower:
         known = {f.name for f in fields(cls)}
         if set(numbers) != known:
-            raise ValueError(
+            raise AskedError(
                 f"a table of noise power has {', '.join(sorted(numbers))}; expected {', '.join(sorted(known))}"
             )
         levels, powers, errors = (tuple(map(float, numbers[k])) for k in ("levels", "powers", "errors"))
@@ -70,7 +71,7 @@ def noise_power(
     levels = sorted(float(level) for level in levels)
     alphas, betas = schedule(torch.tensor(levels, dtype=torch.float64))
     if not levels or levels[0] <= 0 or levels[-1] > 1 or not bool((alphas > 0).all()):
-        raise ValueError(f"levels are {levels}; each must lie in (0, 1] and leave something of the data")
+        raise AskedError(f"levels are {levels}; each must lie in (0, 1] and leave something of the data")
     size = x0.numel()
     cross, square = torch.zeros(2, len(levels), dtype=torch.float64)
     for j, (level, alpha, beta) in enumerate(zip(levels, alphas.tolist(), betas.tolist(), strict=True)):
@@ -94,7 +95,7 @@ def posterior_deviation(
 ) -> Callable[[Tensor], Tensor]:
     """t -> σ̄_t, like t, between 0 and `most` (the data's own deviation if not told); by "power" (1) or "error" (2)."""
     if by not in ("power", "error"):
-        raise ValueError(f"by is {by!r}; expected power, as E‖ε_θ‖² says, or error, as the predictor's own error does")
+        raise AskedError(f"by is {by!r}; expected power, as E‖ε_θ‖² says, or error, as the predictor's own error does")
     known = torch.tensor(table.levels, dtype=torch.float64)
     limit = table.deviation if most is None else most
     spare = max(table.deviation, 1e-12) ** 2

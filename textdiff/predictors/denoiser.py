@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from textdiff.contracts import Positions, Predictor, spread
+from textdiff.errors import AskedError
 from textdiff.predictions import Normal
 from textdiff.resolve import unknown
 from textdiff.schedules import Schedule, slopes
@@ -37,7 +38,7 @@ def denoiser(network: Network, schedule: Schedule | None = None, output: str = "
     if output not in OUTPUTS:
         raise unknown("output", output, OUTPUTS)
     if schedule is None and output != "data":
-        raise ValueError(f"output {output!r} is turned into data by a schedule, and there is none; pass one")
+        raise AskedError(f"output {output!r} is turned into data by a schedule, and there is none; pass one")
 
     def predict(
         x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None

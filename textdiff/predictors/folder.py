@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from textdiff.contracts import Predictor, Process
+from textdiff.errors import AskedError, ModelError
 from textdiff.predictors.masked_lm import HEADS, masked_lm
 from textdiff.processes import PROCESSES, TEXTS
 from textdiff.resolve import attribute
@@ -58,10 +59,6 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-
-
-class ModelError(Exception):
-    """A model that cannot be loaded or saved: what was found, what was expected, the way out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +178,7 @@ class TextModel:
         rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         for k, row in enumerate(rows):
             if len(row) != len(rows[0]):
-                raise ValueError(_lengths_differ(self.tokenizer, texts, rows, k))
+                raise AskedError(_lengths_differ(self.tokenizer, texts, rows, k))
         ids = torch.tensor(rows, dtype=torch.long, device=self.device).view(len(rows), -1)
         if self.unk_id is None:
             return ids
@@ -221,7 +218,7 @@ class TextModel:
             start = self._slot("title", next(iter(titles.values())))
             told = [title_characters(said) for said in titles.values()]
             if not all(told):
-                raise ValueError(
+                raise AskedError(
                     f"title {list(titles.values())[told.index('')]!r} has no Chinese character to go by; "
                     f"write a title in Chinese, or leave it out"
                 )
@@ -267,19 +264,19 @@ class TextModel:
 
     def _served(self, process: str) -> str:
         if process not in self.processes:
-            raise ValueError(f"model {self.name} serves {', '.join(self.processes)}, not process {process!r}")
+            raise AskedError(f"model {self.name} serves {', '.join(self.processes)}, not process {process!r}")
         return process
 
     def _slot(self, slot: str, word: str) -> int:
         if slot not in self.told:
-            raise ValueError(f"{slot} is {word!r}, but model {self.name} cannot be told a {slot}; leave it out")
+            raise AskedError(f"{slot} is {word!r}, but model {self.name} cannot be told a {slot}; leave it out")
         return self.prefix.index(slot)
 
     def _token(self, slot: str, word: str) -> int:
         vocabulary = self.tokenizer.get_vocab()
         if word not in SLOT_WORDS[slot] or f"[{word}]" not in vocabulary:
             known = [name for name in SLOT_WORDS[slot] if f"[{name}]" in vocabulary]
-            raise ValueError(f"{slot} {word!r} is unknown to model {self.name}; it knows {', '.join(known)}")
+            raise AskedError(f"{slot} {word!r} is unknown to model {self.name}; it knows {', '.join(known)}")
         return vocabulary[f"[{word}]"]
 
     def _specials(self) -> Tensor:
@@ -481,7 +478,7 @@ def _per_row(slot: str, value: str | Sequence[str | None] | None, n: int) -> Seq
     if value is None or isinstance(value, str):
         return [value] * n
     if len(value) != n:
-        raise ValueError(f"{slot} has {len(value)} values for {n} rows; pass one for all or one per row")
+        raise AskedError(f"{slot} has {len(value)} values for {n} rows; pass one for all or one per row")
     return value
 
 

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 
 from textdiff.contracts import Positions, Predictor, Process
 from textdiff.degradations import Degradation, get_degradation
+from textdiff.errors import AskedError, ModelError
 from textdiff.predictions import Bins
 from textdiff.predictors.analytic import NoisePower, noise_power
 from textdiff.predictors.denoiser import denoiser
-from textdiff.predictors.folder import FORMAT, ModelError, _locate, _read_json, _replacing
+from textdiff.predictors.folder import FORMAT, _locate, _read_json, _replacing
 from textdiff.processes import PROCESSES
 from textdiff.resolve import attribute, unknown
 from textdiff.rng import Rng
@@ -109,13 +110,13 @@ class ImageModel:
         """Labels (n, 1), or (n, 0) where the model knows none; `label` is a name or number, one for all or one a row."""
         labels = [label] * n if label is None or isinstance(label, (str, int)) else list(label)
         if len(labels) != n:
-            raise ValueError(f"label has {len(labels)} values for {n} images; pass one for all or one for each")
+            raise AskedError(f"label has {len(labels)} values for {n} images; pass one for all or one for each")
         numbers = [self.pad_id if one is None else self._number(one) for one in labels]
         return torch.tensor(numbers, dtype=torch.long, device=self.device)[:, None][:, : len(self.prefix)]
 
     def _number(self, label: str | int) -> int:
         if not self.classes:
-            raise ValueError(f"label is {label!r}, but model {self.name} was trained without labels; leave it out")
+            raise AskedError(f"label is {label!r}, but model {self.name} was trained without labels; leave it out")
         if str(label) not in self.classes:
             raise unknown("label", str(label), self.classes)
         return self.classes.index(str(label))
@@ -162,7 +163,7 @@ class ImageModel:
 
     def _served(self, process: str) -> str:
         if process not in self.processes:
-            raise ValueError(f"model {self.name} serves {', '.join(self.processes)}, not process {process!r}")
+            raise AskedError(f"model {self.name} serves {', '.join(self.processes)}, not process {process!r}")
         return process
 
     def fitted(self, x0: Tensor, labels: Tensor | None) -> ImageModel:
@@ -265,9 +266,9 @@ def unet(shape: Sequence[int], classes: int, context: bool, config: Mapping[str,
         network: Any = kind(**(own | dict(config)))
         halves = 2 ** (len(network.config.block_out_channels) - 1)
     except Exception as error:  # diffusers checks with errors of several kinds
-        raise ValueError(f"model.config does not make a UNet2DModel: {' '.join(str(error).split())}") from error
+        raise AskedError(f"model.config does not make a UNet2DModel: {' '.join(str(error).split())}") from error
     if height % halves or width % halves:
-        raise ValueError(
+        raise AskedError(
             f"images of {height} by {width} cannot be halved {halves.bit_length() - 1} times, as model.config asks; "
             f"name fewer blocks, or give data.size a multiple of {halves}"
         )

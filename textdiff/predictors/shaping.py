@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Positions, Predictor, spread
+from textdiff.errors import AskedError
 from textdiff.schedules import Schedule
 
 # logits (n, V), rows (n,), positions (n,) -> logits (n, V)
@@ -39,7 +40,7 @@ def shaped(predictor: Predictor, shape: Shape) -> Predictor:
 def tempered(predictor: Predictor, temperature: float) -> Predictor:
     """Logits divided by `temperature` > 0; 0 is the limit, all the mass on the likeliest token (the first of equals)."""
     if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}; it must be a number from 0 (the likeliest token) upwards")
+        raise AskedError(f"temperature is {temperature}; it must be a number from 0 (the likeliest token) upwards")
     if temperature == 1:
         return predictor
 
@@ -59,7 +60,7 @@ def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> 
     cost two evaluations.  What either side excludes stays excluded.
     """
     if not -float("inf") < scale < float("inf"):
-        raise ValueError(f"guidance is {scale}; it must be a number, 1 for none")
+        raise AskedError(f"guidance is {scale}; it must be a number, 1 for none")
     if scale == 1:
         return predictor
 
@@ -140,7 +141,7 @@ def steered_tokens(predictor: Predictor, gradient: Gradient, scale: float) -> Pr
 
 def _check_scale(scale: float) -> None:
     if not -float("inf") < scale < float("inf"):
-        raise ValueError(f"guidance is {scale}; it must be a number, 0 for none")
+        raise AskedError(f"guidance is {scale}; it must be a number, 0 for none")
 
 
 def pinned(predictor: Predictor, x0: Tensor, where: Tensor) -> Predictor:
@@ -157,7 +158,7 @@ def pinned(predictor: Predictor, x0: Tensor, where: Tensor) -> Predictor:
 def nucleus(predictor: Predictor, top_p: float) -> Predictor:
     """The smallest set of likeliest tokens with a mass of at least `top_p` in (0, 1], the one that crosses it included."""
     if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}; it must lie in (0, 1], 1 keeps every token")
+        raise AskedError(f"top_p is {top_p}; it must lie in (0, 1], 1 keeps every token")
     if top_p == 1:
         return predictor
 
@@ -174,7 +175,7 @@ def nucleus(predictor: Predictor, top_p: float) -> Predictor:
 def top_k(predictor: Predictor, k: int) -> Predictor:
     """The k ≥ 1 likeliest tokens (equals at the edge stay)."""
     if k < 1:
-        raise ValueError(f"top_k is {k}; it must be at least 1")
+        raise AskedError(f"top_k is {k}; it must be at least 1")
 
     def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         least = logits.topk(min(k, logits.shape[-1]), -1).values[:, -1:]
@@ -202,7 +203,7 @@ def allowed(predictor: Predictor, table: Tensor | Callable[[Tensor, Tensor], Ten
     else:
         empty = (~table.any(-1)).nonzero()[:, 0].tolist()
         if empty:
-            raise ValueError(f"no token is allowed at position {empty[0]}; allow at least one, or leave the table out")
+            raise AskedError(f"no token is allowed at position {empty[0]}; allow at least one, or leave the table out")
         stored = table
 
         def look(rows: Tensor, positions: Tensor) -> Tensor:

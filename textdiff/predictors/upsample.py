@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from textdiff.contracts import Positions, Predictor, spread
+from textdiff.errors import AskedError
 from textdiff.predictions import Normal
 from textdiff.schedules import Schedule, log_snr
 
@@ -33,7 +34,7 @@ Weight = Callable[[Tensor], Tensor]  # level (B,) float64 -> w, (B,)
 def above(level: float, weight: float = 1.0) -> Weight:
     """`weight` at levels above `level` in [0, 1], 0 below: what is large is decided early, detail is left to the model."""
     if not 0 <= level <= 1:
-        raise ValueError(f"level is {level}; it must lie in [0, 1]: guidance is on above it")
+        raise AskedError(f"level is {level}; it must lie in [0, 1]: guidance is on above it")
     return lambda t: torch.where(t > level, weight, 0.0)
 
 
@@ -62,14 +63,14 @@ def upsampled(predictor: Predictor, schedule: Schedule, *, factor: int = 2, weig
     evaluation is made where `weight`, a number or a function of the levels (B,), is not 0 for all rows.
     """
     if factor < 1:
-        raise ValueError(f"factor is {factor}; it must be 1 or more: how many times as wide the images are")
+        raise AskedError(f"factor is {factor}; it must be 1 or more: how many times as wide the images are")
     amount: Weight = weight if callable(weight) else lambda t: torch.full_like(t, weight)
 
     def predict(
         x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
     ) -> Normal:
         if x_t.shape[-1] % factor or x_t.shape[-2] % factor:
-            raise ValueError(
+            raise AskedError(
                 f"images of {x_t.shape[-2]} x {x_t.shape[-1]} cannot be averaged over squares of {factor}; "
                 f"choose a size that {factor} divides"
             )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from textdiff.bridges import reuse
 from textdiff.contracts import State
+from textdiff.errors import AskedError
 from textdiff.levels import count
 from textdiff.predictions import Categorical, CountConditioned, inclusion, log1mexp
 from textdiff.processes.ranks import ByRank, TokenNoise
@@ -79,7 +80,7 @@ class Replacement(ByRank):
         free = t > 0
         m = count(t, free)
         if not torch.equal(m, count(torch.where(free, s, 0.0), free) + 1):
-            raise ValueError("the replacement bound is defined for steps of one position; pass levels one count apart")
+            raise AskedError("the replacement bound is defined for steps of one position; pass levels one count apart")
         stay, right = prediction.log_prob(x_t, x0)
         if self.rule == "marginal":
             pick = right - torch.where(free, log1mexp(stay), -torch.inf).logsumexp(-1, keepdim=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Predictor, Process, State, Step
+from textdiff.errors import AskedError
 from textdiff.rng import Rng
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.edit import marginal
@@ -48,7 +49,7 @@ def sweep_levels(n: Tensor, moves: int) -> Iterator[Tensor]:
 def gibbs(sweeps: float = 1.0) -> Step:
     """Single edits with correction; `sweeps` passes over the text follow the first (`sweep_levels`)."""
     if not 0 <= sweeps < math.inf:
-        raise ValueError(f"sweeps is {sweeps}; it must be a number of passes over the text, at least 0")
+        raise AskedError(f"sweeps is {sweeps}; it must be a number of passes over the text, at least 0")
     masks, edits = improved(), marginal()
 
     def one(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Predictor, Process, State, Step
+from textdiff.errors import AskedError
 from textdiff.levels import count
 from textdiff.rng import Rng, order_to_ranks
 from textdiff.samplers.loop import predict
@@ -48,7 +49,7 @@ def ordered(statistic: Statistic, gamma: float | None = None) -> Step:
     def step(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
         sketch = process.sketch(state.x)
         if sketch is None:
-            raise ValueError("unmasking in order needs the mask process, where x_t shows which positions are open")
+            raise AskedError("unmasking in order needs the mask process, where x_t shows which positions are open")
         open_ = state.free & (sketch < 0)
         moving = open_.any(-1) if gamma is not None else process.moves(state.t, s)
         if not moving.any():
@@ -92,5 +93,5 @@ def entropy() -> Step:
 def entropy_bounded(gamma: float = 0.1) -> Step:
     """Several positions a step while the joint-entropy bound (1) stays under `gamma` nats."""
     if not gamma >= 0:  # nan, too
-        raise ValueError(f"gamma is {gamma}; the entropy bound must be at least 0 nats")
+        raise AskedError(f"gamma is {gamma}; the entropy bound must be at least 0 nats")
     return ordered(entropy_nats, gamma)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Predictor, State, Step, spread
+from textdiff.errors import AskedError
 from textdiff.rng import Rng
 from textdiff.samplers.loop import predict, sample
 
@@ -87,7 +88,7 @@ def amed(table: Sequence[Sequence[float]]) -> Step:
         lost = ((gap > 1e-6) & (now != then)).nonzero()[:, 0].tolist()
         if lost:
             t_, s_ = now[lost[0]].item(), then[lost[0]].item()
-            raise ValueError(
+            raise AskedError(
                 f"no row of the table leads from level {t_:g} to {s_:g}; walk the levels that it was fitted to"
             )
         u, c = (spread(rows[row, k], t).expand_as(t) for k in (2, 3))

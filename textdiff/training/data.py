@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Process, spread
+from textdiff.errors import AskedError
 from textdiff.rng import Rng, example_seed
 from textdiff.tokenization import SLOT_WORDS, title_characters
 from textdiff.verse import FORMS, get_form, guess_form
@@ -62,16 +63,16 @@ def read_texts(path: str | Path, kind: str, limit: int | None = None, conditions
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
+        raise AskedError(
             f"data file {str(path)!r} does not exist; make one with 'textdiff data prepare', or pass data.train=FILE"
         )
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             lines = list(itertools.islice(file, limit))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"data file {str(path)!r} is damaged or no UTF-8 text ({error}); make it again") from error
+        raise AskedError(f"data file {str(path)!r} is damaged or no UTF-8 text ({error}); make it again") from error
     if not any(map(str.strip, lines)):
-        raise ValueError(f"data file {str(path)!r} is empty; it must hold at least one text")
+        raise AskedError(f"data file {str(path)!r} is empty; it must hold at least one text")
     if ".json" not in path.name and kind == "windows":
         return [Text("".join(lines))]
     texts = []
@@ -85,13 +86,13 @@ def read_texts(path: str | Path, kind: str, limit: int | None = None, conditions
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{where} is not JSON ({error}); the file may have been cut, make it again") from error
+            raise AskedError(f"{where} is not JSON ({error}); the file may have been cut, make it again") from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise ValueError(f"{where} is not a JSON object with a 'text' field")
+            raise AskedError(f"{where} is not a JSON object with a 'text' field")
         texts.append(_text(record, kind, where, conditions))
     for name in conditions:
         if not any(getattr(text, name) for text in texts):
-            raise ValueError(
+            raise AskedError(
                 f"conditions has {name!r}, but no text of {str(path)!r} has a {name}; make the file with "
                 f"'textdiff data prepare', which keeps it, or leave {name} out of conditions"
             )
@@ -105,11 +106,11 @@ def _text(record: dict[str, Any], kind: str, where: str, conditions: Collection[
     try:
         form = (FORMS.get(name) or get_form(str(name))) if name else guess_form(text)
         if form is None:
-            raise ValueError(f"{text[:24]!r} has the shape of no form; prepare the file first, or use kind: windows")
+            raise AskedError(f"{text[:24]!r} has the shape of no form; prepare the file first, or use kind: windows")
         told = {key: _told(key, record.get(key)) for key in conditions}
         return Text("".join(form.split(text)), form.name, **told)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise AskedError(f"{where}: {error}") from error
 
 
 def _told(name: str, value: Any) -> str | None:
@@ -117,11 +118,11 @@ def _told(name: str, value: Any) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}; expected text, or null where there is none")
+        raise AskedError(f"{name} is {value!r}; expected text, or null where there is none")
     if name == "title":
         return value if title_characters(value) else None
     if value not in SLOT_WORDS[name]:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(SLOT_WORDS[name])}, or null")
+        raise AskedError(f"{name} is {value!r}; expected one of {', '.join(SLOT_WORDS[name])}, or null")
     return value
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.errors import RecipeError
 from textdiff.image_data import Images, read_images
 from textdiff.images import ImagePipeline
 from textdiff.mosaic import png
 from textdiff.predictors.images import ImageModel, unet
 from textdiff.rng import Rng
 from textdiff.training.data import Group
-from textdiff.training.recipe import Recipe, RecipeError, to_yaml
+from textdiff.training.recipe import Recipe, to_yaml
 
 MEASURED = 512  # images that the noise power is estimated from
 HOLES = 1 << 17  # the stream that the known regions of examples are drawn from

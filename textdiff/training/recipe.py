@@ -17,11 +17,8 @@ from typing import Any
 
 import yaml
 
+from textdiff.errors import RecipeError
 from textdiff.predictors.images import Diffusion
-
-
-class RecipeError(ValueError):
-    """The recipe, or an override of it, says something that cannot be."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from textdiff.contracts import Predictor, Process, State, Step, spread
+from textdiff.errors import RecipeError
 from textdiff.levels import even_levels
 from textdiff.predictors.images import ImageModel
 from textdiff.rng import Rng, example_seed
@@ -27,7 +28,7 @@ from textdiff.samplers.loop import sample
 from textdiff.samplers.second_order import heun
 from textdiff.training.data import Group
 from textdiff.training.loss import corrupted
-from textdiff.training.recipe import Recipe, RecipeError
+from textdiff.training.recipe import Recipe
 
 PAIRS = 2048  # where data.limit is not given
 

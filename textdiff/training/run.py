@@ -27,6 +27,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from textdiff.errors import AskedError, RecipeError
 from textdiff.levels import count_levels
 from textdiff.predictors.folder import USUALLY_TOLD, TextModel
 from textdiff.predictors.masked_lm import HEADS
@@ -38,7 +39,7 @@ from textdiff.samplers.loop import sample
 from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, frame, sentencepiece_tokenizer
 from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash
 from textdiff.training.loss import Denoiser
-from textdiff.training.recipe import STARTS, Recipe, RecipeError, Tokenizer, load, to_yaml
+from textdiff.training.recipe import STARTS, Recipe, Tokenizer, load, to_yaml
 from textdiff.training.start import start_from_model, start_from_statistics
 from textdiff.training.trainer import DiffusionTrainer, Log, Model, checkpoints
 from textdiff.verse import FORMS
@@ -81,7 +82,7 @@ def _read_corpus(recipe: Recipe) -> tuple[TextModel, list[Group], list[Group]]:
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Data, tokenizer, network and batches of a recipe; ValueError or FileNotFoundError say what is missing."""
+    """Data, tokenizer, network and batches of a recipe; AskedError says what is missing."""
     kind = _kind(recipe)
     text_model, train, validation = kind.read(recipe)
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -370,7 +371,7 @@ def _groups(text_model: TextModel, texts: list[Text], recipe: Recipe) -> list[Gr
             joined = joined.replace("\n", " ")  # its pieces hold no line breaks
         ids, length = _encode(text_model, [joined], recipe)[0], recipe.data.length
         if len(ids) < length:
-            raise ValueError(
+            raise AskedError(
                 f"the texts for training or validation hold {len(ids)} tokens, less than one window of {length}; "
                 f"lower data.length, or give more text"
             )

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.errors import AskedError
 from textdiff.predictors.folder import TextModel
 from textdiff.training.data import Group
 
@@ -37,19 +38,19 @@ OFFSETS = (-1, 1, -2, 2, None, -5, 5, -7, 7)  # None: a head without a fixed off
 def start_from_model(network: Any, tokenizer: Any, prefix: tuple[str, ...], found: TextModel) -> None:
     """Give `network` the weights of `found`; ValueError where the two speak differently or differ in shape."""
     if tokenizer.get_vocab() != found.tokenizer.get_vocab():
-        raise ValueError(
+        raise AskedError(
             f"model {found.name} has a vocabulary of its own ({len(found.tokenizer)} tokens, these data give "
             f"{len(tokenizer)}); to take it over, write tokenizer: {{kind: pretrained}}"
         )
     if prefix != found.prefix:
-        raise ValueError(
+        raise AskedError(
             f"model {found.name} is told {', '.join(found.prefix) or 'nothing'} before the text, these data are told "
             f"{', '.join(prefix) or 'nothing'}; start from a model of the same kind of data"
         )
     try:
         network.load_state_dict(found.model.state_dict())
     except RuntimeError as error:
-        raise ValueError(
+        raise AskedError(
             f"model {found.name} is another network than model.type and model.config say; leave out model.config to take "
             f"over its own"
         ) from error

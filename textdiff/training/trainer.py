@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from textdiff.errors import AskedError
 from textdiff.likelihood import nelbo, ratio
 from textdiff.predictors.folder import TextModel
 from textdiff.predictors.images import ImageModel
@@ -221,7 +222,7 @@ class DiffusionTrainer(Trainer):
         except RuntimeError as error:  # shapes
             missing, unexpected = [], [str(error)]
         if unexpected or set(missing) - tied:
-            raise ValueError(
+            raise AskedError(
                 f"checkpoint {resume_from_checkpoint} is of another network or vocabulary; pass --fresh or out=OTHER"
             )
 

@@ -1,0 +1,178 @@
+"""What the verbs share: the parser, where results go, how texts come in, progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import gc
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from textdiff.errors import AskedError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"textdiff: {' '.join(message.split())}; see '{self.prog} --help'\n")
+
+
+def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], what: str, **more: Any) -> Parser:
+    p: Parser = verbs.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **more,
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--debug", action="store_true", help="show where an error arose")
+    p.set_defaults(run=run, parser=p)
+    return p
+
+
+def model_flags(p: Parser) -> None:
+    p.add_argument("--model", metavar="DIR|ID", help="a model folder or hub id (the packaged model)")
+    p.add_argument("--device", default="cpu", help="(cpu)")
+
+
+def format_flags(p: Parser) -> None:
+    p.add_argument("--format", choices=("text", "jsonl"), default="text", help="(text)")
+    p.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")
+    p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
+
+
+def text_flags(p: Parser) -> None:
+    p.add_argument("text", nargs="*", metavar="TEXT", help="by default from stdin, one a line or JSON Lines")
+    p.add_argument("--file", metavar="FILE", help="read the texts here; .gz too; - for stdin")
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(",") if number.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 1,2") from None
+
+
+@contextlib.contextmanager
+def writing(path: str | None) -> Iterator[TextIO]:
+    """stdout, or a file that appears under its name when everything is written, and not at all if anything fails."""
+    if path is None or path == "-":
+        yield sys.stdout
+        return
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {path!r}: it is a folder; name a file")
+    try:
+        if target.exists() and not target.is_file():  # a pipe or a device
+            stream, temporary = target.open("w", encoding="utf-8"), None
+        else:
+            if target.exists():
+                target.open("a").close()
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+            stream, temporary = os.fdopen(handle, "w", encoding="utf-8"), Path(name)
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path!r} ({error.strerror}); name a file in a folder that can be written"
+        ) from error
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            if temporary is not None:
+                os.fsync(stream.fileno())
+        if temporary is not None:
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~mask)
+            temporary.replace(target)
+            temporary = None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Without garbage collection: it is a quarter of the time that torch and transformers take to import (0.8 of 3.5 s)."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def read_records(source: Any) -> list[dict[str, Any]]:
+    from textdiff.records import read_records
+
+    return read_records(source)
+
+
+def load_library() -> Any:
+    """textdiff.pipeline, and torch with it."""
+    # A small network has many short products.  Threads that spin between them cost little on an idle machine, but on a
+    # busy one they keep each other from working: a poem takes ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with starting():
+        from textdiff import pipeline
+    return pipeline
+
+
+def open_pipeline(a: argparse.Namespace) -> Any:
+    library = load_library()
+    with starting():  # the model's own module is imported here
+        return library.Pipeline.from_pretrained(a.model, device=a.device)
+
+
+def records_of(a: argparse.Namespace) -> list[dict[str, Any]]:
+    """The texts of the command line, of --file, or of stdin."""
+    if a.text and a.file:
+        raise AskedError("both TEXT and --file are given; pass one of them")
+    if a.text:
+        return [{"text": text} for text in a.text]
+    if a.file and a.file != "-":
+        return read_records(a.file)
+    if a.file is None and sys.stdin.isatty():
+        raise AskedError("there is no text; pass TEXT, --file FILE, or pipe it in")
+    return read_records(sys.stdin)
+
+
+def json_line(value: Any) -> str:
+    return json.dumps(dataclasses.asdict(value), ensure_ascii=False)
+
+
+def json_lines(values: Iterable[dict[str, Any]]) -> None:
+    for value in values:
+        print(json.dumps(value, ensure_ascii=False))
+
+
+def in_colour(out: TextIO) -> bool:
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def progress_bar(a: argparse.Namespace, total: int, unit: str) -> Any:
+    """A progress bar on stderr, on a terminal only."""
+    from tqdm import tqdm
+
+    off = a.quiet or getattr(a, "watch", False)
+    return tqdm(total=total, unit=unit, file=sys.stderr, disable=True if off else None, leave=False)
+
+
+def log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def stage_line(stage: str, done: int, total: int) -> None:
+    print(f"\r{stage} {done}" + (f" of {total}" if total else ""), end="\n" if done == total else "", file=sys.stderr)

@@ -1,0 +1,188 @@
+"""verify, animate, and the lists: forms, samplers, env."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import itertools
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from textdiff import __version__
+from textdiff.cli.common import add_verb, json_lines, log, writing
+from textdiff.errors import AskedError
+
+
+def add(verbs: Any) -> None:
+    """The verbs of this file and their flags."""
+    p = add_verb(verbs, "animate", animate, "make a moving picture of a trace: HTML, SVG or GIF")
+    p.add_argument("trace", metavar="TRACE", help="a file of --trace")
+    p.add_argument("--out", metavar="FILE", required=True, help="a name that ends in .html, .svg or .gif")
+    p.add_argument("-n", type=int, help="the first so many texts (all)")
+    p.add_argument("--delay", type=float, default=0.25, help="seconds a state (0.25)")
+    p.add_argument("--font", metavar="FILE", help="for GIF: a font with the characters (one of the system's)")
+
+    p = add_verb(
+        verbs, "verify", verify, "every process × sampler against an exact predictor on small spaces", epilog=_COLUMNS
+    )
+    p.add_argument("--full", action="store_true", help="larger spaces, more step counts; some minutes")
+    p.add_argument("--process", help="this one only: a name, or your own as module:attribute")
+    p.add_argument("--sampler", help="this one only: a name, or your own as module:attribute")
+    p.add_argument(
+        "--claim",
+        choices=("exact", "approximate"),
+        help="what is claimed (the table's; approximate for your own)",
+    )
+    p.add_argument("--json", action="store_true", help="JSON Lines")
+
+    for name, run, what in (
+        ("forms", forms, "the forms of poems"),
+        ("samplers", samplers, "the samplers, what they serve and cost"),
+        ("env", env, "versions, for reports of problems"),
+    ):
+        add_verb(verbs, name, run, what).add_argument("--json", action="store_true", help="JSON Lines")
+
+
+_COLUMNS = """columns:
+  from p(x1)   total variation of the law of results from p(x0), started from the exact law at level 1
+  prior        the same, started from the prior that ships
+  one          the same on texts of one position, where every sampler must be exact
+  astray       probability of a result that shows [MASK] or another given text, which must be 0
+  excess       the likelihood bound minus the entropy, nats; - where the process has no bound
+  forwards     predictor evaluations of a text, on average
+
+"mask, in form" keeps tones and a rhyme: there `one` is the distance of one draw from the product restricted to them, astray
+what breaks them, and `from p(x1)` the gap between the chain and p(x0 | in form), which is not claimed to be 0.
+
+For values (gaussian, cold) the distance is the 2-Wasserstein distance to the exact law, by a mean of p(x0 | x_t) alone; `one`
+is that of one dimension by all of p(x0 | x_t), for cold from the true x0 under x + t·e.  For embedded texts it is a total
+variation by the marginals, over 10,000 draws; `one` and excess are by quadrature on two tokens.  Where a sampler draws no
+x̂0 (heun, interpolation), `one` is with a known x0.
+
+Every "exact", and the columns one and astray, hold to 1e-6, and a distance "in limit" falls with four times the steps, or
+the row is BROKEN and the exit code 1."""
+
+
+def animate(a: argparse.Namespace) -> None:
+    from textdiff import animation, trace
+
+    kind = Path(a.out).suffix.lower().removeprefix(".")
+    if kind not in animation.KINDS:
+        raise AskedError(f"--out is {a.out!r}, expected a name that ends in .html, .svg or .gif; name it so")
+    whole = trace.read(a.trace)
+    shown = whole if a.n is None else animation.first(whole, a.n)
+    moving: Any = animation
+    if whole.header.get("images"):
+        moving = importlib.import_module("textdiff.mosaic")  # meets torch
+    with writing(a.out) as out:
+        if kind == "gif":
+            out.buffer.write(moving.gif(shown, a.delay, a.font))
+        else:
+            out.write(moving.html(shown, a.delay) if kind == "html" else moving.svg(shown, a.delay))
+
+
+def verify(a: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from textdiff.verify import verify as tokens
+    from textdiff.verify_laws import verify_laws
+    from textdiff.verify_values import VALUES, verify_values
+
+    def progress(work: Iterable[Any]) -> Iterable[Any]:
+        return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+
+    chosen: dict[str, Any] = {"process": a.process, "sampler": a.sampler, "claim": a.claim, "progress": progress}
+    rows: Iterable[Any] = () if a.process in VALUES else tokens(full=a.full, **chosen)
+    broken = total = 0
+    for row in itertools.chain(rows, verify_values(**chosen)):
+        if a.json:
+            print(json.dumps(dataclasses.asdict(row) | {"ok": row.ok}), flush=True)
+        else:
+            if not total:
+                print(
+                    f"{'space':9} {'process':14} {'sampler':16} {'steps':>5}  {'claim':11} {'from p(x1)':>10} {'prior':>8} "
+                    f"{'one':>8} {'astray':>8} {'excess':>8} {'forwards':>8}"
+                )
+            excess = "-" if row.excess is None else f"{round(row.excess, 4) + 0.0:.4f}"  # no minus zero
+            print(
+                f"{row.space:9} {row.process:14} {row.sampler:16} {row.steps:5}  {row.claim:11} {row.total_variation:10.1e} "
+                f"{row.shipped_prior:8.4f} {row.one_position:8.0e} {row.astray:8.0e} {excess:>8} {row.forwards:8.2f}"
+                + ("" if row.ok else "  BROKEN"),
+                flush=True,
+            )
+        broken += not row.ok
+        total += 1
+    if not total:
+        raise AskedError(
+            f"sampler {a.sampler!r} does not serve process {a.process!r}; 'textdiff samplers' lists what does"
+        )
+    if a.process in (None, "gaussian") and a.sampler is None:
+        for law in verify_laws(progress):
+            record = dataclasses.asdict(law) | {"ok": law.ok}
+            shown = f"{law.law:56} {law.gap:8.1e}  at most {law.limit:.0e}" + ("" if law.ok else "  BROKEN")
+            print(json.dumps(record) if a.json else shown, flush=True)
+            broken += not law.ok
+            total += 1
+    if broken:
+        log(
+            f"textdiff: {broken} of {total} rows are broken: a claim of exactness, one position, given text or an identity"
+        )
+    return 1 if broken else 0
+
+
+def forms(a: argparse.Namespace) -> None:
+    from textdiff.verse import FORMS, SIZED_FORMS
+
+    if a.json:
+        json_lines({"name": f.name, "chinese": f.chinese, "lines": f.lines, "width": f.width} for f in FORMS.values())
+        return
+    for form in FORMS.values():
+        print(f"{form.name:12}  {form.chinese}  {form.short}  {form.lines} lines of {form.width} characters")
+    for name, what in SIZED_FORMS.items():
+        print(f"{name:12}  {what}")
+
+
+def samplers(a: argparse.Namespace) -> None:
+    from textdiff.samplers import SAMPLERS
+
+    if a.json:
+        json_lines({"name": name, **dataclasses.asdict(entry)} for name, entry in SAMPLERS.items())
+        return
+    print(f"{'sampler':16}  {'serves (* exactly)':40}  {'forwards':32}  what it does")
+    for name, entry in SAMPLERS.items():
+        served = ", ".join(process + "*" * (process in entry.exact) for process in entry.processes)
+        options = f" [{', '.join(entry.options)}]" if entry.options else ""
+        print(f"{name:16}  {served:40}  {entry.cost:32}  {entry.summary}{options}")
+
+
+def env(a: argparse.Namespace) -> None:
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    facts: dict[str, Any] = {
+        "textdiff": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "datasets", "accelerate", "numpy"):
+        facts[name] = version(name)
+    facts["cpu"] = torch.backends.cpu.get_cpu_capability()
+    facts["threads"] = torch.get_num_threads()
+    facts["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    if a.json:
+        print(json.dumps(facts))
+        return
+    for name, fact in facts.items():
+        print(f"{name:14}{fact}")

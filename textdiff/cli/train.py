@@ -1,0 +1,63 @@
+"""train, data: from texts to a model folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from textdiff.cli.common import Parser, add_verb, log, stage_line
+
+
+def add(verbs: Any) -> None:
+    """The verbs of this file and their flags."""
+    p = add_verb(verbs, "train", train, "train by a recipe; the same command goes on where a stopped run ended")
+    p.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as recipes/quickstart.yaml")
+    p.add_argument("override", nargs="*", metavar="a.b=c", help="change the recipe, such as run.steps=100")
+    p.add_argument("--dry-run", action="store_true", help="print parameters, tokens, steps, estimated time and memory")
+    p.add_argument("--fresh", action="store_true", help="begin anew although there are checkpoints")
+    p.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
+
+    data = verbs.add_parser("data", help="prepare data", description="Prepare data.", allow_abbrev=False)
+    tasks = data.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
+    p = add_verb(
+        tasks, "prepare", data_prepare, "from a clone of chinese-poetry, or text or JSON Lines, to fixed-form data"
+    )
+    p.add_argument("source", metavar="SOURCE", help="the clone's folder, a .txt or a .jsonl file")
+    p.add_argument("out", metavar="OUT", help="folder for train, validation and test")
+    p.add_argument("--form", action="append", default=[], help="keep this form only; may be repeated")
+    p.add_argument("--keep-traditional", action="store_true", help="leave traditional characters as they are")
+    p.add_argument("--validation", type=float, default=0.05, help="share of the texts (0.05)")
+    p.add_argument("--test", type=float, default=0.05, help="share of the texts (0.05)")
+    p.add_argument("--json", action="store_true", help="the report in one line")
+
+
+def train(a: argparse.Namespace) -> None:
+    from textdiff.training import recipe as recipes
+
+    recipe = recipes.load(a.recipe, a.override)
+    from textdiff.training import run
+
+    if a.dry_run:
+        report = run.dry_run(recipe)
+        print(json.dumps(report) if a.json else "\n".join(f"{name:18}{value}" for name, value in report.items()))
+        return
+    folder = run.train(recipe, fresh=a.fresh, log=(lambda line: None) if a.quiet else log)
+    if folder is not None:
+        print(folder)
+
+
+def data_prepare(a: argparse.Namespace) -> None:
+    from textdiff.corpus import prepare
+
+    report = prepare(
+        a.source,
+        a.out,
+        forms=a.form or None,
+        simplify=not a.keep_traditional,
+        validation=a.validation,
+        test=a.test,
+        progress=None if a.quiet or not sys.stderr.isatty() else stage_line,
+    )
+    print(json.dumps(report.stats(), indent=None if a.json else 1))
