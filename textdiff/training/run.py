@@ -11,163 +11,50 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import platform
 import shutil
-import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 
-from textdiff.errors import AskedError, RecipeError
+from textdiff.errors import RecipeError
 from textdiff.levels import count_levels
-from textdiff.predictors.folder import USUALLY_TOLD, TextModel
-from textdiff.predictors.masked_lm import HEADS
+from textdiff.predictors.folder import TextModel
 from textdiff.predictors.shaping import banned
 from textdiff.resolve import attribute
 from textdiff.rng import Rng
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.loop import sample
-from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, frame, sentencepiece_tokenizer
-from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash
-from textdiff.training.loss import Denoiser
-from textdiff.training.recipe import STARTS, Recipe, Tokenizer, load, to_yaml
-from textdiff.training.start import start_from_model, start_from_statistics
-from textdiff.training.trainer import DiffusionTrainer, Log, Model, checkpoints
-from textdiff.verse import FORMS
+from textdiff.training.data import Group
+from textdiff.training.planning import Plan, dry_run, plan
+from textdiff.training.recipe import Recipe, load, to_yaml
+from textdiff.training.trainer import DiffusionTrainer, Log, checkpoints
 
-SPECIALS = tuple(
-    token for token in POEM_SPECIALS if token.startswith(("[mask]", "[replacement]", "[uniform]", "[level-"))
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a recipe comes to before anything is trained."""
-
-    text_model: Model
-    batches: MicroBatches
-    held: list[Group]  # with the conditions said
-    parameters: int
-    texts: int
-    tokens: int  # over the whole run, in texts, without prefixes; values, of images
-
-
-def _read_corpus(recipe: Recipe) -> tuple[TextModel, list[Group], list[Group]]:
-    """(the network before training, what is learnt from, what is held out)."""
-    data = recipe.data
-    texts = read_texts(data.train, data.kind, data.limit, recipe.told)
-    held = read_texts(data.validation, data.kind, None, recipe.told) if data.validation else []
-    if recipe.data.kind == "windows":
-        texts, held = _joined(texts), _joined(held)
-    if not held and recipe.data.kind == "poems":
-        texts, held = split_by_hash(texts, recipe.data.holdout)
-    elif not held:  # the end of the text
-        cut = int(len(texts[0].text) * (1 - recipe.data.holdout))
-        texts, held = [Text(texts[0].text[:cut])], [Text(texts[0].text[cut:])]
-    text_model = _network(recipe, texts)
-    train = _groups(text_model, texts, recipe)
-    validation = _head(_groups(text_model, held, recipe), recipe.run.eval_texts)
-    if recipe.model.init == "statistics":
-        start_from_statistics(text_model, train)
-    return text_model, train, validation
-
-
-def plan(recipe: Recipe) -> Plan:
-    """Data, tokenizer, network and batches of a recipe; AskedError says what is missing."""
-    kind = _kind(recipe)
-    text_model, train, validation = kind.read(recipe)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    pieces = recipe.run.accumulation * world
-    if recipe.run.batch % pieces:
-        raise RecipeError(
-            f"run.batch is {recipe.run.batch}, which {pieces} pieces (accumulation × devices) do not divide"
-        )
-    batches = MicroBatches(
-        groups=train,
-        processes={name: text_model.process(name) for name in recipe.processes},
-        shares=recipe.processes,
-        batch=recipe.run.batch,
-        pieces=pieces,
-        steps=recipe.run.steps,
-        seed=recipe.run.seed,
-        conditions=recipe.conditions,
-        prefix=text_model.prefix,
-        pad=text_model.pad_id,
-        known=kind.known,
-    )
-    per_epoch = sum(int(g.free.expand(g.ids.shape[1:]).sum()) * len(g.ids) for g in train)
-    tokens = int(per_epoch * recipe.run.steps / batches.steps_per_epoch())
-    parameters = sum(p.numel() for p in text_model.model.parameters())
-    return Plan(text_model, batches, validation, parameters, sum(len(g.ids) for g in train), tokens)
-
-
-def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Parameters, tokens, steps, and time and memory estimated from two optimiser steps of the longest texts."""
-    made = plan(recipe)
-    longest = max(made.batches.groups, key=lambda g: g.ids.shape[1])
-    length, denoiser = longest.ids.shape[1], Denoiser(made.text_model)
-    seconds = []
-    for index in range(2 * made.batches.pieces):
-        inputs = made.batches[index]
-        began = time.perf_counter()
-        with torch.autocast(inputs["x0"].device.type, dtype=torch.bfloat16, enabled=recipe.run.bf16):
-            loss = denoiser(**inputs)
-        loss.backward()
-        seconds.append((time.perf_counter() - began) / inputs["x0"].numel())
-        denoiser.zero_grad()
-    averaged = 1 if recipe.optimizer.ema else 0
-    config = made.text_model.model.config
-    rows = recipe.run.batch // made.batches.pieces * length
-    activations = rows * getattr(config, "hidden_size", 512) * getattr(config, "num_hidden_layers", 6) * 34 * 4
-    return {
-        "parameters": made.parameters,
-        "vocabulary": _vocabulary(made),
-        "texts": made.texts,
-        "validation_texts": sum(len(g.ids) for g in made.held),
-        "steps": recipe.run.steps,
-        "steps_per_epoch": made.batches.steps_per_epoch(),
-        "tokens": made.tokens,
-        "minutes": round(made.tokens * min(seconds) * 1.1 / 60, 1),
-        "memory_mb": round((made.parameters * 4 * (4 + averaged) + activations) / 2**20),
-        "out": str(recipe.folder),
-    }
+__all__ = ["dry_run", "plan", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What differs between data of several kinds: how they are read, shown and described."""
+    """What differs between data of several kinds once they are read (planning.py): how they are shown and described."""
 
-    read: Callable[[Recipe], tuple[Any, list[Group], list[Group]]]
     previews: Callable[[Recipe, Path, Log], Callable[[Any, list[Group], int], None]]
     card: Callable[..., str]
-    known: Callable[[Tensor], Tensor] | None = None  # as in MicroBatches
     finished: Callable[[Any, list[Group]], Any] = lambda model, groups: model  # the averaged one, before it is saved
 
 
 def _kind(recipe: Recipe) -> Kind:
     if recipe.data.kind not in ("images", "pairs"):
-        return Kind(_read_corpus, Previews, card)
-    from textdiff.training import images, reflow
+        return Kind(Previews, card)
+    from textdiff.training import images
 
     if recipe.data.kind == "pairs":
-        return Kind(reflow.read, images.Previews, images.card)
-
-    return Kind(images.read, images.Previews, images.card, images.shown(recipe), images.finished)
-
-
-def _vocabulary(made: Plan) -> int | None:
-    """Tokens of the vocabulary; None of images."""
-    content = getattr(made.text_model, "content", None)
-    return None if content is None else len(content)
+        return Kind(images.Previews, images.card)
+    return Kind(images.Previews, images.card, images.finished)
 
 
 def _silent(line: str) -> None:
@@ -277,139 +164,6 @@ def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
         ):
             last = state
     return text_model.decode(process.decode(last.x))
-
-
-# -- the pieces of a plan -------------------------------------------------------------------------------------------------
-
-
-def _joined(texts: list[Text]) -> list[Text]:
-    return [Text("\n".join(t.text for t in texts))] if texts else []
-
-
-def _network(recipe: Recipe, texts: list[Text]) -> TextModel:
-    """The network with its tokenizer, before any start from statistics; `told` has the conditions of the recipe."""
-    poems, start = recipe.data.kind == "poems", recipe.model.pretrained or recipe.model.init
-    found = None if start in STARTS else TextModel.from_pretrained(None if start == "packaged" else start)
-    tokenizer = found.tokenizer if found and recipe.tokenizer == Tokenizer("pretrained") else _tokenizer(recipe, texts)
-    prefix: tuple[str, ...] = ()
-    if "[level-0]" in tokenizer.get_vocab():
-        prefix = POEM_PREFIX if poems else ("process", "level")
-    if found and (recipe.model.pretrained or not recipe.model.config):
-        model, prefix = found.model, found.prefix
-    else:
-        longest = max(f.length for f in FORMS.values()) if poems else recipe.data.length
-        before, after = frame(tokenizer)
-        positions = len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1
-        torch.manual_seed(recipe.run.seed)
-        model = transformers.AutoModelForMaskedLM.from_config(_config(recipe, tokenizer, positions))
-    if found:
-        start_from_model(model, tokenizer, prefix, found)
-    for name in recipe.told:
-        if name not in prefix:
-            raise RecipeError(
-                f"conditions has {name!r}, but the network has no slot for it; leave it out of conditions"
-            )
-    return TextModel.from_parts(
-        model,
-        tokenizer,
-        processes=tuple(recipe.processes),
-        prefix=prefix,
-        told=(*USUALLY_TOLD, *(found.told if found else ()), *recipe.told),
-        defaults=recipe.defaults or (found.defaults if found else {}),
-        name=recipe.name,
-        schedule=recipe.model.schedule or (found.schedule if found else None),
-        factor=recipe.model.factor or (found.factor if found else None),
-        self_conditioning=recipe.model.self_conditioning,
-    )
-
-
-def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:
-    """The configuration of the network; RecipeError where the recipe's `model` section says something it cannot be."""
-    kind, told = recipe.model.type, recipe.model.config
-    if kind not in HEADS:
-        raise RecipeError(f"model.type is {kind!r}; expected one of {', '.join(sorted(HEADS))}")
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")}
-    plain = transformers.AutoConfig.for_model(kind)
-    known = {*plain.to_dict(), "attn_implementation"}
-    for key in told:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise RecipeError(
-                f"unknown key {f'model.config.{key}'!r} for {kind}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-    own = {key: value for key, value in ids.items() if key in known}
-    try:
-        return transformers.AutoConfig.for_model(
-            kind, **{"vocab_size": len(tokenizer), "max_position_embeddings": positions, **own, **told}
-        )
-    except Exception as error:  # transformers checks types and sizes with errors of several kinds
-        raise RecipeError(f"model.config does not make a {kind}: {' '.join(str(error).split())}") from error
-
-
-def _tokenizer(recipe: Recipe, texts: list[Text]) -> Any:
-    told = recipe.tokenizer
-    if told.kind == "pretrained":
-        return transformers.AutoTokenizer.from_pretrained(told.path, trust_remote_code=False)
-    specials = POEM_SPECIALS if recipe.data.kind == "poems" else SPECIALS
-    if told.kind == "sentencepiece" and told.path:
-        return sentencepiece_tokenizer(model=told.path, specials=specials)
-    if told.kind == "sentencepiece":
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
-            file.writelines(t.text + "\n" for t in texts)
-            file.flush()
-            return sentencepiece_tokenizer([file.name], vocab_size=told.size, specials=specials)
-    counts = Counter(character for t in texts for character in t.text)
-    kept = sorted((c for c, k in counts.items() if k >= told.min_count), key=lambda c: (-counts[c], c))
-    return character_tokenizer(kept, specials)
-
-
-def _groups(text_model: TextModel, texts: list[Text], recipe: Recipe) -> list[Group]:
-    """Texts by form, or windows of `data.length` tokens."""
-    if recipe.data.kind == "windows":
-        joined = "".join(t.text for t in texts)
-        if recipe.tokenizer.kind == "sentencepiece":
-            joined = joined.replace("\n", " ")  # its pieces hold no line breaks
-        ids, length = _encode(text_model, [joined], recipe)[0], recipe.data.length
-        if len(ids) < length:
-            raise AskedError(
-                f"the texts for training or validation hold {len(ids)} tokens, less than one window of {length}; "
-                f"lower data.length, or give more text"
-            )
-        rows = ids[: len(ids) // length * length].view(-1, length)
-        return [_group(text_model, rows, None)]
-    by_form: dict[str, list[Text]] = {}
-    for t in texts:
-        by_form.setdefault(t.form or "", []).append(t)
-    return [
-        _group(text_model, _encode(text_model, [t.text for t in rows], recipe), form, **said)
-        for form, rows in sorted(by_form.items())
-        for said in [{name: [getattr(t, name) for t in rows] for name in recipe.told}]
-    ]
-
-
-def _encode(text_model: TextModel, rows: list[str], recipe: Recipe) -> Tensor:
-    """Token ids (N, L).  Where each character is a token, the tokenizer is asked for each different one only."""
-    if recipe.tokenizer.kind != "characters":
-        return text_model.encode(rows)
-    codes = torch.frombuffer(bytearray("".join(rows).encode("utf-32-le")), dtype=torch.int32)
-    letters, place = codes.unique(return_inverse=True)
-    return text_model.encode([chr(code) for code in letters.tolist()])[:, 0][place].view(len(rows), -1)
-
-
-def _group(text_model: TextModel, ids: Tensor, form: str | None, **said: list[str | None]) -> Group:
-    told = {"form": form} if "form" in text_model.prefix else {}
-    condition = text_model.condition(len(ids), **told, **said)
-    return Group(ids, condition, torch.ones(ids.shape[1], dtype=torch.bool))
-
-
-def _head(groups: list[Group], texts: int) -> list[Group]:
-    """About `texts` texts, in proportion from each group, at least two of each."""
-    total = sum(len(g.ids) for g in groups)
-    return [
-        Group(g.ids[:k], g.condition[:k], g.free)
-        for g in groups
-        for k in [max(2, round(len(g.ids) * min(1.0, texts / total)))]
-    ]
 
 
 def _same(recipe: Recipe, earlier: Recipe) -> None:

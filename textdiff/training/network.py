@@ -1,0 +1,81 @@
+"""The network of a recipe for texts, before training: built anew, or taken from a model that is there."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+import transformers
+
+from textdiff.errors import RecipeError
+from textdiff.predictors.folder import USUALLY_TOLD, TextModel
+from textdiff.predictors.masked_lm import HEADS
+from textdiff.tokenization import POEM_PREFIX, frame
+from textdiff.training.recipe import STARTS, Recipe
+from textdiff.training.start import start_from_model
+from textdiff.verse import FORMS
+
+
+def start_of(recipe: Recipe) -> TextModel | None:
+    """The model that the recipe starts from; None of a network that is built anew."""
+    start = recipe.model.pretrained or recipe.model.init
+    return None if start in STARTS else TextModel.from_pretrained(None if start == "packaged" else start)
+
+
+def network(recipe: Recipe, tokenizer: Any, found: TextModel | None) -> TextModel:
+    """The network that speaks with `tokenizer`, before any start from statistics; `told` has the recipe's conditions."""
+    poems = recipe.data.kind == "poems"
+    prefix: tuple[str, ...] = ()
+    if "[level-0]" in tokenizer.get_vocab():
+        prefix = POEM_PREFIX if poems else ("process", "level")
+    if found and (recipe.model.pretrained or not recipe.model.config):
+        model, prefix = found.model, found.prefix
+    else:
+        longest = max(f.length for f in FORMS.values()) if poems else recipe.data.length
+        before, after = frame(tokenizer)
+        positions = len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1
+        torch.manual_seed(recipe.run.seed)
+        model = transformers.AutoModelForMaskedLM.from_config(_config(recipe, tokenizer, positions))
+    if found:
+        start_from_model(model, tokenizer, prefix, found)
+    for name in recipe.told:
+        if name not in prefix:
+            raise RecipeError(
+                f"conditions has {name!r}, but the network has no slot for it; leave it out of conditions"
+            )
+    return TextModel.from_parts(
+        model,
+        tokenizer,
+        processes=tuple(recipe.processes),
+        prefix=prefix,
+        told=(*USUALLY_TOLD, *(found.told if found else ()), *recipe.told),
+        defaults=recipe.defaults or (found.defaults if found else {}),
+        name=recipe.name,
+        schedule=recipe.model.schedule or (found.schedule if found else None),
+        factor=recipe.model.factor or (found.factor if found else None),
+        self_conditioning=recipe.model.self_conditioning,
+    )
+
+
+def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:
+    """The configuration of the network; RecipeError where the recipe's `model` section says something it cannot be."""
+    kind, told = recipe.model.type, recipe.model.config
+    if kind not in HEADS:
+        raise RecipeError(f"model.type is {kind!r}; expected one of {', '.join(sorted(HEADS))}")
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")}
+    plain = transformers.AutoConfig.for_model(kind)
+    known = {*plain.to_dict(), "attn_implementation"}
+    for key in told:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise RecipeError(
+                f"unknown key {f'model.config.{key}'!r} for {kind}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    own = {key: value for key, value in ids.items() if key in known}
+    try:
+        return transformers.AutoConfig.for_model(
+            kind, **{"vocab_size": len(tokenizer), "max_position_embeddings": positions, **own, **told}
+        )
+    except Exception as error:  # transformers checks types and sizes with errors of several kinds
+        raise RecipeError(f"model.config does not make a {kind}: {' '.join(str(error).split())}") from error
