@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from textdiff.levels import alpha, count
-from textdiff.predictions import Categorical, positions_of
+from textdiff.core.levels import alpha, count
+from textdiff.core.loop import predict
+from textdiff.core.predictions import Categorical, positions_of
 from textdiff.processes.mask import Mask
 from textdiff.processes.ranks import ByRank, TokenNoise
 from textdiff.processes.replacement import Replacement, uniform_tokens
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.edit import marginal
-from textdiff.samplers.loop import predict
 
 
 def _open(state, process):

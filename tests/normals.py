@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import spread
-from textdiff.predictions import Normal
-from textdiff.rng import Rng
+from textdiff.core.contracts import spread
+from textdiff.core.predictions import Normal
+from textdiff.core.rng import Rng
 
 MEAN = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
 ROOT = torch.tensor([[1.2, 0.0, 0.0], [0.5, 0.6, 0.0], [-0.3, 0.2, 0.3]], dtype=torch.float64)

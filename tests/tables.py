@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.predictions import Categorical, positions_of
+from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.resolve import attribute
 from textdiff.processes import PROCESSES
-from textdiff.resolve import attribute
 
 VOCABULARY = torch.tensor([2, 3, 5, 8, 9, 11])  # 0, 1, 4 … stand for special and unused ids
 MASK = 12

@@ -9,15 +9,15 @@ import pytest
 import torch
 from normals import Data, everywhere, isotropic
 
-from textdiff.levels import even_levels
-from textdiff.likelihood import nelbo
-from textdiff.predictions import Normal
-from textdiff.predictors.analytic import NoisePower, analytic, noise_power, posterior_deviation
+from textdiff.core.levels import even_levels
+from textdiff.core.likelihood import nelbo
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Normal
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import get_schedule
 from textdiff.processes.gaussian import Gaussian
-from textdiff.rng import Rng
 from textdiff.samplers.ancestral import ddpm, improved
-from textdiff.samplers.loop import sample
-from textdiff.schedules import get_schedule
+from textdiff.shaping.analytic import NoisePower, analytic, noise_power, posterior_deviation
 
 LEVELS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 every_schedule = pytest.mark.parametrize("name", ["linear", "cosine", "flow"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from textdiff import bench
-from textdiff.predictors import fast_float32
+from textdiff.measure import bench
+from textdiff.networks import fast_float32
 
 TINY = dict(batch=2, length=6, steps=3, rounds=2, vocabulary=40, layers=1, width=16)
 

@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from textdiff.likelihood import bits_per_dimension, nelbo
-from textdiff.predictions import Bins, Normal
-from textdiff.predictors.bins import in_bins
+from textdiff.core.likelihood import bits_per_dimension, nelbo
+from textdiff.core.predictions import Bins, Normal
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import get_schedule
 from textdiff.processes.gaussian import Gaussian
-from textdiff.rng import Rng
-from textdiff.schedules import get_schedule
+from textdiff.shaping.bins import in_bins
 
 BINS = Bins(-1.0, 1.0, 0.25)  # nine values
 

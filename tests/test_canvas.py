@@ -12,17 +12,18 @@ import torch
 from tables import assert_same_law
 from tiny import QUATRAIN, byte_model, network, poem_model, sentence_model, window_model
 
-from textdiff import canvas, script
-from textdiff.levels import count
-from textdiff.pipeline import Pipeline
-from textdiff.predictors.folder import TextModel
+from textdiff.core.levels import count
+from textdiff.core.resolve import attribute
+from textdiff.networks.folder import TextModel
+from textdiff.networks.tokenization import sentencepiece_tokenizer
+from textdiff.pipeline import canvas
+from textdiff.pipeline.text import Pipeline
 from textdiff.processes import TOKENS
 from textdiff.processes.mask import Mask
-from textdiff.resolve import attribute
 from textdiff.samplers import SAMPLERS
-from textdiff.tokenization import sentencepiece_tokenizer
-from textdiff.verify import ExactPredictor, Space, chain_law, sequence
-from textdiff.verse import FORMS, get_form
+from textdiff.verify.tokens import ExactPredictor, Space, chain_law, sequence
+from textdiff.verse import script
+from textdiff.verse.forms import FORMS, get_form
 
 PAIRS = [(process, name) for name, entry in SAMPLERS.items() for process in TOKENS if process in entry.processes]
 POEMS = poem_model()

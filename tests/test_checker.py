@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from textdiff import checker, cli, verse
-from textdiff.checker import check
+from textdiff import cli
+from textdiff.verse import checker
+from textdiff.verse import forms as verse
+from textdiff.verse.checker import check
 
 POEMS = [json.loads(row) for row in (Path(__file__).parents[1] / "data/poems.jsonl").read_text("utf-8").splitlines()]
 FORMS = list(verse.FORMS.values())

@@ -18,7 +18,7 @@ from tiny import QUATRAIN, poem_model, saved, sentence_model
 
 from textdiff import __version__, cli
 from textdiff.cli import draw
-from textdiff.pipeline import Pipeline
+from textdiff.pipeline.text import Pipeline
 
 HOLED = QUATRAIN.replace("光", "_")
 
@@ -336,7 +336,7 @@ def test_a_failure_while_running_exits_1_and_debug_shows_where(run, poems, monke
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\nluck")
 
-    monkeypatch.setattr("textdiff.pipeline.sample", fail)
+    monkeypatch.setattr("textdiff.pipeline.text.sample", fail)
     code, _, err = run("generate", "--model", poems, "--out", "x")
     assert (code, err) == (1, "textdiff: RuntimeError: out of luck (--debug shows where)\n")
     assert not list(tmp_path.iterdir())

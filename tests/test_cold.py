@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from textdiff import bridges
-from textdiff.contracts import spread
-from textdiff.levels import even_levels
-from textdiff.predictions import Normal
+from textdiff.core import bridges
+from textdiff.core.contracts import spread
+from textdiff.core.levels import even_levels
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Normal
+from textdiff.core.rng import Rng
 from textdiff.processes.cold import Cold
-from textdiff.rng import Rng
 from textdiff.samplers import ancestral
-from textdiff.samplers.loop import sample
 from textdiff.training.loss import weighted_nll
-from textdiff.verify_values import gaussian_draw, last, linear_predictor, moments, value_law, wasserstein
+from textdiff.verify.values import gaussian_draw, last, linear_predictor, moments, value_law, wasserstein
 
 SHAPES = {"values": ((5,), (5,)), "image": ((2, 3, 4), (1, 1, 1)), "pixels": ((2, 3, 4), (1, 3, 4))}
 every_shape = pytest.mark.parametrize("shape", SHAPES)

@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from textdiff.constraints import E, Law, P, Restricted, W, Z, constrained, law
-from textdiff.levels import count_levels
-from textdiff.predictions import Categorical, positions_of
+from textdiff.core.levels import count_levels
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.resolve import attribute
+from textdiff.core.rng import Rng
 from textdiff.processes.mask import Mask
 from textdiff.processes.replacement import Replacement
-from textdiff.prosody import Prosody, check_given, kept_to, pattern_of, verse_law
-from textdiff.resolve import attribute
-from textdiff.rng import Rng
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.corrector import sweep_levels
-from textdiff.samplers.loop import sample
 from textdiff.samplers.particles import resampled
-from textdiff.verify import ExactPredictor, Space, enumerate_draws
-from textdiff.verse import Form, _table, get_form, regulated, rhyme_groups, tone, tone_fit
+from textdiff.verify.tokens import ExactPredictor, Space, enumerate_draws
+from textdiff.verse.constraints import E, Law, P, Restricted, W, Z, constrained, law
+from textdiff.verse.forms import Form, _table, get_form, regulated, rhyme_groups, tone, tone_fit
+from textdiff.verse.prosody import Prosody, check_given, kept_to, pattern_of, verse_law
 
 # Eight tokens, and the mask: letters, and rhyme groups (of their level readings).
 LETTERS = (P, P, P, E, E, Z, Z, W)

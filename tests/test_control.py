@@ -18,15 +18,15 @@ import torch
 from tiny import QUATRAIN, RHYMES, poem_model, sentence_model
 from torch import Tensor
 
-from textdiff import canvas, cli
-from textdiff import pipeline as module
-from textdiff.pipeline import MERIT_LEVELS, QUALITIES, Output, Pipeline
-from textdiff.predictions import Categorical, positions_of
-from textdiff.predictors.folder import SLOTS
-from textdiff.predictors.shaping import guided
-from textdiff.prosody import place_keyword
-from textdiff.rng import Rng
-from textdiff.verse import (
+from textdiff import cli
+from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.rng import Rng
+from textdiff.networks.folder import SLOTS
+from textdiff.pipeline import canvas
+from textdiff.pipeline import text as module
+from textdiff.pipeline.text import MERIT_LEVELS, QUALITIES, Output, Pipeline
+from textdiff.shaping.tokens import guided
+from textdiff.verse.forms import (
     FORMS,
     LICENSED_B,
     SEQUENCES,
@@ -38,6 +38,7 @@ from textdiff.verse import (
     tone,
     widened,
 )
+from textdiff.verse.prosody import place_keyword
 
 POEMS, WORDS = Pipeline(poem_model()), Pipeline(sentence_model())
 SMALL = {"form": "wuyan-jueju", "steps": 4}
@@ -660,7 +661,7 @@ def test_mistakes_are_one_line_and_exit_code_2(run: Any, words: list[Any], says:
 
 
 def test_refreshed_replacement_is_refused_under_strict_prosody() -> None:
-    from textdiff.pipeline import Pipeline
+    from textdiff.pipeline.text import Pipeline
 
     with pytest.raises(ValueError, match="'refresh' mixes new noise with old"):
         Pipeline.from_pretrained().plan(sampler="refresh", process="replacement", prosody="strict")

@@ -9,8 +9,9 @@ from collections import Counter
 
 import pytest
 
-from textdiff import corpus, verse
-from textdiff.errors import AskedError
+from textdiff.core.errors import AskedError
+from textdiff.data import corpus
+from textdiff.verse import forms as verse
 
 ALPHABET = list(verse._table())[:3000]
 

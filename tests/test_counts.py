@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textdiff.counts import KneserNey, TitleModel, retrieval, title_words, wilson
+from textdiff.measure.counts import KneserNey, TitleModel, retrieval, title_words, wilson
 
 RECORDS = [
     json.loads(line)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from textdiff import verse
+from textdiff.verse import forms as verse
 
 PATH = Path(__file__).parents[1] / "data" / "poems.jsonl"
 POEMS = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from textdiff.contracts import State
-from textdiff.degradations import DEGRADATIONS, blur, cosines, fade, get_degradation, pixelate
+from textdiff.core.contracts import State
+from textdiff.core.loop import sample
+from textdiff.core.rng import Rng
 from textdiff.processes.cold import Cold
-from textdiff.rng import Rng
+from textdiff.processes.degradations import DEGRADATIONS, blur, cosines, fade, get_degradation, pixelate
 from textdiff.samplers.ancestral import baseline, improved
-from textdiff.samplers.loop import sample
 
 NAMED: list[dict[str, Any]] = [
     {"name": "blur"},
@@ -170,7 +170,7 @@ class Tilt:
 
 def path(process: Cold, step: Any, x: Tensor, draft: Tensor) -> list[State]:
     """From F_1(x), by a predictor that always says `draft`."""
-    from textdiff.predictions import Normal
+    from textdiff.core.predictions import Normal
 
     free = torch.ones(len(x), 1, 1, 1, dtype=torch.bool)
     return list(

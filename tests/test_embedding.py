@@ -17,27 +17,27 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
 from textdiff import cli
-from textdiff.errors import RecipeError
-from textdiff.following import following, new_texts
-from textdiff.levels import even_levels
-from textdiff.likelihood import nelbo
-from textdiff.pipeline import Pipeline
-from textdiff.predictions import Bins, Categorical, Normal, positions_of
-from textdiff.predictors.folder import ModelError, TextModel
-from textdiff.predictors.reading import by_vectors
+from textdiff.core.errors import RecipeError
+from textdiff.core.levels import even_levels
+from textdiff.core.likelihood import nelbo
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Bins, Categorical, Normal, positions_of
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import get_schedule, log_snr
+from textdiff.networks.folder import ModelError, TextModel
+from textdiff.networks.reading import by_vectors
+from textdiff.pipeline.following import following, new_texts
+from textdiff.pipeline.text import Pipeline
 from textdiff.processes.embedding import embedding, encoded
 from textdiff.processes.gaussian import Gaussian
-from textdiff.rng import Rng
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.ancestral import ddpm, improved
 from textdiff.samplers.interpolation import interpolated
-from textdiff.samplers.loop import sample
-from textdiff.schedules import get_schedule, log_snr
 from textdiff.training import run as training
 from textdiff.training.data import Group, MicroBatches
 from textdiff.training.loss import Denoiser, corrupted, guessed, weighted_nll
 from textdiff.training.recipe import load
-from textdiff.verse import get_form
+from textdiff.verse.forms import get_form
 
 SERVING = [name for name, entry in SAMPLERS.items() if "embedding" in entry.processes]
 HOLED = QUATRAIN.replace("光", "_").replace("疑", "□").replace("思", "[MASK]")

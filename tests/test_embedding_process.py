@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from textdiff import bridges
-from textdiff.levels import even_levels
-from textdiff.likelihood import nelbo
-from textdiff.predictions import Categorical
+from textdiff.core import bridges
+from textdiff.core.levels import even_levels
+from textdiff.core.likelihood import nelbo
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Categorical
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import get_schedule
 from textdiff.processes.embedding import embedding
-from textdiff.rng import Rng
 from textdiff.samplers import ancestral
-from textdiff.samplers.loop import sample
-from textdiff.schedules import get_schedule
-from textdiff.verify import Space, enumerate_draws, total_variation
-from textdiff.verify_values import FINE, expected_bound, last, moments, posterior_predictor, run
+from textdiff.verify.tokens import Space, enumerate_draws, total_variation
+from textdiff.verify.values import FINE, expected_bound, last, moments, posterior_predictor, run
 
 COSINE, LINEAR, SQRT, FLOW = (get_schedule(name) for name in ("cosine", "linear", "sqrt", "flow"))
 quickly = settings(max_examples=25, deadline=None)

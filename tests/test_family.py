@@ -10,7 +10,13 @@ from diffusers import UNet2DModel
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from textdiff.bench_family import (
+from textdiff.core.errors import RecipeError
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Bins, Normal
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import SCHEDULES, cosine, flow, get_schedule, linear, log_snr, shifted
+from textdiff.data.image_data import Images
+from textdiff.measure.bench_family import (
     HEADING,
     Row,
     alike,
@@ -24,19 +30,13 @@ from textdiff.bench_family import (
     skips,
     tiled,
 )
-from textdiff.errors import RecipeError
-from textdiff.image_data import Images
-from textdiff.predictions import Bins, Normal
-from textdiff.predictors.denoiser import denoiser
-from textdiff.predictors.images import Diffusion, ImageModel
-from textdiff.predictors.skips import across, skip_tuned
-from textdiff.predictors.upsample import above, level_of, matched, upsampled
+from textdiff.networks.denoiser import denoiser
+from textdiff.networks.images import Diffusion, ImageModel
 from textdiff.processes.gaussian import Gaussian
-from textdiff.rng import Rng
 from textdiff.samplers.ancestral import improved
-from textdiff.samplers.loop import sample
 from textdiff.samplers.second_order import heun
-from textdiff.schedules import SCHEDULES, cosine, flow, get_schedule, linear, log_snr, shifted
+from textdiff.shaping.skips import across, skip_tuned
+from textdiff.shaping.upsample import above, level_of, matched, upsampled
 from textdiff.training.data import Group, MicroBatches
 from textdiff.training.loss import corrupted, weighted_nll
 from textdiff.training.recipe import load

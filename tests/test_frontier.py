@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from textdiff import frontier, metrics
 from textdiff.cli import main
-from textdiff.pipeline import Pipeline
-from textdiff.records import read_records
-from textdiff.report import Poems
+from textdiff.data.records import read_records
+from textdiff.measure import frontier, metrics
+from textdiff.measure.report import Poems
+from textdiff.pipeline.text import Pipeline
 
 POEMS = Path(__file__).parent.parent / "data" / "poems.jsonl"
 REAL = Poems.sort(read_records(POEMS)).of("wuyan-jueju")

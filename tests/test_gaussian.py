@@ -15,20 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from textdiff import bridges
-from textdiff.contracts import spread
-from textdiff.likelihood import nelbo
-from textdiff.predictions import Bins, Normal
-from textdiff.predictors.denoiser import denoiser, noise_of
+from textdiff.core import bridges
+from textdiff.core.contracts import spread
+from textdiff.core.likelihood import nelbo
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Bins, Normal
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import STEPS, get_schedule, slopes
+from textdiff.networks.denoiser import denoiser, noise_of
 from textdiff.processes.cold import Cold
 from textdiff.processes.embedding import embedding
 from textdiff.processes.gaussian import Gaussian
-from textdiff.rng import Rng
 from textdiff.samplers import ancestral
-from textdiff.samplers.loop import sample
-from textdiff.schedules import STEPS, get_schedule, slopes
 from textdiff.training.loss import weighted_nll
-from textdiff.verify_values import (
+from textdiff.verify.values import (
     SIGNS,
     Units,
     affine,
@@ -174,7 +174,7 @@ def uneven(x_t: Tensor, t: Tensor, **_: Any) -> Normal:
 
 
 def token_by_sign(x_t: Tensor, t: Tensor, **_: Any) -> Any:
-    from textdiff.predictions import Categorical
+    from textdiff.core.predictions import Categorical
 
     return Categorical.from_logits(x_t @ TABLE.T, torch.zeros(x_t.shape[:2], dtype=torch.long))
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from normals import Data
 
-from textdiff.predictions import Categorical, Normal
-from textdiff.predictors.shaping import banned, gradient_of, guided, steered, steered_tokens
+from textdiff.core.predictions import Categorical, Normal
+from textdiff.core.schedules import get_schedule
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.edit import marginal
-from textdiff.schedules import get_schedule
-from textdiff.verify import ExactPredictor, Space, build, chain_law, corrupted_law, sequence, total_variation
+from textdiff.shaping.tokens import banned, gradient_of, guided, steered, steered_tokens
+from textdiff.verify.tokens import ExactPredictor, Space, build, chain_law, corrupted_law, sequence, total_variation
 
 # -- values ---------------------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from textdiff import image_metrics
-from textdiff.rng import Rng
+from textdiff.core.rng import Rng
+from textdiff.measure import image_metrics
 
 scipy_linalg = pytest.importorskip("scipy.linalg")
 datasets = pytest.importorskip("sklearn.datasets")

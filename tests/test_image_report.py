@@ -12,10 +12,11 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("sklearn")
 
-from textdiff import cli, image_report
-from textdiff.image_data import Images, read_images
-from textdiff.predictors.images import Diffusion, ImageModel, unet
-from textdiff.rng import Rng
+from textdiff import cli
+from textdiff.core.rng import Rng
+from textdiff.data.image_data import Images, read_images
+from textdiff.measure import image_report
+from textdiff.networks.images import Diffusion, ImageModel, unet
 
 CONFIG: dict[str, Any] = {
     "block_out_channels": [8],

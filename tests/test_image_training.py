@@ -14,11 +14,11 @@ import yaml
 from safetensors.torch import load_file
 from test_images import COLD, TINY, digits, folder_of, model
 
-from textdiff.errors import AskedError, RecipeError
-from textdiff.image_data import read_images
-from textdiff.images import ImagePipeline
-from textdiff.likelihood import nelbo
-from textdiff.predictors.images import ImageModel
+from textdiff.core.errors import AskedError, RecipeError
+from textdiff.core.likelihood import nelbo
+from textdiff.data.image_data import read_images
+from textdiff.networks.images import ImageModel
+from textdiff.pipeline.images import ImagePipeline
 from textdiff.training import images, run
 from textdiff.training.data import Group
 from textdiff.training.loss import Denoiser, corrupted

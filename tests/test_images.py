@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from textdiff import mosaic, trace
 from textdiff.cli import main
-from textdiff.errors import AskedError
-from textdiff.image_data import PARTS, image_of, mask_of, part_of, read_images
-from textdiff.images import ImagePipeline, step_of
-from textdiff.predictions import Bins
-from textdiff.predictors.folder import ModelError
-from textdiff.predictors.images import Diffusion, ImageModel, gaussian, unet
-from textdiff.rng import Rng
+from textdiff.core.errors import AskedError
+from textdiff.core.predictions import Bins
+from textdiff.core.rng import Rng
+from textdiff.data.image_data import PARTS, image_of, mask_of, part_of, read_images
+from textdiff.networks.folder import ModelError
+from textdiff.networks.images import Diffusion, ImageModel, gaussian, unet
+from textdiff.pipeline.images import ImagePipeline, step_of
+from textdiff.show import mosaic, trace
 
 TINY = {
     "block_out_channels": [8, 16],

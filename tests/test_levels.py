@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textdiff.levels import SCHEDULES, alpha, count, count_levels, even_levels
+from textdiff.core.levels import SCHEDULES, alpha, count, count_levels, even_levels
 from textdiff.samplers.corrector import sweep_levels
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from tables import Table, process_of, some_free, texts
 
-from textdiff.likelihood import nelbo, ratio, terms
-from textdiff.predictions import Categorical, positions_of
+from textdiff.core.likelihood import nelbo, ratio, terms
+from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.rng import Rng
 from textdiff.processes import TOKENS
 from textdiff.processes.replacement import Redraw
 from textdiff.processes.uniform import Uniform
-from textdiff.rng import Rng
-from textdiff.verify import ExactPredictor, Space, build, corrupted_law, exact_bound
+from textdiff.verify.tokens import ExactPredictor, Space, build, corrupted_law, exact_bound
 
 BOUNDED = [p for p in TOKENS if p != "redraw"]
 SPACES = [Space.random(3, 3), Space.random(2, 4, seed=1), Space.random(4, 2, seed=2)]

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textdiff import cli, metrics, report, verse
-from textdiff.metrics import Association, Train
+from textdiff import cli
+from textdiff.measure import metrics, report
+from textdiff.measure.metrics import Association, Train
+from textdiff.verse import forms as verse
 
 FILE = Path(__file__).parents[1] / "data/poems.jsonl"
 RECORDS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
@@ -328,7 +330,7 @@ def test_lists_are_compared_at_equal_length(known):
 
 def test_the_metric_class_gives_the_same_without_a_network(known, monkeypatch, tmp_path):
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection"))
-    from textdiff.hf_metrics import PoemMetrics
+    from textdiff.measure.hf_metrics import PoemMetrics
 
     ours, theirs = QUATRAINS[:12], QUATRAINS[12:24]
     texts = [["\n".join(poem) for poem in side] for side in (ours, theirs)]

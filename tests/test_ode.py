@@ -10,9 +10,15 @@ import pytest
 import torch
 from normals import BLOBS, MEAN, Data, everywhere, isotropic
 
-from textdiff.levels import even_levels
-from textdiff.likelihood import bits_per_dimension
-from textdiff.ode import (
+from textdiff.core.levels import even_levels
+from textdiff.core.likelihood import bits_per_dimension
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Bins
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import get_schedule
+from textdiff.processes.gaussian import Gaussian
+from textdiff.samplers.ancestral import improved
+from textdiff.samplers.ode import (
     _turn,
     angle,
     bin_nats,
@@ -24,13 +30,7 @@ from textdiff.ode import (
     score,
     velocity,
 )
-from textdiff.predictions import Bins
-from textdiff.processes.gaussian import Gaussian
-from textdiff.rng import Rng
-from textdiff.samplers.ancestral import improved
-from textdiff.samplers.loop import sample
 from textdiff.samplers.second_order import heun
-from textdiff.schedules import get_schedule
 
 every_schedule = pytest.mark.parametrize("name", ["linear", "cosine", "sqrt", "flow"])
 EXACTLY = {"probes": None, "first": 1e-5, "rtol": 1e-6, "atol": 1e-6}

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops
 from tiny import QUATRAIN, poem_model, saved, sentence_model, window_model
 
-from textdiff import animation, cli, heat, pictures, trace
-from textdiff.pipeline import Pipeline
-from textdiff.trace import Shot, Trace
-from textdiff.watching import coloured
+from textdiff import cli
+from textdiff.pipeline.text import Pipeline
+from textdiff.show import animation, heat, pictures, trace
+from textdiff.show.trace import Shot, Trace
+from textdiff.show.watching import coloured
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from tiny import CHARACTERS, PROCESSES, QUATRAIN, poem_model, saved, sentence_model, window_model
 
-from textdiff.canvas import HOLE, holed
-from textdiff.pipeline import Frame, Output, Pipeline, Score
-from textdiff.predictors.folder import ModelError
+from textdiff.data.records import read_records
+from textdiff.networks.folder import ModelError
+from textdiff.pipeline.canvas import HOLE, holed
+from textdiff.pipeline.text import Frame, Output, Pipeline, Score
 from textdiff.processes import TOKENS
-from textdiff.records import read_records
 from textdiff.samplers import SAMPLERS
-from textdiff.verse import FORMS
+from textdiff.verse.forms import FORMS
 
 POEMS = Pipeline(poem_model())
 WORDS = Pipeline(sentence_model())

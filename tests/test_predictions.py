@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import IDS, MASK, Table, assert_same_law, normalised, product_law, texts
 
-from textdiff.predictions import (
+from textdiff.core.predictions import (
     Categorical,
     CountConditioned,
     differing_table,
@@ -21,8 +21,8 @@ from textdiff.predictions import (
     log1mexp,
     positions_of,
 )
-from textdiff.rng import PIECE, Rng
-from textdiff.verify import enumerate_draws
+from textdiff.core.rng import PIECE, Rng
+from textdiff.verify.tokens import enumerate_draws
 
 INF = math.inf
 

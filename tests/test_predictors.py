@@ -28,18 +28,18 @@ from transformers import (
     RoFormerConfig,
 )
 
-from textdiff.levels import count_levels
-from textdiff.predictions import Categorical, positions_of
-from textdiff.predictors import fast_float32
-from textdiff.predictors.causal import Autoregressive, causal_lm
-from textdiff.predictors.folder import ModelError, TextModel
-from textdiff.predictors.shaping import allowed, banned, nucleus, tempered, top_k
+from textdiff.core.levels import count_levels
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.rng import Rng
+from textdiff.networks import fast_float32
+from textdiff.networks.causal import Autoregressive, causal_lm
+from textdiff.networks.folder import ModelError, TextModel
+from textdiff.networks.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
 from textdiff.processes.mask import Mask
-from textdiff.rng import Rng
 from textdiff.samplers.ancestral import baseline, improved
-from textdiff.samplers.loop import sample
-from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
-from textdiff.verify import enumerate_draws
+from textdiff.shaping.tokens import allowed, banned, nucleus, tempered, top_k
+from textdiff.verify.tokens import enumerate_draws
 
 LINES = ["the cat sat on the mat", "床前明月光，疑是地上霜。", "a dog ran under two trees at the moon"] * 4
 SIZES = {

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import IDS, MASK, VOCABULARY, process_of, some_free, texts
 
-from textdiff import bridges
-from textdiff.levels import count
-from textdiff.predictions import Categorical
+from textdiff.core import bridges
+from textdiff.core.levels import count
+from textdiff.core.predictions import Categorical
+from textdiff.core.rng import Rng
 from textdiff.processes import TOKENS
 from textdiff.processes.replacement import Replacement, other_tokens
 from textdiff.processes.uniform import Uniform
-from textdiff.rng import Rng
-from textdiff.verify import enumerate_draws
+from textdiff.verify.tokens import enumerate_draws
 
 EXACT_COUNT = ("mask", "replacement", "redraw")
 

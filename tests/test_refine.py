@@ -11,15 +11,15 @@ import torch
 from tiny import PROCESSES, QUATRAIN, RHYMES, poem_model, saved, sentence_model
 
 from textdiff import cli
-from textdiff.constraints import E, P, Z, law
-from textdiff.pipeline import Pipeline
-from textdiff.prosody import possible
-from textdiff.refine import misfits, place, weakest
-from textdiff.resolve import attribute
-from textdiff.rng import Rng
+from textdiff.core.loop import sample
+from textdiff.core.resolve import attribute
+from textdiff.core.rng import Rng
+from textdiff.pipeline.refine import misfits, place, weakest
+from textdiff.pipeline.text import Pipeline
 from textdiff.samplers import SAMPLERS
-from textdiff.samplers.loop import sample
-from textdiff.verse import get_form, regulated, split_at_punctuation
+from textdiff.verse.constraints import E, P, Z, law
+from textdiff.verse.forms import get_form, regulated, split_at_punctuation
+from textdiff.verse.prosody import possible
 
 POEMS = Pipeline(poem_model(RHYMES))
 OTHER = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from textdiff.rng import Rng, example_seed, inverse_cdf, order_to_ranks, philox, unit, unnormalised
+from textdiff.core.rng import Rng, example_seed, inverse_cdf, order_to_ranks, philox, unit, unnormalised
 
 ALL_ONES = 0xFFFFFFFF
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from tables import IDS, MASK, VOCABULARY, Table, process_of, some_free, texts
 
-from textdiff.contracts import State
-from textdiff.levels import count, count_levels, even_levels
-from textdiff.predictions import Categorical, positions_of
+from textdiff.core.contracts import State
+from textdiff.core.levels import count, count_levels, even_levels
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.resolve import attribute
+from textdiff.core.rng import Rng
 from textdiff.processes import TOKENS
-from textdiff.resolve import attribute
-from textdiff.rng import Rng
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import gibbs, sweep_levels
 from textdiff.samplers.edit import by_count, marginal
-from textdiff.samplers.loop import sample
 from textdiff.samplers.order import entropy_bounded, entropy_nats, minus_margin, minus_maximum, ordered
 
 LENGTH = 9

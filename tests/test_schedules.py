@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import SCHEDULES, STEPS, from_betas, get_schedule, log_snr, shifted, slopes
 from textdiff.processes.gaussian import Gaussian
-from textdiff.rng import Rng
-from textdiff.schedules import SCHEDULES, STEPS, from_betas, get_schedule, log_snr, shifted, slopes
 
 TABLES = ("linear", "cosine", "sqrt")  # variance preserving
 K = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS

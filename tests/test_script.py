@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny import CHARACTERS, QUATRAIN
 
-from textdiff import script
+from textdiff.verse import script
 
 OLD = "牀前明月光，疑是地上霜。\n舉頭望明月，低頭思故鄉。"
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from normals import BLOBS, Data, everywhere
 
-from textdiff.levels import even_levels
-from textdiff.predictions import Categorical, Normal, positions_of
+from textdiff.core.levels import even_levels
+from textdiff.core.loop import sample
+from textdiff.core.predictions import Categorical, Normal, positions_of
+from textdiff.core.resolve import attribute
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import get_schedule
 from textdiff.processes.embedding import embedding
 from textdiff.processes.gaussian import Gaussian
-from textdiff.resolve import attribute
-from textdiff.rng import Rng
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.ancestral import improved
-from textdiff.samplers.loop import sample
 from textdiff.samplers.second_order import amed, fit_amed, heun, two_looks
-from textdiff.schedules import get_schedule
 
 
 def walk(data, schedule, step, levels, x, **more):

@@ -7,8 +7,8 @@ import sentencepiece
 from tiny import byte_model, word_pieces
 from transformers import AutoTokenizer
 
-from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, content_ids, frame
-from textdiff.tokenization import sentencepiece_tokenizer as pieces
+from textdiff.networks.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer, content_ids, frame
+from textdiff.networks.tokenization import sentencepiece_tokenizer as pieces
 
 CHINESE = "床前明月光，疑是地上霜。"
 ENGLISH = "To be, or  not to be:\nthat is the question "

@@ -16,12 +16,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from tiny import QUATRAIN, poem_model, saved, sentence_model, window_model
 
-from textdiff import canvas, cli, trace
+from textdiff import cli
 from textdiff.cli import draw
-from textdiff.following import filled_texts, following, new_texts
-from textdiff.pipeline import Pipeline
-from textdiff.trace import Shot, Trace
-from textdiff.watching import columns, side_by_side, watching
+from textdiff.pipeline import canvas
+from textdiff.pipeline.following import filled_texts, following, new_texts
+from textdiff.pipeline.text import Pipeline
+from textdiff.show import trace
+from textdiff.show.trace import Shot, Trace
+from textdiff.show.watching import columns, side_by_side, watching
 
 POEMS = Pipeline(poem_model(form="wuyan-jueju"))
 WINDOWS = Pipeline(window_model())
@@ -347,7 +349,9 @@ def test_an_interrupted_run_leaves_its_states(model, capsys, monkeypatch, tmp_pa
 
     kept = trace.shot
     calls = itertools.count()
-    monkeypatch.setattr("textdiff.following.shot", lambda *a, **k: stop() if next(calls) == 3 else kept(*a, **k))
+    monkeypatch.setattr(
+        "textdiff.pipeline.following.shot", lambda *a, **k: stop() if next(calls) == 3 else kept(*a, **k)
+    )
     path = tmp_path / "t.jsonl"
     assert cli.main(["generate", "--model", model, "--steps", "5", "--trace", str(path)]) == 130
     assert len(trace.read(path).shots) == 3

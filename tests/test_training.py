@@ -27,10 +27,10 @@ import yaml
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from textdiff.errors import AskedError, RecipeError
-from textdiff.likelihood import nelbo
-from textdiff.predictors.folder import TextModel
-from textdiff.tokenization import title_characters
+from textdiff.core.errors import AskedError, RecipeError
+from textdiff.core.likelihood import nelbo
+from textdiff.networks.folder import TextModel
+from textdiff.networks.tokenization import title_characters
 from textdiff.training import run, start
 from textdiff.training.data import Group, MicroBatches, Text, read_texts, split_by_hash, unsaid
 from textdiff.training.loss import Denoiser, corrupted, weighted_nll

@@ -6,17 +6,11 @@ import broken
 import pytest
 import torch
 
+from textdiff.core.resolve import attribute
+from textdiff.core.rng import Rng
 from textdiff.processes import TOKENS
-from textdiff.resolve import attribute
-from textdiff.rng import Rng
 from textdiff.samplers import SAMPLERS
-from textdiff.verify import (
-    Space,
-    check,
-    corrupted_law,
-    enumerate_draws,
-    verify,
-)
+from textdiff.verify.tokens import Space, check, corrupted_law, enumerate_draws, verify
 
 SMALL = Space.random(2, 3, seed=5)
 
@@ -232,7 +226,7 @@ def test_enumerated_draws_have_the_frequencies_of_real_ones(draw):
 
 @pytest.mark.parametrize("process", TOKENS)
 def test_the_law_of_corruption_is_a_law(process):
-    from textdiff.verify import build
+    from textdiff.verify.tokens import build
 
     law = corrupted_law(SMALL, build(process, SMALL), 0.5)
     assert torch.allclose(law[SMALL.support()].sum(-1), torch.ones(9, dtype=torch.float64))

@@ -7,9 +7,11 @@ import json
 import pytest
 import torch
 
-from textdiff import cli, ode, verify_laws
-from textdiff.predictors import analytic
+from textdiff import cli
 from textdiff.processes.gaussian import Gaussian
+from textdiff.samplers import ode
+from textdiff.shaping import analytic
+from textdiff.verify import laws as verify_laws
 
 
 @pytest.mark.parametrize("name", verify_laws.LAWS)

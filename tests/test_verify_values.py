@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from textdiff import bridges, cli, verify_values
-from textdiff.rng import Rng
+from textdiff import cli
+from textdiff.core import bridges
+from textdiff.core.loop import predict
+from textdiff.core.rng import Rng
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.ancestral import ancestral
-from textdiff.samplers.loop import predict
-from textdiff.verify import enumerate_draws
-from textdiff.verify_values import CHECKS, DRAFTS, FINE, MEANS, SIGNS, affine, moments, wasserstein
-from textdiff.verify_values import verify_values as rows_of
+from textdiff.verify import values as verify_values
+from textdiff.verify.tokens import enumerate_draws
+from textdiff.verify.values import CHECKS, DRAFTS, FINE, MEANS, SIGNS, affine, moments, wasserstein
+from textdiff.verify.values import verify_values as rows_of
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from textdiff.predictors.folder import SLOTS, TextModel
-from textdiff.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
+from textdiff.networks.folder import SLOTS, TextModel
+from textdiff.networks.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
 
 CHARACTERS = (
     "床前明月光疑是地上霜举头望低思故乡白日依山尽黄河入海流欲穷千里目更一层楼春眠不觉晓处闻啼鸟夜来风雨声花落知多少"

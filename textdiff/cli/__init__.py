@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TextIO
 from textdiff import __version__
 from textdiff.cli import bench, draw, judge, lists, train
 from textdiff.cli.common import Parser
-from textdiff.errors import AskedError, TextdiffError
+from textdiff.core.errors import AskedError, TextdiffError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

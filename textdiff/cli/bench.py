@@ -60,7 +60,7 @@ def add(verbs: Any) -> None:
 def bench_sample(a: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from textdiff import bench
+    from textdiff.measure import bench
 
     def progress(work: Iterable[int]) -> Iterable[int]:
         return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
@@ -84,7 +84,7 @@ def bench_verse(a: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     library = load_library()
-    from textdiff import frontier, report
+    from textdiff.measure import frontier, report
 
     def progress(work: Iterable[Any]) -> Iterable[Any]:
         return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
@@ -122,9 +122,9 @@ def bench_verse(a: argparse.Namespace) -> None:
 def bench_digits(a: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from textdiff import bench_family as family
-    from textdiff.image_data import read_images
-    from textdiff.predictors.images import ImageModel
+    from textdiff.data.image_data import read_images
+    from textdiff.measure import bench_family as family
+    from textdiff.networks.images import ImageModel
 
     def progress(work: Iterable[Any]) -> Iterable[Any]:
         return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)

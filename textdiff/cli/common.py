@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from textdiff.errors import AskedError
+from textdiff.core.errors import AskedError
 
 
 class Parser(argparse.ArgumentParser):
@@ -115,18 +115,18 @@ def starting() -> Iterator[None]:
 
 
 def read_records(source: Any) -> list[dict[str, Any]]:
-    from textdiff.records import read_records
+    from textdiff.data.records import read_records
 
     return read_records(source)
 
 
 def load_library() -> Any:
-    """textdiff.pipeline, and torch with it."""
+    """textdiff.pipeline.text, and torch with it."""
     # A small network has many short products.  Threads that spin between them cost little on an idle machine, but on a
     # busy one they keep each other from working: a poem takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with starting():
-        from textdiff import pipeline
+        from textdiff.pipeline import text as pipeline
     return pipeline
 
 

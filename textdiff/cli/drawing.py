@@ -12,14 +12,14 @@ from typing import Any
 
 from textdiff import __version__
 from textdiff.cli.common import Parser, log, model_flags
-from textdiff.errors import AskedError
+from textdiff.core.errors import AskedError
 
 
 def names_epilog() -> str:
     """The tables, for the end of a help page."""
     from textdiff.processes import PROCESSES
     from textdiff.samplers import SAMPLERS
-    from textdiff.verse import FORMS, SIZED_FORMS
+    from textdiff.verse.forms import FORMS, SIZED_FORMS
 
     rows = [
         ("forms", {f.name: f.chinese for f in FORMS.values()} | SIZED_FORMS),
@@ -122,7 +122,7 @@ def options_of(a: argparse.Namespace) -> dict[str, Any]:
     options = dict(a.option)
     for name, value in options.items():
         if isinstance(value, str):
-            from textdiff.resolve import attribute
+            from textdiff.core.resolve import attribute
             from textdiff.samplers import SAMPLERS
 
             entry = SAMPLERS.get(a.sampler or "")
@@ -141,7 +141,7 @@ def given_of(a: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(a, name) for name in ("acrostic", "acrostic_end", "acrostic_diagonal")}
     if a.upper is None:
         return given | {"template": None if a.template is None else read_template(a.template)}
-    from textdiff.verse import split_at_punctuation
+    from textdiff.verse.forms import split_at_punctuation
 
     if a.template is not None:
         raise AskedError(
@@ -179,8 +179,9 @@ def onlookers(
     if not (watch or a.trace):
         yield contextlib.nullcontext
         return
-    from textdiff import following, trace
-    from textdiff.watching import watching
+    from textdiff.pipeline import following
+    from textdiff.show import trace
+    from textdiff.show.watching import watching
 
     plan = pipe.plan(**{name: settings[name] for name in inspect.signature(pipe.plan).parameters if name in settings})
     each = plan.best_of * (plan.particles or 1)

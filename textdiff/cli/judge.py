@@ -27,7 +27,7 @@ from textdiff.cli.common import (
     writing,
 )
 from textdiff.cli.pictures import of_images
-from textdiff.errors import AskedError
+from textdiff.core.errors import AskedError
 
 
 def add(verbs: Any) -> None:
@@ -121,7 +121,7 @@ def score(a: argparse.Namespace) -> None:
         for one, detail in zip(scores, details, strict=True):
             _write_detail(one, detail, a.format, out)
         if a.format == "text" and in_colour(out):
-            from textdiff.watching import scale
+            from textdiff.show.watching import scale
 
             scale(out)
 
@@ -141,11 +141,11 @@ def _write_detail(one: Any, detail: Any, style: str, out: TextIO) -> None:
         return
     print(score_line(one), file=out)
     if in_colour(out):
-        from textdiff.watching import coloured
+        from textdiff.show.watching import coloured
 
         coloured(detail, out)
     else:
-        from textdiff.heat import table
+        from textdiff.show.heat import table
 
         print(*table(detail), sep="\n", file=out)
     print(file=out)
@@ -155,7 +155,7 @@ def _draw_heat(a: argparse.Namespace, details: Sequence[Any]) -> None:
     """The heat map, where it is asked for."""
     if not (a.svg or a.png):
         return
-    from textdiff import pictures
+    from textdiff.show import pictures
 
     scene = pictures.heat_map(details)
     if a.svg:
@@ -167,7 +167,7 @@ def _draw_heat(a: argparse.Namespace, details: Sequence[Any]) -> None:
 
 
 def check(a: argparse.Namespace) -> int:
-    from textdiff import checker
+    from textdiff.verse import checker
 
     records = records_of(a)
     pronounce = dict(a.reading)
@@ -226,9 +226,9 @@ def evaluate(a: argparse.Namespace) -> None:
 
 def _evaluate_images(a: argparse.Namespace) -> None:
     """The figures of a model of images beside real ones; FILE is "digits", a folder of images or a data set."""
-    from textdiff import image_report, report
-    from textdiff.image_data import read_images
-    from textdiff.predictors.images import ImageModel
+    from textdiff.data.image_data import read_images
+    from textdiff.measure import image_report, report
+    from textdiff.networks.images import ImageModel
 
     settings = image_report.settings_of(a.n, a.steps, a.samplers, a.quick, guidance=a.guidance, seed=a.seed)
     picture, out = (a.out, None) if image_report.is_picture(a.out) else (a.plot, a.out)
@@ -254,7 +254,7 @@ def _compare(a: argparse.Namespace) -> None:
         raise AskedError(f"FILE {a.file!r} is given beside --samples; pass FILE for a bound, flags for a comparison")
     if not (a.samples and a.reference):
         a.parser.error("pass FILE, or both --samples FILE and --reference FILE")
-    from textdiff import report
+    from textdiff.measure import report
 
     if a.titles:
         _retrieve(a)
@@ -285,8 +285,8 @@ def _compare(a: argparse.Namespace) -> None:
 
 def _retrieve(a: argparse.Namespace) -> None:
     """How often a count model of the train poems finds the title that a poem was told, or has, among --titles K."""
-    from textdiff.counts import TitleModel, retrieval
-    from textdiff.report import FORMS, guess_form
+    from textdiff.measure.counts import TitleModel, retrieval
+    from textdiff.measure.report import FORMS, guess_form
 
     if not a.train:
         raise AskedError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from textdiff import __version__
 from textdiff.cli.common import add_verb, json_lines, log, writing
-from textdiff.errors import AskedError
+from textdiff.core.errors import AskedError
 
 
 def add(verbs: Any) -> None:
@@ -68,7 +68,7 @@ the row is BROKEN and the exit code 1."""
 
 
 def animate(a: argparse.Namespace) -> None:
-    from textdiff import animation, trace
+    from textdiff.show import animation, trace
 
     kind = Path(a.out).suffix.lower().removeprefix(".")
     if kind not in animation.KINDS:
@@ -77,7 +77,7 @@ def animate(a: argparse.Namespace) -> None:
     shown = whole if a.n is None else animation.first(whole, a.n)
     moving: Any = animation
     if whole.header.get("images"):
-        moving = importlib.import_module("textdiff.mosaic")  # meets torch
+        moving = importlib.import_module("textdiff.show.mosaic")  # meets torch
     with writing(a.out) as out:
         if kind == "gif":
             out.buffer.write(moving.gif(shown, a.delay, a.font))
@@ -88,9 +88,9 @@ def animate(a: argparse.Namespace) -> None:
 def verify(a: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from textdiff.verify import verify as tokens
-    from textdiff.verify_laws import verify_laws
-    from textdiff.verify_values import VALUES, verify_values
+    from textdiff.verify.laws import verify_laws
+    from textdiff.verify.tokens import verify as tokens
+    from textdiff.verify.values import VALUES, verify_values
 
     def progress(work: Iterable[Any]) -> Iterable[Any]:
         return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
@@ -135,7 +135,7 @@ def verify(a: argparse.Namespace) -> int:
 
 
 def forms(a: argparse.Namespace) -> None:
-    from textdiff.verse import FORMS, SIZED_FORMS
+    from textdiff.verse.forms import FORMS, SIZED_FORMS
 
     if a.json:
         json_lines({"name": f.name, "chinese": f.chinese, "lines": f.lines, "width": f.width} for f in FORMS.values())

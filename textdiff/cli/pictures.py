@@ -13,7 +13,7 @@ from typing import Any
 
 from textdiff import __version__
 from textdiff.cli.common import Parser, progress_bar, starting, writing
-from textdiff.errors import AskedError
+from textdiff.core.errors import AskedError
 
 _TEXT_FLAGS: tuple[str, ...] = ("form", "length", "temperature", "top_p", "process", "quality", "best_of", "title")
 _TEXT_FLAGS += ("dynasty", "prosody", "tones", "rhyme", "avoid", "no_repeat", "keyword", "particles", "script", "watch")
@@ -52,7 +52,7 @@ def for_images(a: argparse.Namespace) -> bool:
 
 
 def draw_images(a: argparse.Namespace) -> None:
-    from textdiff import mosaic
+    from textdiff.show import mosaic
 
     with writing(a.out) as out, _image_run(a, a.n) as (pipe, settings):
         drawn = pipe.generate(a.n, label=a.label, analytic=a.analytic, **settings)
@@ -62,8 +62,8 @@ def draw_images(a: argparse.Namespace) -> None:
 def fill_images(a: argparse.Namespace) -> None:
     import torch
 
-    from textdiff import mosaic
-    from textdiff.image_data import image_of, mask_of
+    from textdiff.data.image_data import image_of, mask_of
+    from textdiff.show import mosaic
 
     if not a.text:
         raise AskedError("there is no image; pass image files, or digits:0, digits:1 … for digits held out of training")
@@ -85,8 +85,8 @@ def _image_run(a: argparse.Namespace, n: int) -> Iterator[tuple[Any, dict[str, A
     """The pipeline of a model of images, and its settings, the trace and the progress bar among them."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in library
     with starting():
-        from textdiff import mosaic, trace
-        from textdiff.images import ImagePipeline
+        from textdiff.pipeline.images import ImagePipeline
+        from textdiff.show import mosaic, trace
 
         pipe = ImagePipeline.from_pretrained(a.model, device=a.device)
     settings = {"seed": a.seed, "steps": a.steps, "sampler": a.sampler, "options": dict(a.option) or None}

@@ -49,7 +49,7 @@ def train(a: argparse.Namespace) -> None:
 
 
 def data_prepare(a: argparse.Namespace) -> None:
-    from textdiff.corpus import prepare
+    from textdiff.data.corpus import prepare
 
     report = prepare(
         a.source,

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import spread
+from textdiff.core.contracts import spread
+from textdiff.core.rng import Rng
 from textdiff.processes.values import OfValues
-from textdiff.rng import Rng
 
 Degradation = Callable[[Tensor, Tensor], Tensor]  # (x0 (B, …), t like free) -> F_t(x0), the identity where t is 0
 

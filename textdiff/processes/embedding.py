@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.core.schedules import Schedule
 from textdiff.processes.gaussian import Gaussian
-from textdiff.schedules import Schedule
 
 
 def encoded(rows: Tensor) -> Tensor:

@@ -28,12 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.bridges import reuse
-from textdiff.contracts import spread
-from textdiff.predictions import Bins
+from textdiff.core.bridges import reuse
+from textdiff.core.contracts import spread
+from textdiff.core.predictions import Bins
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import STEPS, Schedule
 from textdiff.processes.values import OfValues
-from textdiff.rng import Rng
-from textdiff.schedules import STEPS, Schedule
 
 # The weight of ½‖x0 − x̂0‖², from ᾱ and β̄ at t, and from SNR_s − SNR_t for the T steps of the bound.
 WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textdiff.bridges import reuse
-from textdiff.contracts import UNREAD, State
-from textdiff.levels import count
-from textdiff.predictions import Categorical
+from textdiff.core.bridges import reuse
+from textdiff.core.contracts import UNREAD, State
+from textdiff.core.levels import count
+from textdiff.core.predictions import Categorical
+from textdiff.core.rng import Rng
 from textdiff.processes.ranks import ByRank, TokenNoise
-from textdiff.rng import Rng
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.levels import count
-from textdiff.rng import Rng
+from textdiff.core.levels import count
+from textdiff.core.rng import Rng
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textdiff.bridges import reuse
-from textdiff.contracts import State
-from textdiff.errors import AskedError
-from textdiff.levels import count
-from textdiff.predictions import Categorical, CountConditioned, inclusion, log1mexp
+from textdiff.core.bridges import reuse
+from textdiff.core.contracts import State
+from textdiff.core.errors import AskedError
+from textdiff.core.levels import count
+from textdiff.core.predictions import Categorical, CountConditioned, inclusion, log1mexp
+from textdiff.core.rng import Rng
 from textdiff.processes.ranks import ByRank, TokenNoise
-from textdiff.rng import Rng
 
 
 def uniform_tokens(vocabulary: Tensor, where: Tensor, *, rng: Rng) -> Tensor:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textdiff.contracts import State
-from textdiff.levels import alpha
-from textdiff.predictions import Categorical
+from textdiff.core.contracts import State
+from textdiff.core.levels import alpha
+from textdiff.core.predictions import Categorical
+from textdiff.core.rng import Rng
 from textdiff.processes.replacement import uniform_tokens
-from textdiff.rng import Rng
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import State
+from textdiff.core.contracts import State
 
 
 class OfValues:

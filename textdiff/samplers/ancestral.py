@@ -12,10 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from textdiff import bridges
-from textdiff.contracts import UNREAD, Bridge, Predictor, Process, State, Step, spread
-from textdiff.rng import Rng
-from textdiff.samplers.loop import predict
+from textdiff.core import bridges
+from textdiff.core.contracts import UNREAD, Bridge, Predictor, Process, State, Step, spread
+from textdiff.core.loop import predict
+from textdiff.core.rng import Rng
 
 
 def ancestral(bridge: Bridge = bridges.improved) -> Step:

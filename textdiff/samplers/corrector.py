@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Predictor, Process, State, Step
-from textdiff.errors import AskedError
-from textdiff.rng import Rng
+from textdiff.core.contracts import Predictor, Process, State, Step
+from textdiff.core.errors import AskedError
+from textdiff.core.rng import Rng
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.edit import marginal
 

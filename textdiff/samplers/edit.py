@@ -16,11 +16,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Predictor, Process, State, Step
-from textdiff.levels import count
-from textdiff.predictions import Categorical, CountConditioned, draw_differing, draw_other, log1mexp
-from textdiff.rng import Rng
-from textdiff.samplers.loop import predict
+from textdiff.core.contracts import Predictor, Process, State, Step
+from textdiff.core.levels import count
+from textdiff.core.loop import predict
+from textdiff.core.predictions import Categorical, CountConditioned, draw_differing, draw_other, log1mexp
+from textdiff.core.rng import Rng
 
 
 def edit(rule: str) -> Step:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Positions, Predictor, State, Step, spread
-from textdiff.rng import Rng
+from textdiff.core.contracts import Positions, Predictor, State, Step, spread
+from textdiff.core.rng import Rng
 from textdiff.samplers.ancestral import ddpm
 
 

@@ -18,11 +18,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Predictor, Process, State, Step
-from textdiff.errors import AskedError
-from textdiff.levels import count
-from textdiff.rng import Rng, order_to_ranks
-from textdiff.samplers.loop import predict
+from textdiff.core.contracts import Predictor, Process, State, Step
+from textdiff.core.errors import AskedError
+from textdiff.core.levels import count
+from textdiff.core.loop import predict
+from textdiff.core.rng import Rng, order_to_ranks
 
 Statistic = Callable[..., Tensor]  # (log-probabilities (n, V), rows, positions) -> (n,), small where sure
 

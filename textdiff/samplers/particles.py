@@ -16,8 +16,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Predictor, Process, State, Step
-from textdiff.rng import Rng
+from textdiff.core.contracts import Predictor, Process, State, Step
+from textdiff.core.rng import Rng
 
 
 def resampled(step: Step, particles: int) -> Step:

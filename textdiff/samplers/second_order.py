@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Predictor, State, Step, spread
-from textdiff.errors import AskedError
-from textdiff.rng import Rng
-from textdiff.samplers.loop import predict, sample
+from textdiff.core.contracts import Predictor, State, Step, spread
+from textdiff.core.errors import AskedError
+from textdiff.core.loop import predict, sample
+from textdiff.core.rng import Rng
 
 Look = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]  # (process, t, s) -> u and c of (2), like t
 

@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Process, spread
-from textdiff.errors import AskedError
-from textdiff.rng import Rng, example_seed
-from textdiff.tokenization import SLOT_WORDS, title_characters
-from textdiff.verse import FORMS, get_form, guess_form
+from textdiff.core.contracts import Process, spread
+from textdiff.core.errors import AskedError
+from textdiff.core.rng import Rng, example_seed
+from textdiff.networks.tokenization import SLOT_WORDS, title_characters
+from textdiff.verse.forms import FORMS, get_form, guess_form
 
 CONDITIONS = ("title", "dynasty", "label")  # slots of the prefix that a step may leave unsaid; the last is of images
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.errors import RecipeError
-from textdiff.image_data import Images, read_images
-from textdiff.images import ImagePipeline
-from textdiff.mosaic import png
-from textdiff.predictors.images import ImageModel, unet
-from textdiff.rng import Rng
+from textdiff.core.errors import RecipeError
+from textdiff.core.rng import Rng
+from textdiff.data.image_data import Images, read_images
+from textdiff.networks.images import ImageModel, unet
+from textdiff.pipeline.images import ImagePipeline
+from textdiff.show.mosaic import png
 from textdiff.training.data import Group
 from textdiff.training.recipe import Recipe, to_yaml
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textdiff.contracts import Predictor, Process
-from textdiff.predictions import positions_of
+from textdiff.core.contracts import Predictor, Process
+from textdiff.core.predictions import positions_of
+from textdiff.core.rng import Rng
 from textdiff.processes import PROCESSES
-from textdiff.rng import Rng
 
 
 def weighted_nll(

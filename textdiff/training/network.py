@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import transformers
 
-from textdiff.errors import RecipeError
-from textdiff.predictors.folder import USUALLY_TOLD, TextModel
-from textdiff.predictors.masked_lm import HEADS
-from textdiff.tokenization import POEM_PREFIX, frame
+from textdiff.core.errors import RecipeError
+from textdiff.networks.folder import USUALLY_TOLD, TextModel
+from textdiff.networks.masked_lm import HEADS
+from textdiff.networks.tokenization import POEM_PREFIX, frame
 from textdiff.training.recipe import STARTS, Recipe
 from textdiff.training.start import start_from_model
-from textdiff.verse import FORMS
+from textdiff.verse.forms import FORMS
 
 
 def start_of(recipe: Recipe) -> TextModel | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.errors import RecipeError
+from textdiff.core.errors import RecipeError
 from textdiff.training.data import Group, MicroBatches
 from textdiff.training.loss import Denoiser
 from textdiff.training.recipe import Recipe

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from textdiff.errors import RecipeError
-from textdiff.predictors.images import Diffusion
+from textdiff.core.errors import RecipeError
+from textdiff.networks.images import Diffusion
 
 
 @dataclass(frozen=True)
@@ -267,8 +267,8 @@ RANGES = {  # low ≤ value < high
 
 
 def _check(recipe: Recipe) -> None:
+    from textdiff.core.schedules import SCHEDULES
     from textdiff.processes import PROCESSES
-    from textdiff.schedules import SCHEDULES
     from textdiff.training.data import CONDITIONS
 
     for path, choices in CHOICES.items():
@@ -352,11 +352,11 @@ def _check_pairs(recipe: Recipe) -> None:
 
 
 def _check_images(recipe: Recipe) -> None:
-    from textdiff.degradations import get_degradation
-    from textdiff.predictors.denoiser import OUTPUTS
-    from textdiff.predictors.images import VALUES
+    from textdiff.core.schedules import SCHEDULES
+    from textdiff.networks.denoiser import OUTPUTS
+    from textdiff.networks.images import VALUES
+    from textdiff.processes.degradations import get_degradation
     from textdiff.processes.gaussian import WEIGHTINGS
-    from textdiff.schedules import SCHEDULES
 
     told, (process, *others) = recipe.diffusion, recipe.processes
     if others or process not in VALUES:

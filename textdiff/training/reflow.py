@@ -18,13 +18,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from textdiff.contracts import Predictor, Process, State, Step, spread
-from textdiff.errors import RecipeError
-from textdiff.levels import even_levels
-from textdiff.predictors.images import ImageModel
-from textdiff.rng import Rng, example_seed
+from textdiff.core.contracts import Predictor, Process, State, Step, spread
+from textdiff.core.errors import RecipeError
+from textdiff.core.levels import even_levels
+from textdiff.core.loop import sample
+from textdiff.core.rng import Rng, example_seed
+from textdiff.networks.images import ImageModel
 from textdiff.samplers.ancestral import improved
-from textdiff.samplers.loop import sample
 from textdiff.samplers.second_order import heun
 from textdiff.training.data import Group
 from textdiff.training.loss import corrupted

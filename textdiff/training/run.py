@@ -22,14 +22,14 @@ from typing import Any
 import torch
 import transformers
 
-from textdiff.errors import RecipeError
-from textdiff.levels import count_levels
-from textdiff.predictors.folder import TextModel
-from textdiff.predictors.shaping import banned
-from textdiff.resolve import attribute
-from textdiff.rng import Rng
+from textdiff.core.errors import RecipeError
+from textdiff.core.levels import count_levels
+from textdiff.core.loop import sample
+from textdiff.core.resolve import attribute
+from textdiff.core.rng import Rng
+from textdiff.networks.folder import TextModel
 from textdiff.samplers import SAMPLERS
-from textdiff.samplers.loop import sample
+from textdiff.shaping.tokens import banned
 from textdiff.training.data import Group
 from textdiff.training.planning import Plan, dry_run, plan
 from textdiff.training.recipe import Recipe, load, to_yaml

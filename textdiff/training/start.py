@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.errors import AskedError
-from textdiff.predictors.folder import TextModel
+from textdiff.core.errors import AskedError
+from textdiff.networks.folder import TextModel
 from textdiff.training.data import Group
 
 WINDOW = 4

@@ -10,9 +10,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from textdiff.errors import AskedError
-from textdiff.predictors.folder import TextModel
-from textdiff.tokenization import POEM_SPECIALS, character_tokenizer, sentencepiece_tokenizer
+from textdiff.core.errors import AskedError
+from textdiff.networks.folder import TextModel
+from textdiff.networks.tokenization import POEM_SPECIALS, character_tokenizer, sentencepiece_tokenizer
 from textdiff.training.data import Group, Text, read_texts, split_by_hash
 from textdiff.training.network import network, start_of
 from textdiff.training.recipe import Recipe, Tokenizer

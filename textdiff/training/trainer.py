@@ -23,10 +23,10 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from textdiff.errors import AskedError
-from textdiff.likelihood import nelbo, ratio
-from textdiff.predictors.folder import TextModel
-from textdiff.predictors.images import ImageModel
+from textdiff.core.errors import AskedError
+from textdiff.core.likelihood import nelbo, ratio
+from textdiff.networks.folder import TextModel
+from textdiff.networks.images import ImageModel
 from textdiff.training.data import Group, MicroBatches, unsaid
 from textdiff.training.loss import Denoiser, corrupted, weighted_nll
 from textdiff.training.optimizer import build, flatten, rate, unflatten

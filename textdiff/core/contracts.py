@@ -1,0 +1,141 @@
+"""What the parts promise each other.
+
+A user's plain function or frozen dataclass satisfies these protocols without importing textdiff.
+
+Shapes: B rows, L positions, V tokens, N asked positions.  `t`, `s` are levels in [0, 1], (B, L), s < t, and 0 wherever
+a position is given; with n free positions a level stands for the count m = #{k < n : (k + ½)/n < t} = round(t·n).
+
+Not every x is a row of tokens: an embedded text is (B, L, D), an image (B, C, H, W).  `free`, `t` and `s` then have the
+places alone, (B, L), or what broadcasts against them, (B, 1, H, W) or (B, 1, 1, 1); `spread` puts features behind places.
+Nothing else changes, and no part asks which case it is in: a shape is the process's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from textdiff.core.rng import Rng
+
+UNREAD = -1  # in a sketch: a token of x̂0 that has not been drawn
+Positions = tuple[Tensor, ...]  # (N,), (N,): rows and positions, ordered by row
+
+
+def spread(a: Tensor, x: Tensor) -> Tensor:
+    """`a` with as many axes as x, so that places broadcast against features: (B, L) beside (B, L, D) becomes (B, L, 1)."""
+    return a.reshape(a.shape + (1,) * (x.ndim - a.ndim))
+
+
+@dataclass(frozen=True)
+class State:
+    """A batch between two steps of a reverse process."""
+
+    x: Tensor  # (B, L) x_t
+    t: Tensor  # (B, L) level, 0 where given
+    given: Tensor  # (B, L) the text that stands; read only where not free
+    free: Tensor  # (B, L) bool: where the sampler may write
+    condition: Any  # whatever the predictor is told beside x_t; handed on untouched
+    x0: Tensor  # (B, L) the draft as far as it was drawn
+    forwards: Tensor  # (B,) predictor evaluations spent on each row
+    log_weight: Tensor  # (B,) nats: how much likelier the row's draws are under the prediction without constraints
+
+
+class Prediction(Protocol):
+    """q(x0 | x_t): independent positions, or (for autoregressive predictors) only a way to draw."""
+
+    def pin(self, x: Tensor, where: Tensor) -> Prediction:
+        """The same prediction with x (B, L) certain at `where` (B, L) bool."""
+
+    def draw(self, *, rng: Rng) -> Tensor:
+        """x̂0 ~ q, (B, L)."""
+
+    def weighted_nll(self, x0: Tensor, weights: Tensor) -> Tensor:
+        """Σ weights · −log q(x0) over rows and places, nats up to a constant: what training descends.  A scalar."""
+
+    def expect(self, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of encode(x0) under q; a deviation of 0 says: taken for a point."""
+
+    def last_nll(self, x0: Tensor, deviation: Tensor, bins: Any) -> Tensor:
+        """−log q(x0) where this prediction ends the chain, nats, like x0: of tokens, of values in bins, or a density."""
+
+    def towards(self, base: Any, scale: float) -> Any:
+        """log q ∝ log base + scale · (log self − log base), normalised: what classifier-free guidance draws from."""
+
+    def log_weight(self, x: Tensor) -> Tensor:
+        """What taking x's (B, L) tokens adds to `State.log_weight`, (B,) float64: 0 but for a constrained prediction."""
+
+
+class Predictor(Protocol):
+    """The network's side: q(x0 | x_t), at `at` alone if given (elsewhere x_t stands), else everywhere."""
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        at: Positions | None = None,
+        condition: Any = None,
+        previous: Tensor | None = None,
+    ) -> Any: ...
+
+
+class Process(Protocol):
+    """A forward process x_t = F_t(x0, ε), ε ~ q(ε), and what its reversal needs (method §1)."""
+
+    def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
+        """x at level 1, (B, L)."""
+
+    def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> Any:
+        """ε ~ q(ε), good for every level up to t."""
+
+    def corrupt(self, x0: Tensor, t: Tensor, noise: Any) -> Tensor:
+        """F_t(x0, ε): pure, and the identity where t is 0."""
+
+    def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> Any:
+        """ε ~ q(ε | x0, x_t): corrupt(x0, t, ε) == x_t."""
+
+    def renew(self, noise: Any, x0: Tensor, t: Tensor, share: Any, *, rng: Rng) -> Any:
+        """ε with a `share` in [0, 1] of it drawn anew, its law unchanged: of the positions, or of a Gaussian's variance."""
+
+    def decode(self, x: Tensor) -> Tensor:
+        """x0 from x at level 0: x itself but for processes that encode."""
+
+    def sketch(self, x_t: Tensor) -> Tensor | None:
+        """x_t with UNREAD where x̂0 is open, if the noise can be recovered without a draft; else None.
+
+        A step then bridges the sketch first and asks the predictor only where UNREAD comes out.
+        """
+
+    def moves(self, t: Tensor, s: Tensor) -> Tensor:
+        """Whether a step from t to s changes anything in a row, (B,) bool; where not, no forward is spent."""
+
+    def consistent(self, prediction: Any, state: State) -> Prediction:
+        """The prediction given everything that x_t makes certain about x0."""
+
+    def bridge(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
+        """The improved bridge x_s ~ p(x_s | x_t, x0); `bridges.reuse` serves every process that can recover."""
+
+    def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Cross-entropy weights of a training example, (B, L); 0 where the predictor need not be asked.
+
+        With t uniform over the process's levels, Σ weights · −log q_i(x0_i) has the scale of nats per text.
+        """
+
+    def bound_steps(self, n: Tensor) -> Tensor:
+        """The number T of steps that the bound sums for rows of n (B,) free positions, (B,)."""
+
+    def bound(self, prediction: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) of the step t → s in nats, (B,)."""
+
+    def prior_bound(self, x0: Tensor, free: Tensor) -> Tensor:
+        """KL(q(x_1 | x0) ‖ prior) in nats, (B,)."""
+
+
+# A bridge draws x_s given x_t and a draft: (process, x0, x_t, t, s, *, rng) -> x_s, (B, L).
+Bridge = Callable[..., Tensor]
+
+# A step takes a state to level s: (state, s, *, predictor, process, rng) -> State.
+Step = Callable[..., State]

@@ -1,0 +1,439 @@
+"""From a pile of Chinese texts to training data: `textdiff data prepare` as a library.
+
+Steps, each counted in `stats.json`:
+
+    1  split at punctuation; keep texts with the shape of a form
+    2  drop poems with missing-character marks or anything else that is not a Chinese character
+    3  traditional characters to simplified ones (OpenCC), odd graphs to their usual form
+    4  drop exact repeats, then near repeats; the first in source order stays
+    5  assign to train, validation or test by a hash of the text alone
+    6  drop validation and test poems half or more of whose lines stand in train
+
+Two poems are near repeats if they share 40 % of the shorter one's 4-grams (within lines), or, in the same form, agree in
+60 % of the positions.  Comparing all pairs is out of the question, so we look at pairs that share a key.  Of the K keys of
+a poem m must be met, hence one of the K − m + 1 rarest ones at least, and only these are looked up:
+
+    4-grams            m = ⌈0.4 K⌉, K the number of different 4-grams of the shorter poem
+    aligned pairs      the characters at 2i and 2i + 1, K = L/2; d differing positions spoil at most d pairs, so
+                       m = K − ⌊0.4 L⌋
+
+The output is a function of the source alone: no clock, no random draw.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textdiff.core.errors import AskedError
+from textdiff.verse import forms as verse
+
+PARTS = ("train", "validation", "test")
+SHARED_GRAMS = 0.4  # of the shorter poem's 4-grams: a near repeat
+EQUAL_POSITIONS = 0.6  # of a form's positions: a near repeat
+_CHUNK = 1 << 19  # pairs looked at in one go
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3007\U00020000-\U000323af]+")
+
+# Graphs that OpenCC leaves alone, and what is printed for them today.
+_VARIANTS = str.maketrans(
+    "鴈隠劒窻碁戯徃恠疎踈襍鼔冐凢囬囘壷姧㑹廻逥纎凴冦尙埜崕簔聫聮蠏煕熈冨冺抺肻壌滛卭陁韮徤扄爼倂幈尅砲虵鵞靣"
+    "靑髙舩葢栢桒栁畧畆畒甞飡飜騐験懐帰関辺択沢浄焼竜歳歴変児処両単厳営図囯塩売実対専岀巻広応悪惣揺暁楽様権気"
+    "渇満猟畳疉発窓粛経絵継縁縦繊聡聴薫薬蔵覚観読譲豊転軽遅郷鉄銭陥険隣霊頼駅騒髄鬪黒黙齢舎挿斎毎渉瀬犠獣稲穂"
+    "穏簷嵓嵒娯戸勅𠡠歩徳揔搃揷撡斈旾昬朙槩槪欎鬰欵氷㵎磵灋炤燄牕牎犂猨玅瑇甎塼皷盌椀矴碪秌穐穉穤𥩟筯箎粧緜罇"
+    "羗翆耡耼胷膓臯皐艶荅葅蕋蘂蘃虗蜋蠧衂袵襃覩覔觧諠賔賛躭軰輙辤迯邉邨酧醻醕釡鉏鎻鏁陗隂隟隄韈頋顋頺飇駈驩騣"
+    "鬂鬭鼈鴬鸎鷰麤麄麐麞鼃",
+    "雁隐剑窗棋戏往怪疏疏杂鼓冒凡回回壶奸会回回纤凭寇尚野崖蓑联联蟹熙熙富泯抹肯壤淫邛陀韭健扃俎并屏克炮蛇鹅面"
+    "青高船盖柏桑柳略亩亩尝餐翻验验怀归关边择泽净烧龙岁历变儿处两单严营图国盐卖实对专出卷广应恶总摇晓乐样权气"
+    "渴满猎叠叠发窗肃经绘继缘纵纤聪听薰药藏觉观读让丰转轻迟乡铁钱陷险邻灵赖驿骚髓斗黑默龄舍插斋每涉濑牺兽稻穗"
+    "稳檐岩岩娱户敕敕步德总总插操学春昏明概概郁郁款冰涧涧法照焰窗窗犁猿妙玳砖砖鼓碗碗碇砧秋秋稚糯伫箸篪妆绵樽"
+    "羌翠锄聃胸肠皋皋艳答菹蕊蕊蕊虚螂蠹衄衽褒睹觅解喧宾赞耽辈辄辞逃边村酬酬醇釜锄锁锁峭阴隙堤袜顾腮颓飚驱欢鬃"
+    "鬓斗鳖莺莺燕粗粗麟獐蛙",
+)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Poem:
+    """A poem of a known form; `text` is its lines joined by line breaks."""
+
+    form: str
+    text: str
+    author: str = ""
+    title: str = ""
+    dynasty: str = ""  # tang or song where the source says so
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.split("\n")
+
+    @property
+    def digest(self) -> bytes:
+        """A hash of the text alone; it decides the part and the order of the rows."""
+        return hashlib.blake2b(self.text.encode(), digest_size=8).digest()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `prepare` read, rejected and wrote: numbers of texts, and of kinds of characters in train."""
+
+    records: int
+    rejected: dict[str, int]
+    parts: dict[str, dict[str, int]]
+    kinds: int
+    out_dir: Path = field(compare=False)
+
+    @property
+    def kept(self) -> int:
+        return sum(part["all"] for part in self.parts.values())
+
+    def stats(self) -> dict[str, Any]:
+        """The content of stats.json."""
+        counts = {"records": self.records, "kept": self.kept, "kinds_in_train": self.kinds}
+        return {**counts, "rejected": self.rejected, "parts": self.parts}
+
+
+def prepare(
+    source: str | Path,
+    out_dir: str | Path,
+    *,
+    forms: Iterable[str] | None = None,
+    simplify: bool = True,
+    validation: float = 0.05,
+    test: float = 0.05,
+    progress: Progress | None = None,
+) -> Report:
+    """Write train, validation and test (`.jsonl.gz`), `vocab.tsv` and `stats.json`, and say what became of every text.
+
+    `source` is a clone of the repository chinese-poetry, a .txt file or a .jsonl file (see `read`).  `forms` names the forms
+    to keep, all by default.  `simplify` needs OpenCC where the source is traditional.  `validation` and `test` are shares.
+    `progress(stage, done, total)` is called now and then, with total 0 where it is not known.  Files in `out_dir` are
+    replaced, and only after everything has succeeded.
+    """
+    source, out_dir = Path(source), Path(out_dir)
+    if min(validation, test) < 0 or validation + test >= 1:
+        raise AskedError(f"validation={validation} and test={test} leave nothing for train; pass shares such as 0.05")
+    wanted = set(verse.FORMS) if forms is None else {verse.get_form(name).name for name in forms}
+    targets = {name: out_dir / name for name in (*(f"{part}.jsonl.gz" for part in PARTS), "vocab.tsv", "stats.json")}
+    if source.resolve() in {target.resolve() for target in targets.values()}:
+        raise AskedError(f"the output would replace its source {source}; choose another folder than {out_dir}")
+    tell = progress or (lambda stage, done, total: None)
+
+    rejected = dict.fromkeys(
+        (
+            "shape",
+            "form_not_wanted",
+            "not_chinese",
+            "exact_repeats",
+            "near_repeats",
+            "validation_in_train",
+            "test_in_train",
+        ),
+        0,
+    )
+    seen: set[str] = set()
+    poems: list[Poem] = []
+    records = 0
+    for records, record in enumerate(read(source), start=1):
+        if records % 5000 == 0:
+            tell("reading", records, 0)
+        poem = regular(record)
+        if poem is None:
+            rejected["shape"] += 1
+        elif poem.form not in wanted:
+            rejected["form_not_wanted"] += 1
+        elif not _HAN.fullmatch(poem.text.replace("\n", "")):
+            rejected["not_chinese"] += 1
+        else:
+            poem = simplified(poem) if simplify else poem
+            if poem.text in seen:
+                rejected["exact_repeats"] += 1
+            else:
+                seen.add(poem.text)
+                poems.append(poem)
+    if not poems:
+        raise AskedError(
+            f"{source} has {records} texts, but none is a poem of the form {' or '.join(sorted(wanted))}; "
+            f"rejected: {rejected}"
+        )
+
+    tell("comparing", 0, len(poems))
+    repeats = near_repeats([poem.lines for poem in poems], lambda done, total: tell("comparing", done, total))
+    rejected["near_repeats"] = int(repeats.sum())
+    parts = split([poem for poem, repeat in zip(poems, repeats, strict=True) if not repeat], validation, test)
+    in_train = {line for poem in parts["train"] for line in poem.lines}
+    for part in ("validation", "test"):
+        fresh = [poem for poem in parts[part] if 2 * sum(line in in_train for line in poem.lines) < len(poem.lines)]
+        rejected[f"{part}_in_train"] = len(parts[part]) - len(fresh)
+        parts[part] = fresh
+
+    tell("writing", 0, len(targets))
+    counts = Counter(c for poem in parts["train"] for line in poem.lines for c in line)
+    report = Report(
+        records=records,
+        rejected=rejected,
+        parts={
+            part: {
+                "all": len(chosen),
+                **{form: sum(p.form == form for p in chosen) for form in verse.FORMS if form in wanted},
+            }
+            for part, chosen in parts.items()
+        },
+        kinds=len(counts),
+        out_dir=out_dir,
+    )
+    content = {f"{part}.jsonl.gz": _packed(chosen) for part, chosen in parts.items()}
+    content["vocab.tsv"] = "".join(
+        f"{c}\t{n}\n" for c, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ).encode()
+    content["stats.json"] = (json.dumps(report.stats(), indent=1) + "\n").encode()
+    _write(out_dir, content)
+    tell("writing", len(targets), len(targets))
+    return report
+
+
+# Reading.
+
+
+def read(source: str | Path) -> Iterator[Poem]:
+    """The texts of a source, as they stand there; `form` is still empty.
+
+    A folder: a clone of chinese-poetry, its 全唐诗/poet.tang.*.json and poet.song.*.json, Tang first.  A .txt file: texts
+    apart by blank lines, or, where there are none, one text a line.  A .jsonl or .jsonl.gz file: objects with a field `text`
+    and perhaps `author`, `title` and `dynasty`.
+    """
+    source = Path(source)
+    if source.is_dir():
+        yield from _read_clone(source)
+    elif not source.exists():
+        raise AskedError(f"no file or folder {source}; pass a clone of chinese-poetry, a .txt or a .jsonl[.gz] file")
+    elif source.name.endswith(".txt"):
+        text = source.read_text(encoding="utf-8-sig")
+        for block in re.split(r"\n\s*\n", text) if re.search(r"\S[^\n]*\n\s*\n\s*\S", text) else text.splitlines():
+            if block.strip():
+                yield Poem("", block.strip())
+    elif source.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _read_jsonl(source)
+    else:
+        raise AskedError(f"do not know how to read {source.name!r}; expected a folder, .txt, .jsonl or .jsonl.gz")
+
+
+def _read_clone(folder: Path) -> Iterator[Poem]:
+    inner = folder / "全唐诗" if (folder / "全唐诗").is_dir() else folder
+    found = False
+    for dynasty in ("tang", "song"):
+        for path in sorted(inner.glob(f"poet.{dynasty}.*.json"), key=lambda path: (len(path.name), path.name)):
+            found = True
+            for number, record in enumerate(_parsed(path.read_text(encoding="utf-8"), path.name)):
+                if not isinstance(record, dict) or not isinstance(record.get("paragraphs"), list):
+                    raise AskedError(f"{path.name}, record {number}: expected an object with a list 'paragraphs'")
+                text = "\n".join(record["paragraphs"])
+                yield Poem("", text, record.get("author") or "", record.get("title") or "", dynasty)
+    if not found:
+        raise AskedError(
+            f"{folder} has no 全唐诗/poet.tang.*.json or poet.song.*.json; pass the root of a clone of chinese-poetry"
+        )
+
+
+def _read_jsonl(path: Path) -> Iterator[Poem]:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                record = _parsed(line, f"{path.name}, line {number}")
+                if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                    raise AskedError(
+                        f"{path.name}, line {number}: expected an object with a string 'text', got {line[:60]!r}"
+                    )
+                yield Poem("", record["text"], *(str(record.get(key) or "") for key in ("author", "title", "dynasty")))
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise AskedError(f"{where} is not JSON: {error}") from error
+
+
+# Form and characters.
+
+
+def regular(record: Poem) -> Poem | None:
+    """The record as a poem of the form it has the shape of, or None."""
+    form = verse.guess_form(record.text)
+    return replace(record, form=form.name, text="\n".join(form.split(record.text))) if form else None
+
+
+def simplified(poem: Poem) -> Poem:
+    """The poem in simplified characters.
+
+    A poem whose characters all have a reading in our table of simplified ones is simplified already and passes as it is.
+    """
+    words = (poem.text, poem.author, poem.title)
+    if all(map(verse.readings, "".join(_HAN.findall("".join(words))))):
+        return poem
+    convert = _converter()
+    if convert is None:
+        strange = [c for c in poem.text if c != "\n" and not verse.readings(c)]
+        if len(strange) * 20 >= len(poem.text):
+            raise ImportError(
+                f"the source has traditional characters ({''.join(strange)} in {poem.lines[0]!r}), and OpenCC, which makes them "
+                "simplified, is not installed; pip install textdiff[zh], or pass simplify=False to keep them"
+            )
+        return poem
+    text, author, title = (convert(word) for word in words)
+    return replace(poem, text=text, author=author, title=title)
+
+
+@cache
+def _converter() -> Callable[[str], str] | None:
+    try:
+        from opencc import OpenCC
+    except ImportError:
+        return None
+    convert = OpenCC("t2s").convert
+    return lambda text: convert(text).translate(_VARIANTS)
+
+
+# Repeats.
+
+
+def near_repeats(poems: list[list[str]], progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    """Which poems, given as their lines, are near repeats of an earlier one that stays, as booleans.
+
+    Exact for any pair; minutes for 230,000 poems.
+    """
+    tell = progress or (lambda done, total: None)
+    alphabet = {c: i for i, c in enumerate(sorted({c for lines in poems for line in lines for c in line}))}
+    size = len(alphabet)
+    if size**4 >= 2**63:
+        raise AskedError(
+            f"{size} kinds of characters are more than a 4-gram key of 63 bits can hold, expected at most 55000"
+        )
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for i, lines in enumerate(poems):
+        shapes.setdefault((len(lines), len(lines[0])), []).append(i)
+    rows: list[np.ndarray] = []
+    keys: list[np.ndarray] = []
+    pairs: list[np.ndarray] = []
+    compared = 0
+    for (height, width), members in sorted(shapes.items()):
+        index = np.array(members)
+        x = np.array([[alphabet[c] for line in poems[i] for c in line] for i in members])  # (poems, L)
+        length = height * width
+        starts = np.array([h * width + w for h in range(height) for w in range(width - 3)], dtype=int)
+        rows.append(np.repeat(index, len(starts)))
+        keys.append(sum(x[:, starts + k] * size ** (3 - k) for k in range(4)).ravel())
+
+        half = length // 2
+        aligned = (np.arange(half) * size + x[:, 0 : 2 * half : 2]) * size + x[:, 1 : 2 * half : 2]
+        spoilt = int(length * (1 - EQUAL_POSITIONS) + 1e-9)
+        for a, b in _candidates(np.repeat(np.arange(len(x)), half), aligned.ravel(), spoilt):
+            close = (x[a] == x[b]).sum(1) >= length - spoilt
+            pairs.append(np.stack([index[a[close]], index[b[close]]]))
+        compared += len(members)
+        tell(compared, len(poems))
+
+    kinds, key = np.unique(np.concatenate(keys), return_inverse=True)
+    entries = np.unique(np.concatenate(rows) * len(kinds) + key)  # a poem and a 4-gram of it, each once, sorted by poem
+    row, key = entries // len(kinds), entries % len(kinds)
+    number = np.bincount(row, minlength=len(poems))
+    ends = np.cumsum(number)
+    for a, b in _candidates(row, key, number - np.ceil(SHARED_GRAMS * number - 1e-9).astype(int)):
+        a, b = np.where(number[a] <= number[b], [a, b], [b, a])  # a has no more 4-grams than b
+        within = _ranges(number[a])
+        hit = np.repeat(b, number[a]) * len(kinds) + key[np.repeat(ends[a] - number[a], number[a]) + within]
+        place = np.minimum(np.searchsorted(entries, hit), len(entries) - 1)
+        shared = np.add.reduceat(entries[place] == hit, np.cumsum(number[a]) - number[a], dtype=int)
+        close = shared >= SHARED_GRAMS * number[a] - 1e-9
+        pairs.append(np.stack([a[close], b[close]]))
+
+    dropped: np.ndarray = np.zeros(len(poems), dtype=bool)
+    found = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), dtype=int)
+    first, second = found.min(0), found.max(0)
+    for i in np.argsort(second, kind="stable"):  # whether the earlier poem stays is settled before the later one's turn
+        dropped[second[i]] |= not dropped[first[i]]
+    return dropped
+
+
+def _candidates(row: np.ndarray, key: np.ndarray, spare: int | np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of rows that share one of the `spare` + 1 rarest keys of either, in pieces, a pair perhaps several times.
+
+    `row` and `key` have one entry for each key of each row.  `spare` says how many of its keys a row may miss, for all rows
+    or row by row.
+    """
+    order = np.argsort(key, kind="stable")
+    row, key = row[order], key[order]
+    first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]][: len(key)])
+    size = np.diff(np.r_[first, len(key)])
+    begin: np.ndarray = np.repeat(first, size)  # of the entry's group
+    size = np.repeat(size, size)
+
+    rarest = np.lexsort((size, row))
+    number = np.bincount(row, minlength=1)
+    looked_up = rarest[_ranges(number) < np.repeat(spare + 1 + 0 * number, number)]
+    looked_up = looked_up[size[looked_up] > 1]
+    cost = np.cumsum(size[looked_up])
+    for start in range(0, int(cost[-1]) if len(cost) else 0, _CHUNK):
+        some = looked_up[np.searchsorted(cost, start, "right") : np.searchsorted(cost, start + _CHUNK, "right")]
+        if len(some):
+            a: np.ndarray = np.repeat(row[some], size[some])
+            b = row[np.repeat(begin[some], size[some]) + _ranges(size[some])]
+            code = np.unique(np.minimum(a, b)[a != b] * len(number) + np.maximum(a, b)[a != b])
+            if len(code):
+                yield code // len(number), code % len(number)
+
+
+def _ranges(lengths: np.ndarray) -> np.ndarray:
+    """0 … n−1 for each length n, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+# Parts and files.
+
+
+def split(poems: list[Poem], validation: float, test: float) -> dict[str, list[Poem]]:
+    """Train, validation and test by the hash of each text, in the order of the hash: any prefix is a random sample."""
+    parts: dict[str, list[Poem]] = {part: [] for part in PARTS}
+    for digest, poem in sorted(((poem.digest, poem) for poem in poems), key=lambda pair: (pair[0], pair[1].text)):
+        place = int.from_bytes(digest, "big") / 2**64
+        part = "test" if place >= 1 - test else "validation" if place >= 1 - test - validation else "train"
+        parts[part].append(poem)
+    return parts
+
+
+def _packed(poems: list[Poem]) -> bytes:
+    """gzip JSON Lines, without a time stamp."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
+        for poem in poems:
+            file.write((json.dumps(asdict(poem), ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+    return buffer.getvalue()
+
+
+def _write(folder: Path, content: dict[str, bytes]) -> None:
+    """All files or none: written beside their names, then renamed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # as OSError: a FileNotFoundError would say that the source is missing
+        raise OSError(f"cannot write to {folder} ({error.strerror}); name a folder that can be written") from error
+    temporary = {folder / name: folder / f".{name}.{os.getpid()}.part" for name in content}
+    try:
+        for part, data in zip(temporary.values(), content.values(), strict=True):
+            part.write_bytes(data)
+        for target, part in temporary.items():
+            os.replace(part, target)
+    finally:
+        for part in temporary.values():
+            part.unlink(missing_ok=True)

@@ -1,0 +1,344 @@
+"""Ways to draw images in few evaluations, side by side: samplers, models, scaled skips, larger sizes.
+
+Every way starts from the same noise and the same labels, those of the held-out images, so that two rows differ by what
+they name alone.  Beside the two distances to the held-out images (`image_metrics`) stands, where the way solves the same
+ODE as the first of its model, how far from that ODE's solution it ends:
+
+    gap     root mean square over pixels of x̂0 − x0*, x0* drawn from the same noise in `fine` evaluations
+    bend    of the fine solution, E‖(x_1 − x_0) − dx/dt‖² per pixel: 0 where one evaluation would do (`reflow.bend`)
+
+Images of a larger size are averaged down to the model's own before they are measured, so they must look like real ones then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from textdiff.core.contracts import Predictor, State, Step
+from textdiff.core.errors import AskedError
+from textdiff.core.levels import even_levels
+from textdiff.core.loop import sample
+from textdiff.core.resolve import unknown
+from textdiff.core.rng import Rng
+from textdiff.data.image_data import Images
+from textdiff.measure.image_metrics import Classifier, energy, fidelity, frechet, jackknife, train_classifier
+from textdiff.networks.images import ImageModel
+from textdiff.pipeline.images import step_of
+from textdiff.samplers.second_order import amed, fit_amed
+from textdiff.shaping.skips import across, skip_tuned
+from textdiff.shaping.upsample import above, upsampled
+from textdiff.training.reflow import bend
+
+FINE = 200  # evaluations of the reference solution
+ROWS = 128  # images that are drawn at a time
+SPACING = 1.5  # of the levels: the last step has one look only, so let it be short
+APART = 1 << 40  # seeds that no measured image has
+
+
+def _as_it_is(model: ImageModel, predictor: Predictor) -> Predictor:
+    return predictor
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to draw: a step, and what is done to the predictor."""
+
+    name: str
+    step: Callable[[ImageModel, Sequence[float]], Step]  # (model, levels) -> step
+    looks: int = 1  # evaluations of a step; the last step has one
+    wrap: Callable[[ImageModel, Predictor], Predictor] = _as_it_is
+    factor: int = 1  # of the images' side
+    same_ode: bool = True  # whether it goes where the model's own ODE goes
+    once: bool = False  # with the first model alone
+
+    def steps(self, evaluations: int) -> int:
+        """The most steps that cost no more than `evaluations`; what guidance costs is not counted."""
+        return max((evaluations + self.looks - 1) // self.looks, 1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way at one cost; its fields are the keys of a JSON line.  Intervals are 95 %."""
+
+    model: str
+    way: str
+    forwards: float  # evaluations of the network an image
+    n: int
+    energy: float
+    energy_low: float
+    energy_high: float
+    frechet: float
+    frechet_low: float
+    frechet_high: float
+    fidelity: float  # share that shows the label asked for
+    fidelity_low: float
+    fidelity_high: float
+    gap: float | None
+    bend: float | None
+
+
+def by_name(sampler: str) -> Way:
+    """A sampler of the table."""
+    looks = 2 if sampler == "heun" else 1
+    noisy = sampler not in ("improved", "heun")
+    return Way(sampler, lambda model, levels: step_of(model.processes[0], sampler), looks, same_ode=not noisy)
+
+
+def mean_value(rows: int = 32) -> Way:
+    """Mean-value steps, fitted to the levels on `rows` images of other noise."""
+
+    def step(model: ImageModel, levels: Sequence[float]) -> Step:
+        name = model.processes[0]
+        condition = model.condition(
+            rows, [model.classes[k % len(model.classes)] for k in range(rows)] if model.classes else None
+        )
+        given = torch.zeros(rows, *model.shape, device=model.device)
+        table = fit_amed(
+            given,
+            torch.ones_like(given[:, :1], dtype=torch.bool),
+            levels,
+            predictor=model.predictor(name),
+            process=model.process(name),
+            rng=Rng(torch.arange(rows) + APART, device=model.device),
+            condition=condition,
+            last=False,
+        )
+        return amed(table)
+
+    return Way("amed", step, looks=2, once=True)
+
+
+def skips(bottom: float, top: float) -> Way:
+    """DDIM with the skips scaled from `bottom` at the lowest block to `top` at the highest."""
+
+    def wrap(model: ImageModel, predictor: Predictor) -> Predictor:
+        network: Any = model.model
+        return skip_tuned(predictor, network.up_blocks, across(bottom, top))
+
+    return replace(by_name("improved"), name=f"skips {bottom:g} to {top:g}", wrap=wrap, same_ode=False, once=True)
+
+
+def enlarged(weight: float, level: float, factor: int = 2) -> Way:
+    """DDIM at `factor` times the side, with upsample guidance of `weight` above `level`; weight 0 is without."""
+
+    def wrap(model: ImageModel, predictor: Predictor) -> Predictor:
+        return upsampled(predictor, model.schedule, factor=factor, weight=above(level, weight))
+
+    told = f", guidance {weight:g} above {level:g}" if weight else ", no guidance"
+    name = f"{factor} times as wide{told}"
+    return replace(by_name("improved"), name=name, wrap=wrap, factor=factor, same_ode=False, once=True)
+
+
+@torch.inference_mode()
+def drawn(
+    model: ImageModel, way: Way, steps: int, condition: Tensor, *, seed: int = 0, spacing: float = 1.0
+) -> Iterator[list[State]]:
+    """The states of images with the labels `condition` (N, P), ROWS at a time; row k's noise depends on seed and k alone.
+
+    Levels are even ones to the power of `spacing`: above 1 they stand closer where little noise is left.
+    """
+    if not 0 < spacing < math.inf:
+        raise AskedError(f"spacing is {spacing}; it must be positive, 1 for even levels")
+    name, levels = model.processes[0], [level**spacing for level in even_levels(steps)]
+    predictor, step = way.wrap(model, model.predictor(name)), way.step(model, levels)
+    channels, height, width = model.shape
+    for index in torch.arange(len(condition)).split(ROWS):
+        told = condition[index]
+        given = torch.zeros(len(index), channels, height * way.factor, width * way.factor, device=model.device)
+        yield list(
+            sample(
+                given,
+                torch.ones_like(given[:, :1], dtype=torch.bool),
+                levels,
+                step,
+                predictor=predictor,
+                process=model.process(name, told),
+                rng=Rng(index + (seed << 32), device=model.device),
+                condition=told,
+            )
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What images are held against: real ones of the same labels, and a classifier."""
+
+    real: Tensor  # (N, C, H, W)
+    labels: Tensor  # (N,)
+    classifier: Classifier
+
+    @classmethod
+    def of(cls, images: Images, seed: int = 0) -> Judge:
+        """The validation and test parts together, and a classifier trained on the train part."""
+        train, parts = images.of("train"), [images.of(name) for name in ("validation", "test")]
+        if train.labels is None:
+            raise AskedError(
+                "these images have no labels, and so nothing can be recognised in them; pass labelled ones"
+            )
+        labels = torch.cat([part.labels for part in parts if part.labels is not None])
+        classifier = train_classifier(train.x, train.labels, seed=seed)
+        return cls(torch.cat([part.x for part in parts]), labels, classifier)
+
+    def row(
+        self, model: str, way: str, forwards: float, x: Tensor, gap: float | None = None, bend: float | None = None
+    ) -> Row:
+        """The figures of images x, as many as the real ones and with their labels in their order."""
+        x, seen = x.clamp(-1, 1), self.classifier
+        apart = jackknife(energy, x, self.real)
+        features = jackknife(frechet, seen.features(x), seen.features(self.real))
+        shown = fidelity(seen.labels(x), self.labels)
+        return Row(model, way, forwards, len(x), *apart, *features, *shown, gap=gap, bend=bend)
+
+
+def compare(
+    models: Mapping[str, ImageModel],
+    images: Images,
+    ways: Sequence[Way],
+    evaluations: Sequence[int],
+    *,
+    fine: int = FINE,
+    seed: int = 0,
+    spacing: float = SPACING,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda work: work,
+) -> Iterator[Row]:
+    """The rows of every model, way and cost; before them that of as many real training images, which nothing should beat.
+
+    Mean-value steps, scaled skips and larger sizes are tried with the first model alone, the last at the highest cost.
+    """
+    judge, train = Judge.of(images), images.of("train")
+    assert train.labels is not None
+    yield judge.row("real", "training images", 0.0, alike(train, judge.labels))
+    for name, model in models.items():
+        condition = judge.labels[:, None][:, : len(model.prefix)].to(model.device)
+        best = by_name("heun")
+        found = list(drawn(model, best, best.steps(fine), condition, seed=seed, spacing=spacing))
+        exact = torch.cat([states[-1].x for states in found])
+        crooked = torch.cat([bend(states) for states in found]).mean().item()
+        forwards = found[0][-1].forwards.double().mean().item()
+        yield judge.row(name, "fine", forwards, exact, 0.0, crooked)
+        del found
+        used = [way for way in ways if not way.once or name == next(iter(models))]
+        most = [max(evaluations)]  # what is wider costs more, and is of interest where it is best
+        for way, cost in progress([(one, cost) for one in used for cost in (evaluations if one.factor == 1 else most)]):
+            ends = [states[-1] for states in drawn(model, way, way.steps(cost), condition, seed=seed, spacing=spacing)]
+            x = torch.cat([state.x for state in ends])
+            gap = (x - exact).square().mean().sqrt().item() if way.same_ode else None
+            small = avg_pool2d(x, way.factor)
+            yield judge.row(name, way.name, ends[0].forwards.double().mean().item(), small, gap)
+
+
+def alike(images: Images, labels: Tensor, seed: int = 0) -> Tensor:
+    """Random images with these labels in this order, none twice as long as there are enough.
+
+    Random, since sets are often kept by their writers: neighbours are more alike than any two.
+    """
+    assert images.labels is not None
+    order = Rng([seed]).uniform(len(images.x))[0].argsort()
+    places = {k: order[images.labels[order] == k] for k in set(labels.tolist())}
+    rank = torch.tensor([int((labels[:k] == label).sum()) for k, label in enumerate(labels)])
+    chosen = [
+        places[label][turn % len(places[label])] for label, turn in zip(labels.tolist(), rank.tolist(), strict=True)
+    ]
+    return images.x[torch.stack(chosen)]
+
+
+HEADING = (
+    f"{'model':16} {'way':38} {'forwards':>8}  {'energy distance':26}  {'Fréchet':22}  {'recognised':20}  "
+    f"{'gap':>6} {'bend':>6}"
+)
+
+
+def line(r: Row) -> str:
+    """A row in the columns of HEADING."""
+    gap, crooked = ("-" if v is None else f"{v:.3f}" for v in (r.gap, r.bend))
+    apart = f"{r.energy:.4f} [{r.energy_low:.4f}, {r.energy_high:.4f}]"
+    features = f"{r.frechet:.2f} [{r.frechet_low:.2f}, {r.frechet_high:.2f}]"
+    shown = f"{r.fidelity:.3f} [{r.fidelity_low:.3f}, {r.fidelity_high:.3f}]"
+    return f"{r.model:16} {r.way:38} {r.forwards:8.1f}  {apart:26}  {features:22}  {shown:20}  {gap:>6} {crooked:>6}"
+
+
+def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) -> None:
+    """The gap and the Fréchet distance of the first model's ways, that of the first way's models, and `pictures`, by title.
+
+    Pictures are (N, C, H, W); needs matplotlib.
+    """
+    if Path(path).suffix not in (".png", ".svg"):
+        raise unknown("picture", Path(path).suffix, (".png", ".svg"))
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    real = next(r.frechet for r in rows if r.model == "real")
+    lines = [r for r in rows if r.model != "real" and r.way != "fine"]
+    first, way = lines[0].model, lines[0].way
+    own = [r for r in lines if r.model == first]
+    panels = {
+        f"{first}: gap to the fine ODE solution": [(r.way, r, r.gap) for r in own if r.gap is not None],
+        f"{first}: Fréchet distance": [(r.way, r, r.frechet) for r in own],
+        f"{way}: Fréchet distance": [(r.model, r, r.frechet) for r in lines if r.way == way],
+    }
+    figure = pyplot.figure(figsize=(10.5, 3.4 + 1.6 * bool(pictures)), layout="constrained")
+    tall = [3.4, 1.6] if pictures else [3.4]
+    halves = figure.subfigures(len(tall), 1, height_ratios=tall, squeeze=False)[:, 0]
+    for panel, (title, points) in zip(halves[0].subplots(1, len(panels)), panels.items(), strict=True):
+        for name in dict.fromkeys(name for name, _, _ in points):
+            own_points = [(r.forwards, value) for other, r, value in points if other == name]
+            panel.plot(*zip(*own_points, strict=True), marker="o", ms=3, lw=1, label=name)
+        if "gap" not in title:
+            panel.axhline(real, color="0.6", lw=1, ls=":", label="real images")
+        panel.set_title(title, fontsize=8)
+        panel.set_xlabel("evaluations of the network", fontsize=7)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.tick_params(labelsize=7, which="both")
+        panel.legend(fontsize=6)
+    if pictures:
+        for panel, (title, x) in zip(
+            halves[1].subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
+        ):
+            panel.imshow(tiled(x), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+            panel.set_title(title, fontsize=7)
+            panel.axis("off")
+    figure.savefig(path, dpi=100, metadata={"Software": None} if str(path).endswith(".png") else None)
+    pyplot.close(figure)
+
+
+def tiled(x: Tensor, columns: int = 10) -> Any:
+    """The first channel of images (N, C, H, W) in rows of `columns`, one array; N is a multiple of it."""
+    height, width = x.shape[-2:]
+    rows = x[:, 0].clamp(-1, 1).view(-1, columns, height, width)
+    return rows.transpose(1, 2).reshape(-1, columns * width).numpy()
+
+
+def pair(flag: str, text: str, second: float | None = None) -> tuple[float, float]:
+    """Two numbers written A:B, or A alone for (A, `second`), for (A, A) if that is None."""
+    first, colon, rest = text.partition(":")
+    try:
+        a = float(first)
+        return a, float(rest) if colon else a if second is None else second
+    except ValueError:
+        raise AskedError(f"{flag} is {text!r}; expected a number, or two as in 0.8:1") from None
+
+
+def gallery(
+    models: Mapping[str, ImageModel], ways: Sequence[Way], evaluations: int, rows: int = 2
+) -> dict[str, Tensor]:
+    """`rows` of one image of each class by every way that enlarges, all from the same noise, with the first model."""
+    model = next(iter(models.values()))
+    condition = model.condition(rows * 10, [name for name in model.classes[:10]] * rows if model.classes else None)
+    return {
+        way.name: torch.cat(
+            [states[-1].x for states in drawn(model, way, way.steps(evaluations), condition, spacing=SPACING)]
+        )
+        for way in ways
+        if way.factor > 1
+    }

@@ -1,0 +1,47 @@
+"""The metrics of poems as an `evaluate.Metric`, for programs that compute through that interface; nothing is downloaded.
+
+    from textdiff.hf_metrics import PoemMetrics
+    PoemMetrics().compute(predictions=generated, references=real)
+
+Needs the package `evaluate`, of the extra of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+
+from textdiff.measure import report
+
+
+class PoemMetrics(evaluate.Metric):  # type: ignore[misc]
+    """Every metric of `report.ROWS`: {"qiyan-jueju/regulated": …, "qiyan-jueju/real/regulated": …}.
+
+    Predictions and references are poems as text, as many of one as of the other; their forms go by their shapes.
+    `compute` also takes `background=`, a `report.Background`: without it there is no copying, parallelism and fluency.
+    """
+
+    def __init__(self, *, keep_in_memory: bool = True, **settings: Any):
+        super().__init__(keep_in_memory=keep_in_memory, **settings)  # on disk only empty folders appear
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description="Prosody, repetition, copying and diversity of Chinese regular verse, beside real poems.",
+            citation="",
+            inputs_description="predictions, references: poems as text; background: a textdiff.measure.report.Background.",
+            features=datasets.Features({"predictions": text, "references": text}),
+        )
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[str], background: report.Background | None = None
+    ) -> dict[str, float]:
+        samples, real = (report.Poems.sort({"text": text} for text in texts) for texts in (predictions, references))
+        found: dict[str, float] = {}
+        for one in report.compare(samples, real, background or report.Background()):
+            found |= {f"{one.form}/{name}": measured.value for name, measured in one.generated.items()}
+            found |= {f"{one.form}/real/{name}": measured.value for name, measured in one.real.items()}
+        return found

@@ -1,0 +1,423 @@
+"""What generated poems are measured by.  Every figure is to be read beside the same figure of real poems, never beside 1.
+
+A poem is the tuple of its lines, simplified characters without punctuation.  The functions take a list of poems of one form
+and give
+
+    one value a poem, an array (N,), whose mean is the metric: prosody, repetition, copying, fluency
+    one number for all of them, where only the list has one: `distinct`, `entropy`, `js_unigram`
+
+The latter, and `self_bleu`, depend on the number of poems: compare lists of equal length only.  Nothing depends on the
+order of the poems.
+
+Tones and rhymes are the classical ones (`verse`).  A character with several readings counts for each; one without any fits
+every tone and no rhyme.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textdiff.core.errors import AskedError
+from textdiff.core.rng import Rng
+from textdiff.measure.counts import KneserNey
+from textdiff.verse import forms as verse
+
+Poem = tuple[str, ...]
+Values = NDArray[np.float64]
+
+NEAR = 0.4  # of a poem's 4-grams in one train poem: a near copy
+FOILS = 10  # lower lines that the true one is compared with
+# Groups of 平水韵 that later poets rhymed with one another; 元 and 佳 go two ways.
+NEIGHBOURS = (
+    *("东冬", "江阳", "支微齐", "鱼虞", "佳灰", "真文元", "元寒删先"),
+    *("萧肴豪", "歌", "佳麻", "庚青蒸", "尤", "侵", "覃盐咸"),
+)
+_SYMBOLS = 1 << 16  # different characters of a list of poems; four of them make a 64-bit key
+
+
+# -- form -----------------------------------------------------------------------------------------------------------------
+
+
+def well_formed(poems: Sequence[Poem], form: verse.Form, vocabulary: str | None = None) -> Values:
+    """Whether a poem has the form's lines and widths and only Chinese characters (or those of `vocabulary`), (N,)."""
+    known = None if vocabulary is None else set(vocabulary)
+
+    def whole(poem: Poem) -> bool:
+        shape = len(poem) == form.lines and all(len(line) == form.width for line in poem)
+        return shape and all(_han(c) if known is None else c in known for line in poem for c in line)
+
+    return _values(whole(poem) for poem in poems)
+
+
+def _han(character: str) -> bool:
+    return (
+        "\u4e00" <= character <= "\u9fff"
+        or "\u3400" <= character <= "\u4dbf"
+        or "\uf900" <= character <= "\ufaff"
+        or "\U00020000" <= character <= "\U000323af"
+        or character == "〇"
+    )
+
+
+# -- rhyme ----------------------------------------------------------------------------------------------------------------
+
+
+def rhyme_level(poems: Sequence[Poem]) -> Values:
+    """Whether one level group of 平水韵 holds every even line's ending, (N,)."""
+    return _values(verse.rhyme_level(poem) is True for poem in poems)
+
+
+def rhyme_loose(poems: Sequence[Poem]) -> Values:
+    """Whether one class of neighbouring level groups (NEIGHBOURS) holds every even line's ending, (N,)."""
+
+    def classes(character: str) -> frozenset[str]:
+        groups = {group[1:] for group in verse.rhyme_groups(character)}
+        return frozenset(held for held in NEIGHBOURS if groups & set(held))
+
+    return _values(bool(frozenset.intersection(*map(classes, verse.rhyme_words(poem)))) for poem in poems)
+
+
+def rhyme_all(poems: Sequence[Poem]) -> Values:
+    """Whether one group, level or oblique, holds every even line's ending, (N,)."""
+    return _values(
+        bool(frozenset.intersection(*(verse.rhyme_groups(c, level_only=False) for c in verse.rhyme_words(poem))))
+        for poem in poems
+    )
+
+
+def rhyme_share(poems: Sequence[Poem]) -> Values:
+    """The share of even lines that end in the level group most of them end in, (N,)."""
+
+    def share(poem: Poem) -> float:
+        words = verse.rhyme_words(poem)
+        groups = Counter(group for word in words for group in verse.rhyme_groups(word))
+        return max(groups.values(), default=0) / len(words)
+
+    return _values(map(share, poems))
+
+
+def rhyme_distinct(poems: Sequence[Poem]) -> Values:
+    """Whether no rhyme word stands twice, (N,)."""
+    return _values(map(verse.rhyme_distinct, poems))
+
+
+# -- tones ----------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1 << 16)
+def _fit(poem: Poem, licensed: bool) -> verse.ToneFit:
+    return verse.tone_fit(poem, licensed=licensed)
+
+
+def tone_position(poems: Sequence[Poem]) -> Values:
+    """The share of fixed positions whose tone the nearest of the four sequences wants, (N,)."""
+    return _values(_fit(poem, False).positions for poem in poems)
+
+
+def tone_line(poems: Sequence[Poem], licensed: bool = False) -> Values:
+    """The share of lines that fit the nearest sequence; `licensed`: b may be 平平仄平仄 (`tone_special_line`), (N,)."""
+    return _values(sum(_fit(poem, licensed).fits) / len(poem) for poem in poems)
+
+
+def tone_poem(poems: Sequence[Poem], licensed: bool = False) -> Values:
+    """Whether all lines fit; `licensed`: b may be 平平仄平仄 (`tone_special_poem`), (N,)."""
+    return _values(_fit(poem, licensed).regular for poem in poems)
+
+
+def regulated(poems: Sequence[Poem]) -> Values:
+    """Whether all lines keep their tones (b licensed), the even ones rhyme in a level group, no rhyme word twice, (N,)."""
+    return tone_poem(poems, licensed=True) * rhyme_level(poems) * rhyme_distinct(poems)
+
+
+# -- repetition within a poem ---------------------------------------------------------------------------------------------
+
+
+def repeat_rate(poems: Sequence[Poem]) -> Values:
+    """1 − kinds / characters, (N,)."""
+    return _values(1 - len(set("".join(poem))) / len("".join(poem)) for poem in poems)
+
+
+def all_distinct(poems: Sequence[Poem]) -> Values:
+    """Whether no character stands twice, (N,)."""
+    return _values(repeat_rate(poems) == 0)
+
+
+def same_line(poems: Sequence[Poem]) -> Values:
+    """Whether a line stands twice, (N,)."""
+    return _values(len(set(poem)) < len(poem) for poem in poems)
+
+
+# -- parallel lines -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Association:
+    """How much oftener than by chance two characters stand one below the other in couplets 2 and 3 of octaves.
+
+    With n such pairs, n(a, b) of them this one: log((n(a, b) + k) / (n(a) n(b) / n + k)), k = 10: pointwise mutual
+    information, drawn towards 0 where little is known.
+    """
+
+    alphabet: NDArray[np.uint16]  # by code point, 0 for what was not seen
+    pairs: NDArray[np.int64]  # sorted keys
+    counts: NDArray[np.int64]  # of `pairs`
+    upper: NDArray[np.int64]  # by symbol
+    lower: NDArray[np.int64]
+
+    SMOOTHING = 10.0
+
+    @classmethod
+    def learn(cls, poems: Sequence[Poem]) -> Association:
+        """From the octaves among the poems; the two octave forms share one table."""
+        octaves = [poem for poem in poems if len(poem) == 8]
+        alphabet = _alphabet(octaves)
+        upper = alphabet[_codes("".join(poem[k] for poem in octaves for k in (2, 4)))].astype(np.int64)
+        lower = alphabet[_codes("".join(poem[k] for poem in octaves for k in (3, 5)))].astype(np.int64)
+        pairs, counts = np.unique(upper * _SYMBOLS + lower, return_counts=True)
+        return cls(
+            alphabet, pairs, counts, np.bincount(upper, minlength=_SYMBOLS), np.bincount(lower, minlength=_SYMBOLS)
+        )
+
+    def __call__(self, upper: NDArray[np.uint32], lower: NDArray[np.uint32]) -> Values:
+        """The association of code points that stand above and below each other, of the arrays' common shape, nats."""
+        a, b = self.alphabet[upper].astype(np.int64), self.alphabet[lower].astype(np.int64)
+        place, found = _find(self.pairs, a * _SYMBOLS + b)
+        together = np.where(found, self.counts[place], 0) if len(self.pairs) else np.zeros(a.shape)
+        chance = self.upper[a] * self.lower[b] / max(1, int(self.upper.sum()))
+        return np.log((together + self.SMOOTHING) / (chance + self.SMOOTHING))
+
+
+def parallel_accuracy(
+    poems: Sequence[Poem], association: Association, foils: Sequence[Poem], *, couplets: Sequence[int] = (1, 2)
+) -> Values:
+    """How often a lower line has a higher mean association with its upper line than one of another poem, (N,); chance ½.
+
+    10 foils a couplet, from the same couplet of other poems of the form; which ones is drawn by the poem's text.  A tie is
+    half a win.
+    """
+    shapes = {tuple(map(len, poem)) for poem in (*poems, *foils)}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 8 or len(set(foils)) < 2:
+        raise AskedError(
+            f"parallel lines are looked for in poems of one octave form, against two others or more; got "
+            f"{len(shapes)} shapes and {len(set(foils))} others; sort the poems by form"
+        )
+    lines, others = _lines(poems), _lines(foils)  # (N, 8, W), (M, 8, W)
+    home = {poem: k for k, poem in enumerate(foils)}
+    own = np.array([home.get(poem, -1) for poem in poems])[:, None]
+    rng = Rng([zlib.crc32("".join(poem).encode()) for poem in poems])
+    wins = []
+    for couplet in couplets:
+        upper, lower = lines[:, 2 * couplet], lines[:, 2 * couplet + 1]  # (N, W)
+        drawn = (rng.uniform(FOILS).numpy() * len(foils)).astype(np.int64)  # (N, 10)
+        drawn = np.where(drawn == own, (drawn + 1) % len(foils), drawn)
+        true = association(upper, lower).mean(-1)[:, None]
+        foil = association(*np.broadcast_arrays(upper[:, None], others[drawn, 2 * couplet + 1])).mean(-1)  # (N, 10)
+        wins.append((true > foil) + 0.5 * (true == foil))
+    return np.mean(np.concatenate(wins, axis=1), axis=1)
+
+
+# -- copying --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Train:
+    """The train poems, indexed for the copying metrics: some seconds and 300 MB for 190 thousand poems."""
+
+    poems: frozenset[Poem]
+    lines: frozenset[str]
+    alphabet: NDArray[np.uint16]
+    inside: NDArray[np.int64]  # keys of the 4-grams within lines, sorted
+    grams: NDArray[np.int64]  # keys of the 4-grams of each poem, lines joined, sorted
+    owners: NDArray[np.int32]  # the poems they are of
+
+    @classmethod
+    def index(cls, poems: Sequence[Poem]) -> Train:
+        """Of every form at once: a line or 4-gram counts as copied whichever form it comes from."""
+        alphabet = _alphabet(poems)
+        inside = np.sort(_grams(poems, 4, alphabet)[0])
+        grams, owners = _grams(poems, 4, alphabet, across=True)
+        order = np.argsort(grams, kind="stable")  # owners stay in order
+        grams, owners = grams[order], owners[order]
+        first = np.ones(len(grams), dtype=bool)  # once a poem
+        first[1:] = (grams[1:] != grams[:-1]) | (owners[1:] != owners[:-1])
+        lines = frozenset(line for poem in poems for line in poem)
+        return cls(frozenset(poems), lines, alphabet, inside, grams[first], owners[first].astype(np.int32))
+
+
+def copied_lines(poems: Sequence[Poem], train: Train) -> Values:
+    """The share of lines that stand in train, (N,)."""
+    return _values(sum(line in train.lines for line in poem) / len(poem) for poem in poems)
+
+
+def copied_4grams(poems: Sequence[Poem], train: Train) -> Values:
+    """The share of 4-grams within lines that stand in train, (N,); 0 for a poem without 4-grams."""
+    grams, owners = _grams(poems, 4, train.alphabet)
+    found = np.bincount(owners, weights=_find(train.inside, grams)[1], minlength=len(poems))
+    return found / np.maximum(1, np.bincount(owners, minlength=len(poems)))
+
+
+def nearest_overlap(poems: Sequence[Poem], train: Train) -> Values:
+    """The largest share of a poem's different 4-grams, lines joined, that one train poem has, (N,)."""
+    grams, owners = _grams(poems, 4, train.alphabet, across=True)
+    cuts = np.searchsorted(owners, np.arange(len(poems) + 1))  # owners come in order
+
+    def nearest(own: NDArray[np.int64]) -> float:
+        kinds = np.unique(own)
+        start, stop = np.searchsorted(train.grams, kinds, "left"), np.searchsorted(train.grams, kinds, "right")
+        who = [train.owners[i:j] for i, j in zip(start, stop, strict=True) if j > i]
+        return np.unique(np.concatenate(who), return_counts=True)[1].max() / len(kinds) if who else 0.0
+
+    return _values(nearest(grams[i:j]) for i, j in pairwise(cuts))
+
+
+def near_copies(poems: Sequence[Poem], train: Train) -> Values:
+    """Whether one train poem has 0.4 or more of a poem's 4-grams, (N,)."""
+    return _values(nearest_overlap(poems, train) >= NEAR)
+
+
+def exact(poems: Sequence[Poem], train: Train) -> Values:
+    """Whether the whole poem stands in train, (N,)."""
+    return _values(poem in train.poems for poem in poems)
+
+
+# -- diversity ------------------------------------------------------------------------------------------------------------
+
+
+def distinct(poems: Sequence[Poem], n: int) -> float:
+    """Kinds of n-grams within lines, over n-grams."""
+    grams, _ = _grams(_some(poems), n, _alphabet(poems))
+    if not len(grams):
+        raise AskedError(f"no line has {n} characters; pass a smaller n")
+    return len(np.unique(grams)) / len(grams)
+
+
+def self_bleu(poems: Sequence[Poem], n: int) -> Values:
+    """BLEU of each poem, its lines joined, against all the others as references, (N,); high means alike.
+
+    Orders 1 to n with equal weights; orders from 2 on with one added to matches and total (Lin and Och, 2004).  Poems of
+    one form are equally long, so no brevity penalty arises.
+    """
+    if len(poems) < 2:
+        raise AskedError(f"self-BLEU compares a poem with others, and here is {len(poems)}; pass two or more")
+    alphabet, total = _alphabet(poems), np.zeros(len(poems))
+    for order in range(1, n + 1):
+        grams, owners = _grams(poems, order, alphabet, across=True)
+        kinds = np.unique(grams, return_inverse=True)[1]
+        held, counts = np.unique(kinds * len(poems) + owners, return_counts=True)  # a gram in a poem, how often
+        kind, owner = np.divmod(held, len(poems))
+        matched = np.minimum(counts, _most_elsewhere(kind, counts))
+        hits = np.bincount(owner, weights=matched, minlength=len(poems)) + (order > 1)
+        with np.errstate(divide="ignore"):  # a poem of characters of its own scores 0
+            total += np.log(hits / (np.bincount(owner, weights=counts, minlength=len(poems)) + (order > 1)))
+    return np.exp(total / n)
+
+
+def _most_elsewhere(kind: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each entry the largest count among the other entries of its kind, 0 if there are none."""
+    order = np.lexsort((counts, kind))
+    last = np.append(kind[order][1:] != kind[order][:-1], True)  # the largest of its kind
+    ends = np.flatnonzero(last)
+    starts = np.append(0, ends[:-1] + 1)
+    top = counts[order][ends]
+    second = np.where(ends > starts, counts[order][np.maximum(ends - 1, 0)], 0)
+    group = np.cumsum(last) - last
+    other = np.empty_like(counts)
+    other[order] = np.where(last, second[group], top[group])
+    return other
+
+
+def entropy(poems: Sequence[Poem]) -> float:
+    """Entropy of the distribution of the poems' characters, nats."""
+    return _entropy(_distribution(_some(poems)))
+
+
+def js_unigram(poems: Sequence[Poem], reference: Sequence[Poem]) -> float:
+    """Jensen–Shannon divergence of the character distributions of two lists of poems, nats; 0 to log 2."""
+    one, other = _distribution(_some(poems)), _distribution(_some(reference))
+    size = max(len(one), len(other))
+    one, other = (np.pad(p, (0, size - len(p))) for p in (one, other))
+    return max(0.0, _entropy((one + other) / 2) - (_entropy(one) + _entropy(other)) / 2)
+
+
+def _distribution(poems: Sequence[Poem]) -> Values:
+    """Relative frequencies by code point."""
+    counts = np.bincount(_codes("".join(line for poem in poems for line in poem)))
+    return counts / counts.sum()
+
+
+def _entropy(p: Values) -> float:
+    p = p[p > 0]
+    return float(-(p * np.log(p)).sum())
+
+
+# -- fluency --------------------------------------------------------------------------------------------------------------
+
+
+def fluency(poems: Sequence[Poem], model: KneserNey) -> Values:
+    """−log p under a count model that had no part in writing them, nats per character, (N,).
+
+    Low means fluent, lower than real poems means dull: read it with `entropy` and `distinct`.
+    """
+    return model.nats(poems)
+
+
+# -- arrays ---------------------------------------------------------------------------------------------------------------
+
+
+def _values(values: object) -> Values:
+    return np.fromiter(values, dtype=np.float64)  # type: ignore[call-overload, no-any-return]
+
+
+def _some(poems: Sequence[Poem]) -> Sequence[Poem]:
+    if not any("".join(poem) for poem in poems):
+        raise AskedError("there is no poem to measure; pass at least one")
+    return poems
+
+
+def _codes(text: str) -> NDArray[np.uint32]:
+    """Code points."""
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+
+
+def _lines(poems: Sequence[Poem]) -> NDArray[np.uint32]:
+    """Code points of poems of one form, (N, lines, width)."""
+    return _codes("".join(line for poem in poems for line in poem)).reshape(len(poems), len(poems[0]), -1)
+
+
+def _alphabet(poems: Sequence[Poem]) -> NDArray[np.uint16]:
+    """A number from 1 on for each character of the poems, by code point; 0 for all others."""
+    kinds = np.unique(_codes("".join(line for poem in poems for line in poem)))
+    if len(kinds) >= _SYMBOLS:
+        raise AskedError(f"the poems have {len(kinds)} different characters, and fewer than {_SYMBOLS} fit; pass less")
+    table = np.zeros(0x110000, dtype=np.uint16)
+    table[kinds] = np.arange(1, len(kinds) + 1)
+    return table
+
+
+def _grams(
+    poems: Sequence[Poem], n: int, alphabet: NDArray[np.uint16], *, across: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All n-grams, n ≤ 4, of poem after poem as keys, and the poem of each, (M,), (M,); over line ends if `across`."""
+    pieces = [piece for poem in poems for piece in (("".join(poem),) if across else poem)]
+    owner = np.repeat(np.arange(len(poems)), [1 if across else len(poem) for poem in poems])
+    symbols = alphabet[_codes("".join(pieces))].astype(np.int64)
+    piece = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+    start = np.flatnonzero(piece[: max(0, len(piece) - n + 1)] == piece[n - 1 :])
+    keys = np.zeros(len(start), dtype=np.int64)
+    for k in range(n):
+        keys = (keys << 16) | symbols[start + k]
+    return keys, owner[piece[start]]
+
+
+def _find(table: NDArray[np.int64], keys: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Where keys stand in a sorted table, and whether they do."""
+    place = np.minimum(np.searchsorted(table, keys), max(0, len(table) - 1))
+    return place, table[place] == keys if len(table) else np.zeros(keys.shape, dtype=bool)

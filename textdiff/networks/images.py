@@ -1,0 +1,323 @@
+"""A saved model of images: what diffusers writes, and `textdiff.json` beside it.
+
+    config.json  diffusion_pytorch_model.safetensors       UNet2DModel.from_pretrained opens them without us
+    textdiff.json   {"format": 1, "data": {"shape": [C, H, W], "bins": [low, high, width] or null, "classes": [names]},
+                     "processes": [names], "prefix": ["label"] or [], "told": the same, "diffusion": {schedule, factor,
+                     output, weighting, degradation, sigma, power, holes}, "defaults": {…}, "analytic": {table} or null}
+    terminal.safetensors   of a model that generates by cold diffusion: the law of F_1(x0)
+
+Values stand in [−1, 1].  What the network is told beside x_t is the timestep 1000·t of a row's highest level, and where
+there are classes a label, (B, 1); the last label, number K of K classes, says nothing (classifier-free guidance).  A
+network trained with `holes` sees the levels of the places as one channel more, 0 where an image is known.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from textdiff.core.contracts import Positions, Predictor, Process
+from textdiff.core.errors import AskedError, ModelError
+from textdiff.core.predictions import Bins
+from textdiff.core.resolve import attribute, unknown
+from textdiff.core.rng import Rng
+from textdiff.core.schedules import STEPS, Schedule, get_schedule
+from textdiff.networks.denoiser import denoiser
+from textdiff.networks.folder import FORMAT, _locate, _read_json, _replacing
+from textdiff.processes import PROCESSES
+from textdiff.processes.degradations import Degradation, get_degradation
+from textdiff.shaping.analytic import NoisePower, noise_power
+
+VALUES = tuple(name for name, entry in PROCESSES.items() if entry.data == "values")
+TERMINAL = "terminal.safetensors"
+RANK = 16  # of the law of F_1(x0)
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """What the process of an image model is built from."""
+
+    schedule: str = "cosine"  # as in schedules.py
+    factor: float = 1.0  # of the schedule's signal-to-noise ratio, its root (schedules.shifted)
+    output: str = "v"  # of the network: noise, data, v, velocity
+    weighting: str = "velocity"  # of the loss: noise, data, velocity, min-snr, bound
+    degradation: dict[str, Any] = field(default_factory=dict)  # cold: {name: blur, fade or pixelate, option: value}
+    sigma: float = 0.0  # cold: deviation of the noise on top
+    power: int = 2  # of the error in the loss; 1 for cold diffusion
+    holes: float = (
+        0.0  # share of the examples of which a part is known; above 0 the network sees the levels of the places
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ImageModel:
+    """A network that tells images from noise, and how textdiff speaks to it."""
+
+    model: nn.Module
+    processes: tuple[str, ...]
+    shape: tuple[int, int, int]  # C, H, W
+    classes: tuple[str, ...]  # names; empty where nothing can be told
+    bins: Bins | None
+    diffusion: Diffusion
+    degrade: Degradation | None = None  # F_t where it is not a named one
+    terminal: Mapping[str, Tensor] | None = None  # law of F_1(x0): mean (K + 1, D), basis (K + 1, RANK, D)
+    analytic: NoisePower | None = None  # for analytic variance
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "model"
+
+    tokenizer = None  # what Trainer asks for
+    self_conditioning = 0.0
+
+    def __post_init__(self) -> None:
+        for process in self.processes:
+            if process not in VALUES:
+                raise ModelError(f"{self.name}: images go with {', '.join(VALUES)}, not with process {process!r}")
+        if "cold" in self.processes and self.degrade is None and not self.diffusion.degradation:
+            raise ModelError(f"{self.name}: process cold needs a degradation, such as blur, and none is named")
+
+    # -- what training, sampling and pictures ask for -----------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        return ("label",) if self.classes else ()
+
+    told = prefix
+
+    @property
+    def pad_id(self) -> int:
+        """The label that says nothing."""
+        return len(self.classes)
+
+    @property
+    def schedule(self) -> Schedule:
+        return get_schedule(self.diffusion.schedule, self.diffusion.factor)
+
+    def condition(self, n: int, label: str | int | Sequence[str | int | None] | None = None) -> Tensor:
+        """Labels (n, 1), or (n, 0) where the model knows none; `label` is a name or number, one for all or one a row."""
+        labels = [label] * n if label is None or isinstance(label, (str, int)) else list(label)
+        if len(labels) != n:
+            raise AskedError(f"label has {len(labels)} values for {n} images; pass one for all or one for each")
+        numbers = [self.pad_id if one is None else self._number(one) for one in labels]
+        return torch.tensor(numbers, dtype=torch.long, device=self.device)[:, None][:, : len(self.prefix)]
+
+    def _number(self, label: str | int) -> int:
+        if not self.classes:
+            raise AskedError(f"label is {label!r}, but model {self.name} was trained without labels; leave it out")
+        if str(label) not in self.classes:
+            raise unknown("label", str(label), self.classes)
+        return self.classes.index(str(label))
+
+    def untold(self, condition: Tensor) -> Tensor:
+        """The condition with nothing said."""
+        return torch.full_like(condition, self.pad_id)
+
+    def process(self, name: str, condition: Tensor | None = None) -> Process:
+        """The process `name`; where a `terminal` law is known, cold images begin there, by their labels `condition`."""
+        entry, told = PROCESSES[self._served(name)], self.diffusion
+        if "degrade" in entry.needs:
+            degrade = self.degrade or get_degradation(told.degradation)
+            terminal = None if self.terminal is None else functools.partial(_terminal, self.terminal, condition)
+            return attribute(entry.path)(degrade, sigma=told.sigma, terminal=terminal)
+        return attribute(entry.path)(self.schedule, weighting=told.weighting, bins=self.bins)
+
+    def predictor(self, process: str) -> Predictor:
+        """The network as the predictor of `process`."""
+        self._served(process)
+        told, model = self.diffusion, self.model
+        schedule = self.schedule if "schedule" in PROCESSES[process].needs else None
+
+        def network(levels: Tensor, x_t: Tensor, level: Tensor, condition: Any) -> Tensor:
+            seen = x_t
+            if told.holes:
+                places = levels.expand(len(x_t), 1, *x_t.shape[2:]).to(x_t.dtype)
+                seen = torch.cat([x_t, places], 1)
+            labels = _labels(condition, self.prefix, self.pad_id, x_t)
+            return model(seen, (level * STEPS).to(x_t.dtype), **labels).sample
+
+        def predict(
+            x_t: Tensor,
+            t: Tensor,
+            *,
+            at: Positions | None = None,
+            condition: Any = None,
+            previous: Tensor | None = None,
+        ) -> Any:
+            asked = denoiser(functools.partial(network, t), schedule, told.output, told.power)
+            return asked(x_t, t, at=at, condition=condition, previous=previous)
+
+        return predict
+
+    def _served(self, process: str) -> str:
+        if process not in self.processes:
+            raise AskedError(f"model {self.name} serves {', '.join(self.processes)}, not process {process!r}")
+        return process
+
+    def fitted(self, x0: Tensor, labels: Tensor | None) -> ImageModel:
+        """With the law of F_1(x0), if the process has one: a Gaussian of low rank of all images, and of each class."""
+        if "cold" not in self.processes:
+            return self
+        process: Any = replace(self, terminal=None).process("cold")
+        ends = process.degrade(x0, torch.ones(len(x0), 1, 1, 1, dtype=torch.float64)).flatten(1)
+        of_class = [] if labels is None else [ends[labels == k] for k in range(len(self.classes))]
+        laws = [gaussian(part) for part in (*of_class, ends)]
+        mean, basis = (torch.stack(parts) for parts in zip(*laws, strict=True))
+        return replace(self, terminal={"mean": mean, "basis": basis})
+
+    def measured(self, x0: Tensor, condition: Tensor, levels: int = 50) -> ImageModel:
+        """With the noise power of the network on x0 (N, C, H, W), for analytic variance, if its process has a schedule."""
+        served = [name for name in self.processes if "schedule" in PROCESSES[name].needs]
+        if not served:
+            return self
+        places = [1 / STEPS, 5 / STEPS, *((k + 1) / levels for k in range(levels))]
+        survives = self.schedule(torch.tensor(places, dtype=torch.float64))[0] > 0  # at level 1 of flow nothing does
+        places = [place for place, left in zip(places, survives.tolist(), strict=True) if left]
+        predictor, seeds = self.predictor(served[0]), torch.arange(len(x0), device=x0.device)
+        return replace(
+            self, analytic=noise_power(predictor, self.schedule, x0, places, seeds=seeds, condition=condition)
+        )
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the folder, whole or not at all; an old one of that name is replaced."""
+        description = {
+            "format": FORMAT,
+            "data": {
+                "shape": list(self.shape),
+                "bins": None if self.bins is None else [self.bins.low, self.bins.high, self.bins.width],
+                "classes": list(self.classes),
+            },
+            "processes": list(self.processes),
+            "prefix": list(self.prefix),
+            "told": list(self.told),
+            "diffusion": asdict(self.diffusion),
+            "defaults": dict(self.defaults),
+            "analytic": None if self.analytic is None else self.analytic.to_dict(),
+        }
+        network: Any = self.model
+        with _replacing(Path(folder)) as new:
+            network.save_pretrained(new, safe_serialization=True)
+            if self.terminal is not None:
+                save_file({key: value.contiguous() for key, value in self.terminal.items()}, new / TERMINAL)
+            text = json.dumps(description, ensure_ascii=False, indent=2)
+            (new / "textdiff.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike[str],
+        device: torch.device | str = "cpu",
+        degrade: Degradation | None = None,
+    ) -> ImageModel:
+        """A folder or a model of the hub; `degrade` is F_t where the model was trained with one that has no name."""
+        folder, name = _locate(path_or_id)
+        told = _read_json(folder / "textdiff.json", name)
+        if told.get("format") != FORMAT or not isinstance(told.get("data"), dict):
+            raise ModelError(
+                f"{name}: textdiff.json describes no model of images of format {FORMAT}; pass one, or update textdiff"
+            )
+        try:
+            data, bins = told["data"], told["data"]["bins"]
+            fields = {
+                "processes": tuple(told["processes"]),
+                "shape": tuple(data["shape"]),
+                "classes": tuple(data["classes"]),
+                "bins": None if bins is None else Bins(*bins),
+                "diffusion": Diffusion(**told["diffusion"]),
+                "analytic": None if told.get("analytic") is None else NoisePower.from_dict(told["analytic"]),
+                "defaults": told.get("defaults", {}),
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{name}: textdiff.json cannot be read ({error}); save the model again") from error
+        network = _read_network(folder, name).to(device).eval()
+        end = load_file(folder / TERMINAL, device=str(device)) if (folder / TERMINAL).exists() else None
+        return cls(model=network, degrade=degrade, terminal=end, name=name, **fields)
+
+
+def unet(shape: Sequence[int], classes: int, context: bool, config: Mapping[str, Any]) -> nn.Module:
+    """diffusers' UNet2DModel for images of `shape` (C, H, W); ValueError where `config` says what it cannot be."""
+    kind: Any = _unet_class()
+    known = set(inspect.signature(kind.__init__).parameters) - {"self"}
+    for key in config:
+        if key not in known:
+            raise unknown("key of model.config", key, sorted(known))
+    channels, height, width = shape
+    own = {
+        "sample_size": height if height == width else (height, width),
+        "in_channels": channels + context,
+        "out_channels": channels,
+        "num_class_embeds": classes + 1 if classes else None,
+    }
+    try:
+        network: Any = kind(**(own | dict(config)))
+        halves = 2 ** (len(network.config.block_out_channels) - 1)
+    except Exception as error:  # diffusers checks with errors of several kinds
+        raise AskedError(f"model.config does not make a UNet2DModel: {' '.join(str(error).split())}") from error
+    if height % halves or width % halves:
+        raise AskedError(
+            f"images of {height} by {width} cannot be halved {halves.bit_length() - 1} times, as model.config asks; "
+            f"name fewer blocks, or give data.size a multiple of {halves}"
+        )
+    made: nn.Module = network
+    return made
+
+
+def gaussian(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean (D,), basis (RANK, D)) of the rows of values (N, D): mean + z @ basis with z ~ N(0, 1) has their covariance."""
+    mean = values.mean(0)
+    _, size, directions = torch.linalg.svd((values - mean).double(), full_matrices=False)
+    basis = size[:RANK, None] * directions[:RANK] / max(len(values) - 1, 1) ** 0.5
+    return mean, torch.nn.functional.pad(basis, (0, 0, 0, RANK - len(basis))).to(values.dtype)
+
+
+def _terminal(law: Mapping[str, Tensor], condition: Tensor | None, given: Tensor, *, rng: Rng) -> Tensor:
+    """F_1 of new images, like `given`, by the labels `condition` (B, 1); the last law is that of all images."""
+    last = len(law["mean"]) - 1
+    label = torch.full((len(given),), last, device=given.device)
+    if condition is not None and condition.shape[1]:
+        label = condition[:, 0]
+    drawn = rng.normal(law["basis"].shape[1]).to(given.dtype)  # (B, RANK)
+    mean, basis = law["mean"].to(given.device)[label], law["basis"].to(given.device)[label]
+    return (mean + (drawn[:, None] @ basis)[:, 0]).view_as(given)
+
+
+def _labels(condition: Any, prefix: tuple[str, ...], pad: int, x_t: Tensor) -> dict[str, Tensor]:
+    if not prefix:
+        return {}
+    if condition is None:
+        return {"class_labels": torch.full((len(x_t),), pad, device=x_t.device)}
+    return {"class_labels": condition[:, 0]}
+
+
+def _unet_class() -> Any:
+    try:
+        from diffusers import UNet2DModel
+    except ImportError:
+        raise ModelError(
+            "models of images are networks of diffusers, which is missing; pip install 'textdiff[image]'"
+        ) from None
+    return UNet2DModel
+
+
+def _read_network(folder: Path, name: str) -> nn.Module:
+    kind = _unet_class()
+    try:
+        network: nn.Module = kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ModelError(f"{name}: the network cannot be read ({reason}); copy or save the model again") from error
+    return network

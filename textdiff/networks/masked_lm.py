@@ -1,0 +1,177 @@
+"""A Hugging Face masked language model as a predictor.
+
+The network reads   prefix (P)  before (a)  text (L)  after (b)   with `before`, `after` the tokenizer's own frame.  Slots of the
+prefix that say nothing, and padding, are hidden from attention; the columns that are empty in the whole batch are left
+out, and the positions of the others are told explicitly, so that nothing shifts.
+
+Only rows with an asked position are encoded, and only asked positions meet the vocabulary: `Categorical.read` gathers
+their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
+
+How x_t becomes the text's columns, `reading.py` says: tokens as they are, noisy embeddings as `inputs_embeds`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from textdiff.core.contracts import Positions, Predictor
+from textdiff.core.predictions import Categorical, positions_of
+from textdiff.networks.reading import READINGS, Reading
+from textdiff.networks.tokenization import frame
+from textdiff.processes import PROCESSES
+
+if TYPE_CHECKING:
+    from textdiff.networks.folder import TextModel
+
+# A float32 product of fewer rows takes another path in MKL and rounds differently, and a row must not notice its
+# neighbours: short batches are filled up with copies of a row.
+FEWEST_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a family of models goes from hidden states to logits, and how it counts positions."""
+
+    logits: Callable[[Any, Tensor], Tensor]  # (model, (n, D)) -> (n, V)
+    first: str | None  # where positions begin: "zero", after the "padding" id; None if the model counts columns itself
+
+
+def _distilbert(model: Any, hidden: Tensor) -> Tensor:
+    return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+
+
+def _cls(model: Any, hidden: Tensor) -> Tensor:
+    return model.cls(hidden)
+
+
+def _lm_head(model: Any, hidden: Tensor) -> Tensor:
+    return model.lm_head(hidden)
+
+
+# `config.model_type` -> head.
+HEADS: dict[str, Head] = {
+    "bert": Head(_cls, "zero"),
+    "megatron-bert": Head(_cls, "zero"),
+    "roberta": Head(_lm_head, "padding"),
+    "xlm-roberta": Head(_lm_head, "padding"),
+    "camembert": Head(_lm_head, "padding"),
+    "roberta-prelayernorm": Head(_lm_head, "padding"),
+    "distilbert": Head(_distilbert, "zero"),
+    "modernbert": Head(lambda model, hidden: model.decoder(model.head(hidden)), "zero"),
+    "roformer": Head(_cls, None),
+}
+
+
+def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
+    """The predictor of a TextModel.  `condition` is the prefix, (B, P), all null if None.
+
+    The process slot says `process` where the condition leaves it empty.  In rows whose process is not mask, the level slot
+    says how much of the text is corrupted: [level-k] with k = round(K·m/L), m = m(t), L the length without padding; for
+    noisy embeddings k = round(K·t).
+    """
+    model: Any = text_model.model
+    head = HEADS[model.config.model_type]
+    if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
+        head = replace(head, first=None)  # a window is counted in columns, and so none may be left out
+    before, after = frame(text_model.tokenizer)
+    pad = text_model.pad_id
+    banned = torch.full((model.get_input_embeddings().weight.shape[0],), -torch.inf, device=text_model.device)
+    banned[text_model.content] = 0.0
+    if text_model.unk_id is not None:
+        banned[text_model.unk_id] = 0.0
+    width = len(text_model.prefix)
+    offset = width + len(before)
+
+    def silence() -> Tensor:
+        nothing = torch.zeros(FEWEST_ROWS, model.config.hidden_size, dtype=model.dtype, device=text_model.device)
+        return head.logits(model, nothing)[:1].float()
+
+    reading = READINGS[PROCESSES[process].data if process else "tokens"](text_model, banned, silence)
+    fill = _filled(text_model, process, reading)
+    start = {"zero": 0, "padding": pad + 1}.get(head.first or "zero", 0)
+
+    def predict(
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        at: Positions | None = None,
+        condition: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Categorical:
+        if at is None:
+            at = positions_of(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
+        rows, place = at[0].unique_consecutive(return_inverse=True)
+        if 0 < len(rows) * x_t.shape[1] < FEWEST_ROWS:
+            rows = torch.cat([rows, rows[:1].expand(FEWEST_ROWS)])
+        x, level = x_t[rows], t[rows]
+        text = reading.tokens(x)
+        if condition is None:
+            condition = torch.full((len(x_t), width), pad, device=x_t.device)
+        first, last = (text.new_tensor(edge).expand(len(x), -1) for edge in (before, after))
+        ids = torch.cat([fill(condition[rows], text, level), first, text, last], 1)  # (R, P + a + L + b)
+        live = ids != pad
+        slots = torch.arange(width, device=x.device).expand(len(x), -1)
+        order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width
+        position = torch.cat([slots, order], 1) + start
+        column = torch.arange(ids.shape[1], device=x.device)  # where each column went
+        last_draft = None if previous is None else previous[rows]
+        told = reading.inputs(ids, x, level, offset, last_draft) if len(x) else {}
+        if head.first is not None and len(x):
+            keep = live.any(0)
+            column = keep.cumsum(0) - 1
+            live, position = live[:, keep], position[:, keep]
+            told = {name: columns[:, keep] for name, columns in told.items()}
+        if head.first is not None:
+            told["position_ids"] = position
+        if not live.all():
+            told["attention_mask"] = live.long()
+        context = _autocast(x.device.type)
+        hidden = model.base_model(**told).last_hidden_state if len(x) else None  # (R, W, D)
+
+        def read(index: Tensor) -> Tensor:
+            if hidden is None or not len(index):
+                return torch.zeros(len(index), len(banned), device=banned.device)
+            several = torch.cat([index, index[:1].expand(max(0, FEWEST_ROWS - len(index)))])
+            row, there = place[several], at[1][several]
+            with context():
+                own = reading.evidence(x[row, there], level[row, there])
+                logits = head.logits(model, hidden[row, column[offset + there]])
+            return (logits.float() + own)[: len(index)]  # a sum is cheaper than a fill
+
+        return Categorical(read, at, reading.tokens(x_t))
+
+    return predict
+
+
+def _filled(text_model: TextModel, process: str | None, reading: Reading) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(condition (R, P), tokens x (R, L), t (R, L)) -> the condition with its process and level slots filled."""
+    prefix, pad = text_model.prefix, text_model.pad_id
+    vocabulary = text_model.tokenizer.get_vocab()
+    levels = text_model.level_ids()
+
+    def fill(condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        condition = condition.clone()
+        told = torch.full_like(x[:, 0], pad if process is None else vocabulary.get(f"[{process}]", pad))
+        if "process" in prefix:
+            slot = prefix.index("process")
+            told = torch.where(condition[:, slot] == pad, told, condition[:, slot])
+            condition[:, slot] = told
+        if "level" in prefix:
+            level = levels[(reading.share(x, t) * (len(levels) - 1)).round().long()]
+            silent = (told == vocabulary.get("[mask]", pad)) | ((told == pad) & (not reading.always))
+            condition[:, prefix.index("level")] = torch.where(silent, pad, level)
+        return condition
+
+    return fill
+
+
+def _autocast(device: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """What reopens the autocast that is on now: logits read later see the same precision as the hidden states."""
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)

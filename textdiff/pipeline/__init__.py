@@ -1,0 +1,13 @@
+"""Texts and images from a model, one call each."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """The names of `text`, which was this module in version 0.1."""
+    if not name.startswith("_"):
+        return getattr(importlib.import_module("textdiff.pipeline.text"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

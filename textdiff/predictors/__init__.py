@@ -1,1 +1,0 @@
-"""Adapters around networks: what turns a model into a predictor, and what shapes its predictions."""

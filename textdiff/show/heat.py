@@ -1,0 +1,123 @@
+"""How likely each character of a text is, as pieces of the text, colours and a table.
+
+Nats run from 0 (certain) to TOP (one in 22,026) and are cut off there, so that one colour means the same in every picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.cells import set_cell_size
+
+from textdiff.verse.forms import get_form, split_at_punctuation
+
+TOP = 10  # nats
+COLOURS = ((250, 249, 240), (254, 224, 144), (253, 157, 72), (214, 57, 44), (103, 0, 46))  # evenly from 0 to TOP
+
+
+class Detailed(Protocol):
+    """What is read of a `pipeline.Detail`."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def form(self) -> str | None: ...
+    @property
+    def characters(self) -> Sequence[str]: ...
+    @property
+    def nats(self) -> Sequence[float]: ...
+    @property
+    def best(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A character (token) with its nats, or what stands between them."""
+
+    text: str
+    nats: float | None = None
+    best: str = ""  # the likeliest one there
+
+
+def pieces(detail: Detailed) -> list[Piece]:
+    """The text cut at its characters (tokens): joined again they are the text.
+
+    Where a tokenizer's tokens cannot be found in the text they are listed themselves, with spaces between them.
+    """
+    places = _characters(detail) or _tokens(detail)
+    if places is None:
+        named = zip(detail.characters, detail.nats, detail.best, strict=True)
+        return [piece for c, nats, best in named for piece in (Piece(c, nats, best), Piece(" "))][:-1]
+    result, done = [], 0
+    for (begin, stop), nats, best in zip(places, detail.nats, detail.best, strict=True):
+        if done < begin:
+            result.append(Piece(detail.text[done:begin]))
+        result.append(Piece(detail.text[begin:stop], nats, best))
+        done = stop
+    return result + ([Piece(detail.text[done:])] if done < len(detail.text) else [])
+
+
+def _characters(detail: Detailed) -> list[tuple[int, int]] | None:
+    """The characters of a poem, whose tokens they are."""
+    if detail.form is None:
+        return None
+    places = [(k, k + 1) for k, c in enumerate(detail.text) if split_at_punctuation(c) == [c]]
+    return places if len(places) == len(detail.nats) else None
+
+
+def _tokens(detail: Detailed) -> list[tuple[int, int]] | None:
+    """The tokens of running text, found one after the other with no more than white space between them."""
+    text = detail.text.lower() if len(detail.text.lower()) == len(detail.text) else detail.text
+    places, done = [], 0
+    for token in detail.characters:
+        for name in (token, token.removeprefix("##"), token.lstrip("Ġ▁")):
+            begin = text.find(name.lower(), done) if name else -1
+            if begin >= 0 and not text[done:begin].strip():
+                places.append((begin, begin + len(name)))
+                done = begin + len(name)
+                break
+        else:
+            return None
+    return places
+
+
+def colour(nats: float) -> str:
+    """The colour of so many nats, #rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*_rgb(nats))
+
+
+def ink(nats: float) -> str:
+    """Black or white, whichever can be read on the colour of so many nats."""
+    red, green, blue = _rgb(nats)
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "#ffffff"
+
+
+def _rgb(nats: float) -> tuple[int, ...]:
+    place = min(max(nats, 0.0), TOP) / TOP * (len(COLOURS) - 1)
+    low = min(int(place), len(COLOURS) - 2)
+    share = place - low
+    return tuple(round(a + share * (b - a)) for a, b in zip(COLOURS[low], COLOURS[low + 1], strict=True))
+
+
+def table(detail: Detailed) -> Iterator[str]:
+    """The lines of a table: line and place in it, character, nats, and the likeliest character there."""
+    yield "line  place    nats  character  likeliest"
+    width = get_form(detail.form).width if detail.form is not None else None
+    number, place = 1, 0
+    for piece in pieces(detail):
+        if piece.nats is None:
+            if width is None and "\n" in piece.text:
+                number, place = number + piece.text.count("\n"), 0
+            continue
+        if place == width:
+            number, place = number + 1, 0
+        place += 1
+        yield f"{number:4}  {place:5}  {piece.nats:6.2f}  {set_cell_size(_shown(piece.text), 9)}  {_shown(piece.best)}"
+        if width is None and piece.text == "\n":
+            number, place = number + 1, 0
+
+
+def _shown(text: str) -> str:
+    return text.replace(" ", "␣") if text.isprintable() else repr(text)[1:-1]

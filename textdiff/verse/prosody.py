@@ -1,0 +1,457 @@
+"""Classical prosody as something to ask for: which tones, which rhyme, how firmly.
+
+    strict     every text keeps it: a `constraints.Law`, and for the replacement process the same law pinned to one pattern
+    prefer:w   what does not fit the patterns that the text so far suggests loses w nats
+    off        nothing
+
+A tone fits if one reading of the character has it; at a rhyme word one reading must fit tone and group at once.  Characters
+without a reading are never written, and fit anything where they are given.  b lines may take the licensed 平平仄平仄.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.core.contracts import Positions, Predictor
+from textdiff.core.errors import AskedError
+from textdiff.core.predictions import Categorical
+from textdiff.core.rng import Rng
+from textdiff.shaping.tokens import shaped
+from textdiff.verse.constraints import LEAST, LETTERS, LEVEL, MEETS, OBLIQUE, E, Law, P, Restricted, W, Z, law
+from textdiff.verse.forms import (
+    LICENSED_B,
+    SEQUENCES,
+    TYPES,
+    Form,
+    get_rhyme,
+    line_types,
+    readings,
+    rhyme_groups,
+    tone,
+    widened,
+)
+
+WEIGHT = 2.0  # nats of `prefer`
+AVOIDABLE = {"guping": "guping", "孤平": "guping", "sanpingwei": "sanpingwei", "三平尾": "sanpingwei"}
+_LETTER = {"level": P, "oblique": Z, "either": E, "unknown": W}
+
+
+@dataclass(frozen=True)
+class Prosody:
+    """What is asked of tones and rhyme."""
+
+    tones: str = "off"  # strict, prefer or off
+    rhyme: str = "off"
+    pattern: str | None = None  # part of a sequence's name: 平起, 首句入韵, 仄起首句不入韵; None: the model's choice
+    group: str | None = None  # a level group, as verse.rhyme_groups names it; None: the model's choice
+    tone_weight: float = WEIGHT
+    rhyme_weight: float = WEIGHT
+    avoid: tuple[str, ...] = ()  # of guping and sanpingwei
+    no_repeat: bool = False
+    room: int = 1  # poems whose rhyme words must find place in a group beside each other
+
+    @classmethod
+    def parse(
+        cls,
+        prosody: str | None = None,
+        tones: str | None = None,
+        rhyme: str | None = None,
+        avoid: str | Sequence[str] | None = None,
+        no_repeat: bool = False,
+    ) -> Prosody:
+        """From the words of a caller: strict, prefer, prefer:WEIGHT or off; tones also a pattern, rhyme also a group.
+
+        `prosody` is what `tones` and `rhyme` are where they are not told.  A pattern or group by name is strict.
+        """
+        one, weight = _firmness("prosody", prosody or "off")
+        if one is None:
+            raise AskedError(f"prosody is {prosody!r}; it must be strict, prefer, prefer:WEIGHT or off")
+        result = cls(tones=one, rhyme=one, tone_weight=weight, rhyme_weight=weight, no_repeat=no_repeat)
+        if tones is not None:
+            firm, weight = _firmness("tones", tones)
+            if firm is None:
+                names = [name for both in SEQUENCES.values() for name in both]
+                if not any(tones in name for name in names):
+                    raise AskedError(
+                        f"tones is {tones!r}; it must be strict, prefer, prefer:WEIGHT, off, or part of a pattern's name, "
+                        f"such as 平起, 首句入韵 or {names[0]}"
+                    )
+                result = replace(result, tones="strict", pattern=tones)
+            else:
+                result = replace(result, tones=firm, tone_weight=weight)
+        if rhyme is not None:
+            firm, weight = _firmness("rhyme", rhyme)
+            if firm is None:
+                group = get_rhyme(rhyme)
+                result = replace(result, rhyme="strict", group=group)
+            else:
+                result = replace(result, rhyme=firm, rhyme_weight=weight)
+        avoided = [avoid] if isinstance(avoid, str) else list(avoid or ())
+        words = [word for part in avoided for word in re.split("[,，、]", part) if word]
+        for word in words:
+            if word not in AVOIDABLE:
+                raise AskedError(f"avoid is {word!r}; what can be avoided is guping (孤平) and sanpingwei (三平尾)")
+        if words and result.tones != "strict":
+            raise AskedError(
+                f"avoid is {', '.join(words)}, but tones are {result.tones!r}; ask for strict tones as well"
+            )
+        return replace(result, avoid=tuple(sorted({AVOIDABLE[word] for word in words})))
+
+    @property
+    def strict(self) -> bool:
+        """Whether anything must hold."""
+        return "strict" in (self.tones, self.rhyme) or self.no_repeat
+
+    @property
+    def preferring(self) -> bool:
+        return "prefer" in (self.tones, self.rhyme)
+
+
+def _firmness(name: str, word: str) -> tuple[str | None, float]:
+    """(strict, prefer or off, weight), None for another word."""
+    head, _, tail = word.partition(":")
+    if word == "auto":  # strict, and the model chooses which
+        return "strict", WEIGHT
+    if head in ("strict", "off") and not tail:
+        return head, WEIGHT
+    if head == "prefer":
+        try:
+            weight = float(tail) if tail else WEIGHT
+        except ValueError:
+            weight = -1.0
+        if not 0 <= weight < float("inf"):
+            raise AskedError(f"{name} is {word!r}; the weight is a number of nats, at least 0")
+        return head, weight
+    return None, WEIGHT
+
+
+def openings(form: Form, pattern: str | None) -> list[str]:
+    """The sequences that a pattern's name allows in a form."""
+    found = [o for o, names in SEQUENCES.items() if pattern is None or pattern in names[form.width == 7]]
+    if not found:
+        raise AskedError(f"no tone pattern of lines of {form.width} characters is called {pattern!r}")
+    return found
+
+
+def verse_law(
+    form: Form, prosody: Prosody, characters: Sequence[str], unread: int, writable: Tensor, device: Any = "cpu"
+) -> Law:
+    """The law of the strict parts for a vocabulary: characters (V) as the tokenizer writes its tokens."""
+    if form.lines not in (4, 8) or form.width not in (5, 7):
+        raise AskedError(
+            f"prosody is defined for quatrains and octaves of 5 or 7 characters, not for form {form.name!r}"
+        )
+    letters = [_LETTER[tone(c)] if len(c) == 1 else W for c in characters]
+    tones, rhyme = prosody.tones == "strict", prosody.rhyme == "strict"
+    chosen = openings(form, prosody.pattern) if tones else []
+    sequences = [
+        [_patterns(kind, form.width, prosody.avoid) for kind in line_types(opening, form.lines)] for opening in chosen
+    ]
+    if not tones and not rhyme:  # no_repeat alone: readings do not matter
+        letters = [P] * len(letters)
+    groups = [rhyme_groups(c) if len(c) == 1 else frozenset() for c in characters]
+    if prosody.group is not None:
+        groups = [held & {prosody.group} for held in groups]
+    can = writable.tolist()
+    sizes: dict[str, int] = {}
+    for k, held in enumerate(groups):
+        for group in held:
+            sizes[group] = sizes.get(group, 0) + can[k]
+    if prosody.room > 1:
+        groups = [frozenset(g for g in held if sizes[g] >= prosody.room * (form.lines // 2 + 1)) for held in groups]
+    return law(
+        form.lines,
+        form.width,
+        letters=letters,
+        unread=unread,
+        writable=writable,
+        sequences=sequences,
+        groups=groups if rhyme else None,
+        words=[(k + 1) * form.width - 1 for k in range(1, form.lines, 2)] if rhyme else (),
+        first=form.width - 1 if rhyme and tones else None,
+        rhyming_first=[opening[0] in "AB" for opening in chosen],
+        no_repeat=prosody.no_repeat,
+        device=device,
+    )
+
+
+def _patterns(kind: str, width: int, avoid: Sequence[str]) -> list[str]:
+    """The patterns of a line type, with its licence, and without what is to be avoided."""
+    five = [TYPES[kind]]
+    if kind == "b":
+        five = [TYPES["b"], LICENSED_B]
+    elif kind == "A" and "sanpingwei" in avoid:
+        five = ["·zzpp"]
+    elif kind == "B" and "guping" in avoid:  # a level character beside the second, or its rescue at the third
+        five = ["pp·zp", "·ppzp"]
+    return [widened(pattern, width) for pattern in five]
+
+
+def check_given(law: Law, ids: Tensor, free: Tensor, form: Form, characters: Sequence[str]) -> None:
+    """ValueError naming the first given character (in reading order) that no text of the law can hold; ids, free (L,)."""
+    where = (~free).nonzero()[:, 0].tolist()
+    if not where or possible(law, ids, where):
+        return
+    size = next(n for n in range(1, len(where) + 1) if not possible(law, ids, where[:n]))
+    place = where[size - 1]
+    line, column = place // form.width + 1, place % form.width + 1
+    character = characters[int(ids[place])]
+    if law.no_repeat and bool((ids[where[: size - 1]] == ids[place]).any()):
+        raise AskedError(
+            f"{character!r} (line {line}, character {column}) stands there once more, and no character may stand twice; "
+            f"change it, or leave --no-repeat out"
+        )
+    kinds = "/".join(sorted({r.tone + r.rhyme for r in readings(character)})) or "no reading"
+    raise AskedError(
+        f"{character!r} (line {line}, character {column}; {kinds}) does not fit the tones and rhyme asked for, given what is "
+        f"fixed before it; change it, choose another pattern or group, or relax --tones or --rhyme"
+    )
+
+
+def possible(law: Law, ids: Tensor, where: Sequence[int]) -> bool:
+    """Whether some text of the law has ids (L,) at these positions."""
+    x = torch.full_like(ids, law.unread)
+    x[list(where)] = ids[list(where)]
+    if law.no_repeat and len(set(ids[list(where)].tolist())) < len(where):
+        return False
+    rest = x[None] == law.unread
+    if not rest.any():
+        rest = torch.zeros_like(rest)
+    return bool(Restricted(uniform(law, x[None], rest), law, rest, x[None]).log_mass().item() > -torch.inf)
+
+
+def uniform(law: Law, x: Tensor, where: Tensor) -> Categorical:
+    """Every writable token alike at `where` (B, L) bool, x (B, L) elsewhere."""
+    rows, positions = where.nonzero(as_tuple=True)
+    logits = torch.where(law.writable, 0.0, -torch.inf).double()
+    return Categorical(lambda index: logits.expand(len(index), -1), (rows, positions), x)
+
+
+def place_keyword(
+    prediction: Categorical,
+    law: Law | None,
+    keyword: Sequence[int],
+    given: Tensor,
+    free: Tensor,
+    width: int,
+    *,
+    rng: Rng,
+) -> tuple[Tensor, Tensor]:
+    """given and free with the tokens of `keyword` standing together within one line of `width` tokens, (B, L).
+
+    The place is drawn in proportion to what the prediction gives the tokens there, times the mass of the law that is left.
+    """
+    rows = len(given)
+    size = given.shape[1]
+    starts = [k for k in range(size - len(keyword) + 1) if k % width + len(keyword) <= width]
+    scores = torch.full((rows, max(len(starts), 1)), -torch.inf, dtype=torch.float64, device=given.device)
+    for j, start in enumerate(starts):
+        span = torch.arange(start, start + len(keyword), device=given.device)
+        token = torch.tensor(keyword, device=given.device).expand(rows, -1)
+        fits = (free[:, span] | (given[:, span] == token)).all(-1)
+        if law is not None and law.no_repeat:
+            again = ~free.index_fill(1, span, True) & torch.isin(given, token[0])
+            fits = fits & ~again.any(-1) & (len(set(keyword)) == len(keyword))
+        if not fits.any():
+            continue
+        x = given.index_put((torch.arange(rows, device=given.device)[:, None], span), token)
+        (log_q,) = prediction.log_prob(x)
+        score = torch.where(free[:, span], log_q[:, span].clamp(min=math.log(LEAST)), 0.0).sum(-1)
+        if law is not None:
+            where = torch.zeros_like(free).index_fill(1, span, True)
+            rest = free & ~where
+            score = score + Restricted(prediction.pin(x, ~rest), law, rest, x).log_mass()
+        scores[:, j] = torch.where(fits, score, -torch.inf)
+    if (scores == -torch.inf).all(-1).any():
+        raise AskedError(
+            f"the keyword of {len(keyword)} characters fits no place: lines have {width} characters, and what is given, "
+            f"tones, rhyme and no_repeat must leave room for it; shorten it or ask for less"
+        )
+    first = torch.tensor(starts, device=given.device)[rng.categorical(scores)]
+    span = first[:, None] + torch.arange(len(keyword), device=given.device)
+    where = torch.zeros_like(free).scatter(1, span, True)
+    token = torch.tensor(keyword, device=given.device).expand(rows, -1)
+    return given.scatter(1, span, token), free & ~where
+
+
+# -- prefer ---------------------------------------------------------------------------------------------------------------
+
+
+def preferred(
+    predictor: Predictor, form: Form, prosody: Prosody, characters: Sequence[str], unread: int, device: Any = "cpu"
+) -> Predictor:
+    """`predictor` tilted towards the patterns and groups that the text so far suggests.
+
+    With n(s) the positions where x_t breaks sequence s, P(s) ∝ exp(−w·n(s)), and the logits of v at i gain
+    log Σ_s P(s) exp(−w·[v breaks s at i]); for rhyme words the same with groups.  Before anything stands all are alike.
+    """
+    letter_of = torch.tensor([_LETTER[tone(c)] if len(c) == 1 else W for c in characters], device=device)
+    tones = rhyme = None
+    if prosody.tones == "prefer":
+        meets = [
+            [
+                [any(letter in MEETS[p[j]] for p in _patterns(kind, form.width, ())) for letter in range(LETTERS)]
+                for kind in line_types(opening, form.lines)
+                for j in range(form.width)
+            ]
+            for opening in openings(form, prosody.pattern)
+        ]
+        tones = (torch.tensor(meets, device=device), prosody.tone_weight)  # (S, L, 4)
+    if prosody.rhyme == "prefer":
+        names = sorted({group for c in characters if len(c) == 1 for group in rhyme_groups(c)})
+        held = [rhyme_groups(c) if len(c) == 1 else frozenset() for c in characters]
+        table = torch.tensor([[name in own for name in names] for own in held], device=device)  # (V, G)
+        rhyme = (table, prosody.rhyme_weight)
+    words = torch.tensor([(k + 1) * form.width - 1 for k in range(1, form.lines, 2)], device=device)
+
+    def predict(
+        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
+    ) -> Any:
+        letters = torch.where(x_t == unread, W, letter_of[x_t])
+        gains: list[Callable[[Tensor, Tensor], Tensor]] = []
+        if tones is not None:
+            meets, weight = tones
+            broken = ~meets[:, torch.arange(letters.shape[1], device=letters.device), letters]  # (S, B, L)
+            share = (-weight * broken.sum(-1).double()).softmax(0)  # (S, B)
+            loss = torch.where(meets, 1.0, math.exp(-weight)).double()
+            gain = torch.einsum("sb,slc->blc", share, loss).log()  # (B, L, 4)
+            gains.append(lambda rows, positions: gain[rows, positions][:, letter_of])
+        if rhyme is not None:
+            held_by, firmness = rhyme
+            there = x_t[:, words]
+            off = (~held_by[there] & (there != unread)[..., None]).sum(1)  # (B, G)
+            suggested = (-firmness * off.double()).softmax(-1)
+            fits = suggested @ held_by.T.double()  # (B, V)
+            leaning = (fits + (1 - fits) * math.exp(-firmness)).log()
+            gains.append(lambda rows, positions: torch.where(torch.isin(positions, words)[:, None], leaning[rows], 0.0))
+
+        def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+            for gain in gains:
+                logits = logits + gain(rows, positions).to(logits.dtype)
+            return logits
+
+        return shaped(predictor, shape)(x_t, t, at=at, condition=condition, previous=previous)
+
+    return predict
+
+
+# -- the replacement process ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """One pattern and one rhyme group for each row: every position has a class of tokens, and rhyme words differ."""
+
+    classes: Tensor  # (B, L) index into table
+    table: Tensor  # (K, V) bool
+    words: tuple[int, ...]  # positions that must differ
+    no_repeat: bool
+
+    @cached_property
+    def place(self) -> Tensor:
+        """The how-manieth of its class a token is, from 1, (K, V)."""
+        return self.table.long().cumsum(-1)
+
+    @cached_property
+    def listed(self) -> tuple[Tensor, Tensor]:
+        """(tokens (K, most) sorted and padded, how many (K,)) of the classes."""
+        sizes = self.table.sum(-1)
+        order = (~self.table).long().argsort(dim=-1, stable=True)
+        return order[:, : int(sizes.max())], sizes
+
+    def tokens(self, x: Tensor, where: Tensor, *, rng: Rng, differ: bool) -> Tensor:
+        """Uniform tokens of the classes at `where` (B, L) bool, other than x's if `differ`; x elsewhere.
+
+        Words differ from one another and from all words of x, so that any mixture with x has no word twice.
+        """
+        listed, sizes = self.listed
+        inside = self.table[self.classes, x] & differ
+        drawn = rng.integers(torch.where(where, sizes[self.classes] - inside.long(), 1))
+        drawn = drawn + (inside & (drawn >= self.place[self.classes, x] - 1)).long()
+        result = torch.where(where, listed[self.classes, drawn], x)
+        apart = range(x.shape[1]) if self.no_repeat else self.words
+        if not apart:
+            return result
+        pick = rng.branch()
+        taken = torch.zeros(len(x), self.table.shape[1], dtype=torch.bool, device=x.device)
+        standing = ~where if not differ else torch.ones_like(where)
+        for k in apart:
+            taken = taken.scatter(1, x[:, k, None], standing[:, k, None] | taken.gather(1, x[:, k, None]))
+        for k in apart:
+            able = self.table[self.classes[:, k]] & ~taken
+            token = pick.categorical(torch.where(able, 0.0, -torch.inf))
+            token = torch.where(where[:, k], token, x[:, k])
+            result = result.index_put((torch.arange(len(x), device=x.device), torch.tensor(k)), token)
+            taken = taken.scatter(1, token[:, None], True)
+        return result
+
+
+def pattern_of(law: Law, draft: Tensor) -> Pattern:
+    """The first pattern, line by line, and group that a draft (B, L) of the law keeps."""
+    letters = law.letter[draft]
+    sequences, patterns = law.alive(letters)
+    sequence = ((sequences[:, None] >> torch.arange(law.sequences, device=draft.device)) & 1).argmax(-1)
+    asks = law.required((sequences, patterns))
+    marks = torch.where(asks == LEVEL, 1, torch.where(asks == OBLIQUE, 2, 0))
+    can = law.writable
+    level, oblique = (law.letter == P) | (law.letter == E), (law.letter == Z) | (law.letter == E)
+    table = [can, can & level, can & oblique]
+    if law.rhymes is not None:
+        rhymes, ends = law.rhymes, list(law.words)
+        held = rhymes.member[rhymes.place[draft[:, ends]]].all(1) & (rhymes.size == 1)  # (B, K)
+        group = held.long().argmax(-1)
+        inside = torch.zeros(len(rhymes.size), len(law.letter), dtype=torch.bool, device=draft.device)
+        inside[:, rhymes.tokens] = rhymes.member.T
+        table += list(can & inside)
+        marks[:, ends] = 3 + group[:, None].expand(-1, len(ends))
+        if law.first is not None:
+            rhyming = (law.rhyming_first >> sequence) & 1 == 1
+            marks[:, law.first] = torch.where(rhyming, 3 + group, 2)
+    return Pattern(marks, torch.stack(table), law.ends if law.distinct else (), law.no_repeat)
+
+
+def kept_to(predictor: Predictor, pattern: Pattern, several: bool) -> Predictor:
+    """`predictor` of a replacement process within `pattern`: the tokens of each position's class, words unlike the others.
+
+    With `several` replacements at a time each token may become a word at one of the words' positions only, dealt anew as the
+    text changes, so that no two that are drawn together can be the same.  What stands is always allowed.
+    """
+    apart = list(pattern.words)
+
+    def predict(
+        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
+    ) -> Any:
+        standing = torch.zeros(len(x_t), pattern.table.shape[1], dtype=torch.bool, device=x_t.device)
+        slot = torch.full((x_t.shape[1],), -1, device=x_t.device)
+        if apart:
+            standing = standing.scatter(1, x_t[:, apart], True)
+            slot[apart] = torch.arange(len(apart), device=x_t.device)
+        if pattern.no_repeat:
+            standing = standing.scatter(1, x_t, True)
+        deal = x_t[:, apart].sum(-1) if apart else x_t[:, 0]
+
+        def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+            kind = pattern.classes[rows, positions]
+            able = pattern.table[kind]
+            word = slot[positions]
+            barred = standing[rows] & ((word >= 0)[:, None] | pattern.no_repeat)
+            if several and apart:
+                turn = (pattern.place[kind] + deal[rows][:, None]) % len(apart)
+                barred = barred | ((turn != word[:, None]) & (word >= 0)[:, None])
+            able = able & ~barred
+            able = able.scatter(1, x_t[rows, positions][:, None], True)
+            top = logits.amax(-1, keepdim=True)
+            logits = torch.where(top > -torch.inf, logits - top, 0.0).clamp(min=math.log(LEAST))
+            return logits.masked_fill(~able, -torch.inf)
+
+        return shaped(predictor, shape)(x_t, t, at=at, condition=condition, previous=previous)
+
+    return predict
