@@ -250,7 +250,6 @@ KNOWN: dict[str, list[str]] = {
         "verify/values reaches _choose",
     ],
     "upward": ["measure/bench_family imports training/reflow", "samplers/ode imports networks/denoiser"],
-    "wide": ["training has 13 files"],
 }
 LONG_TESTS: list[str] = [
     "test_canvas",

@@ -78,7 +78,7 @@ def character_tokenizer(characters: Iterable[str], specials: Sequence[str] = ())
 def sentencepiece_tokenizer(
     files: Sequence[str | os.PathLike[str]] = (),
     *,
-    model: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | bytes | None = None,
     vocab_size: int = 8000,
     specials: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
@@ -86,40 +86,52 @@ def sentencepiece_tokenizer(
 
     Its pieces follow `specials` in the order of the model; control and unused pieces are left out.  `vocab_size` counts all
     tokens of a trained vocabulary, special ones too; it is an upper limit where the text has too little variety.  Trained
-    here, text comes back from its tokens letter by letter; a loaded model brings its own normalisation.
+    here, text comes back from its tokens letter by letter; a loaded model, a file or its contents, brings its own normalisation.
     """
     import sentencepiece
 
     if bool(files) == (model is not None):
         raise AskedError("pass text files to train on, or model= with a .model file, and not both")
-    names = _layout(specials)
-    if model is not None:
+    if model is None:
+        proto = train_sentencepiece(files, vocab_size=vocab_size, specials=specials)
+    elif isinstance(model, bytes):
+        proto = model
+    else:
         path = Path(model)
         if not path.is_file():
             raise AskedError(f"there is no sentencepiece model {path}; pass the .model file that training wrote")
         proto = path.read_bytes()
-    else:
-        for file in files:
-            if not Path(file).is_file() or not Path(file).stat().st_size:
-                raise AskedError(f"text file {file} is missing or empty; pass text with one sentence a line")
-        written = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            input=[os.fspath(file) for file in files],
-            model_writer=written,
-            model_type="unigram",
-            vocab_size=vocab_size - len(names) + 1,  # of ours only [UNK] is a piece of theirs
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            bos_id=-1,
-            eos_id=-1,
-            num_threads=1,
-            minloglevel=2,
-        )
-        proto = written.getvalue()
-    return _unigram(sentencepiece.SentencePieceProcessor(model_proto=proto), _Model.parse(proto), names, specials)
+    return _unigram(
+        sentencepiece.SentencePieceProcessor(model_proto=proto), _Model.parse(proto), _layout(specials), specials
+    )
+
+
+def train_sentencepiece(
+    files: Sequence[str | os.PathLike[str]], *, vocab_size: int, specials: Sequence[str] = ()
+) -> bytes:
+    """What a `.model` file holds, trained as `sentencepiece_tokenizer` says."""
+    import sentencepiece
+
+    for file in files:
+        if not Path(file).is_file() or not Path(file).stat().st_size:
+            raise AskedError(f"text file {file} is missing or empty; pass text with one sentence a line")
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        input=[os.fspath(file) for file in files],
+        model_writer=written,
+        model_type="unigram",
+        vocab_size=vocab_size - len(_layout(specials)) + 1,  # of ours only [UNK] is a piece of theirs
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        bos_id=-1,
+        eos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return written.getvalue()
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ A step is told a title, a dynasty, or not, as a whole: a slot of the prefix that
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +33,7 @@ from textdiff.core.rng import Rng, example_seed
 from textdiff.networks.tokenization import SLOT_WORDS, title_characters
 from textdiff.verse.forms import FORMS, get_form, guess_form
 
+PIECE = 1 << 20  # numbers of an order drawn at a time
 CONDITIONS = ("title", "dynasty", "label")  # slots of the prefix that a step may leave unsaid; the last is of images
 
 
@@ -48,40 +49,66 @@ class Text:
 
 @dataclass(frozen=True)
 class Group:
-    """All texts of one length and one form."""
+    """All texts of one length and one form.  The rows of `ids` and `condition` may stay in a file (rows.py)."""
 
-    ids: Tensor  # (N, L)
-    condition: Tensor  # (N, P) prefix tokens, the conditions of the recipe said
+    ids: Any  # (N, L)
+    condition: Any  # (N, P) prefix tokens, the conditions of the recipe said
     free: Tensor  # (L,) bool
     seeds: Tensor | None = None  # (N,) what each is always corrupted with (reflow.py); None: anew in every epoch
 
 
-def read_texts(path: str | Path, kind: str, limit: int | None = None, conditions: Collection[str] = ()) -> list[Text]:
-    """The texts of a JSON Lines or text file; ValueError names the file, the line and what is wrong.
+def poems(path: str | Path, limit: int | None = None, conditions: Collection[str] = ()) -> Iterator[Text]:
+    """The poems of a file one after another; AskedError names the file, the line and what is wrong.
 
     The fields of `conditions` are read, too: a text may lack one, all texts may not.
     """
-    path = Path(path)
+    missing, empty = set(conditions), True
+    for where, record in _records(Path(path), limit):
+        text, empty = _poem(record, where, conditions), False
+        missing = {name for name in missing if not getattr(text, name)}
+        yield text
+    if empty:
+        raise AskedError(f"data file {str(path)!r} is empty; it must hold at least one text")
+    for name in missing:
+        raise AskedError(
+            f"conditions has {name!r}, but no text of {str(path)!r} has a {name}; make the file with "
+            f"'textdiff data prepare', which keeps it, or leave {name} out of conditions"
+        )
+
+
+def pieces(path: str | Path, limit: int | None = None) -> Iterator[str]:
+    """The text of a file, a piece at a time: plain text as it is, the texts of other files with line breaks between."""
+    path, empty = Path(path), True
+    if ".json" in path.name:
+        for number, (_, record) in enumerate(_records(path, limit)):
+            yield ("\n" if number else "") + record["text"]
+        return
+    for line in itertools.islice(_lines(path), limit):
+        empty = empty and not line.strip()
+        yield line
+    if empty:
+        raise AskedError(f"data file {str(path)!r} is empty; it must hold at least one text")
+
+
+def _lines(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise AskedError(
             f"data file {str(path)!r} does not exist; make one with 'textdiff data prepare', or pass data.train=FILE"
         )
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            lines = list(itertools.islice(file, limit))
+            yield from file
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise AskedError(f"data file {str(path)!r} is damaged or no UTF-8 text ({error}); make it again") from error
-    if not any(map(str.strip, lines)):
-        raise AskedError(f"data file {str(path)!r} is empty; it must hold at least one text")
-    if ".json" not in path.name and kind == "windows":
-        return [Text("".join(lines))]
-    texts = []
-    for number, line in enumerate(lines, start=1):
+
+
+def _records(path: Path, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(itertools.islice(_lines(path), limit), start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
         if ".json" not in path.name:
-            texts.append(_text({"text": line}, kind, where, ()))
+            yield where, {"text": line}
             continue
         try:
             record = json.loads(line)
@@ -89,20 +116,11 @@ def read_texts(path: str | Path, kind: str, limit: int | None = None, conditions
             raise AskedError(f"{where} is not JSON ({error}); the file may have been cut, make it again") from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise AskedError(f"{where} is not a JSON object with a 'text' field")
-        texts.append(_text(record, kind, where, conditions))
-    for name in conditions:
-        if not any(getattr(text, name) for text in texts):
-            raise AskedError(
-                f"conditions has {name!r}, but no text of {str(path)!r} has a {name}; make the file with "
-                f"'textdiff data prepare', which keeps it, or leave {name} out of conditions"
-            )
-    return texts
+        yield where, record
 
 
-def _text(record: dict[str, Any], kind: str, where: str, conditions: Collection[str]) -> Text:
+def _poem(record: dict[str, Any], where: str, conditions: Collection[str]) -> Text:
     text, name = record["text"], record.get("form")
-    if kind == "windows":
-        return Text(text)
     try:
         form = (FORMS.get(name) or get_form(str(name))) if name else guess_form(text)
         if form is None:
@@ -132,13 +150,9 @@ def unsaid(condition: Tensor, prefix: Sequence[str], slots: Collection[str], pad
     return condition.index_fill(1, torch.tensor(columns, dtype=torch.long, device=condition.device), pad)
 
 
-def split_by_hash(texts: list[Text], share: float) -> tuple[list[Text], list[Text]]:
-    """(the rest, about `share` of the texts), decided by each text alone; at least one text on either side."""
-    place = [int.from_bytes(hashlib.sha256(t.text.encode()).digest()[:8]) / 2**64 for t in texts]
-    least = min(place)
-    below = [p < share or p == least for p in place]
-    held = list(itertools.compress(texts, below))
-    return [t for t, out in zip(texts, below, strict=True) if not out] or texts, held
+def place_of(text: str) -> float:
+    """Where a text stands between 0 and 1, decided by itself alone: below the share held out, it is held out."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +174,7 @@ class MicroBatches:
     prefix: tuple[str, ...] = ()
     pad: int = 0
     known: Callable[[Tensor], Tensor] | None = None  # seeds (B,) -> bool like free: what an example is shown
+    _orders: dict[int, tuple[int, Tensor]] = field(default_factory=dict, init=False)  # group -> epoch, its order in it
 
     def __len__(self) -> int:
         return self.steps * self.pieces
@@ -170,10 +185,20 @@ class MicroBatches:
     def plan(self, step: int) -> tuple[int, int, int]:
         """(epoch, group, first example) of an optimiser step."""
         epoch, place = divmod(step, self.steps_per_epoch())
-        slots = [(g, b) for g, group in enumerate(self.groups) for b in range(0, len(group.ids), self.batch)]
-        order = _order(len(slots), self.seed, epoch, -1)
-        group, first = slots[int(order[place])]
-        return epoch, group, first
+        slot = int(self._order_in(epoch, -1, self.steps_per_epoch())[place])
+        for g, group in enumerate(self.groups):
+            steps = -(-len(group.ids) // self.batch)
+            if slot < steps:
+                return epoch, g, slot * self.batch
+            slot -= steps
+        raise AssertionError("an epoch has as many slots as steps")
+
+    def _order_in(self, epoch: int, g: int, n: int) -> Tensor:
+        """The order of the n texts of group g in an epoch (-1: of the steps of all groups); one of each is kept."""
+        if self._orders.get(g, (-1,))[0] != epoch:
+            self._orders.pop(g, None)
+            self._orders[g] = epoch, _order(n, self.seed, epoch, g)
+        return self._orders[g][1]
 
     def process_of(self, step: int) -> str:
         """The process of a step: a golden-ratio sequence over the shares, so that they mix evenly."""
@@ -194,11 +219,11 @@ class MicroBatches:
         step, piece = divmod(index, self.pieces)
         epoch, g, first = self.plan(step)
         group, name = self.groups[g], self.process_of(step)
-        order = _order(len(group.ids), self.seed, epoch, g)
+        order = self._order_in(epoch, g, len(group.ids))
         size = self.batch // self.pieces
         slots = torch.arange(piece * size, (piece + 1) * size)
-        chosen = order[(first + slots) % len(order)]
-        stratum = _order(self.batch, self.seed, epoch, -2 - step)[slots]
+        chosen = order[(first + slots) % len(order)].long()
+        stratum = _order(self.batch, self.seed, epoch, -2 - step).long()[slots]
         x0 = group.ids[chosen]
         free = group.free.expand(len(x0), *group.free.shape)
         lap = (first + slots) // len(order)
@@ -221,7 +246,13 @@ class MicroBatches:
         }
 
 
-@functools.lru_cache(maxsize=32)
 def _order(n: int, *parts: int) -> Tensor:
-    """A random order of 0 … n − 1 that depends on `parts` alone."""
-    return Rng([example_seed(*parts)]).uniform(n)[0].argsort()
+    """A random order of 0 … n − 1 that depends on `parts` alone, in 16 bytes a number while it is made, and 4 kept."""
+    seed = [example_seed(*parts)]
+    keys = np.empty(n)
+    for first in range(0, n, PIECE):
+        at = torch.arange(first, min(first + PIECE, n))
+        keys[first : first + PIECE] = Rng(seed).uniform_at(torch.zeros_like(at), at).numpy()
+    order = keys.argsort()
+    del keys
+    return torch.from_numpy(order.astype(np.int32 if n < 2**31 else np.int64))

@@ -101,8 +101,9 @@ def vocabulary(made: Plan) -> int | None:
 
 def _reader(recipe: Recipe) -> tuple[Read, Callable[[Tensor], Tensor] | None]:
     """What gives (network, what is learnt from, what is held out), and `known` of MicroBatches."""
-    from textdiff.training import images, reflow, texts
+    from textdiff.training import images, reflow
+    from textdiff.training.texts import reading
 
     if recipe.data.kind == "images":
         return images.read, images.shown(recipe)
-    return (reflow.read if recipe.data.kind == "pairs" else texts.read), None
+    return (reflow.read if recipe.data.kind == "pairs" else reading.read), None

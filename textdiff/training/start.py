@@ -19,6 +19,7 @@ The attention part needs rotary positions (ModernBERT); other families get the b
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from textdiff.networks.folder import TextModel
 from textdiff.training.data import Group
 
 WINDOW = 4
+COUNTED = 1 << 26  # tokens that are enough for the statistics
+PIECE = 1 << 20  # tokens read at a time
 NORM = 0.6  # of an embedding
 SHARED = 0.6  # of the shared direction, relative to NORM
 GAIN = 12.0  # of the peak of (1), in logits
@@ -63,9 +66,10 @@ def start_from_statistics(text_model: TextModel, groups: list[Group], seed: int 
     model: Any = text_model.model
     generator = torch.Generator().manual_seed(seed)
     table = model.get_input_embeddings().weight
-    counts = torch.zeros(len(table))
-    for group in groups:
-        counts += torch.bincount(group.ids[:, group.free].flatten(), minlength=len(table))
+    occur = torch.zeros(len(table), dtype=torch.long)
+    for rows in read_through(groups):
+        occur += torch.bincount(rows.flatten(), minlength=len(table))
+    counts = occur.float()
     scored = (
         text_model.content
         if text_model.unk_id is None
@@ -86,16 +90,27 @@ def pair_counts(groups: list[Group], scored: Tensor, size: int) -> Tensor:
     """How often two of the `scored` (S,) tokens stand up to WINDOW positions apart, symmetric, (S, S)."""
     place = torch.full((size,), -1)
     place[scored] = torch.arange(len(scored))
-    pairs = torch.zeros(len(scored) * len(scored))
-    for group in groups:
-        ids = place[group.ids[:, group.free]]
+    pairs = torch.zeros(len(scored) * len(scored), dtype=torch.int32)  # as float32 a count would stop at 2²⁴
+    for rows in read_through(groups):
+        ids = place[rows]
         for offset in range(1, min(WINDOW, ids.shape[1] - 1) + 1):
             a, b = ids[:, :-offset].flatten(), ids[:, offset:].flatten()
             both = (a >= 0) & (b >= 0)
             index = a[both] * len(scored) + b[both]
-            pairs.scatter_add_(0, index, torch.ones(len(index)))  # in place: the table is 150 MB at 6,000 characters
-    pairs = pairs.view(len(scored), len(scored))
+            ones = torch.ones(len(index), dtype=torch.int32)
+            pairs.scatter_add_(0, index, ones)  # in place: the table is 150 MB at 6,000 characters
+    pairs = pairs.view(len(scored), len(scored)).float()
     return pairs + pairs.T
+
+
+def read_through(groups: list[Group]) -> Iterator[Tensor]:
+    """The free tokens of all texts, (k, L) at a time; of more than COUNTED tokens, pieces from the whole length of them."""
+    total = sum(len(group.ids) * int(group.free.sum()) for group in groups)
+    every = -(-total // COUNTED)
+    for group in groups:
+        step = max(1, PIECE // group.ids.shape[1])
+        for first in range(0, len(group.ids), step * every):
+            yield group.ids[first : first + step][:, group.free]
 
 
 def pmi_embeddings(pairs: Tensor, width: int, generator: torch.Generator) -> Tensor:

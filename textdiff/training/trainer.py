@@ -54,7 +54,7 @@ def bound_on(
     """(nats per token or value, standard error) of the bound of `process` over all texts of `groups`."""
     totals, counts = [], []
     for group in groups:
-        ids = group.ids.to(text_model.device)
+        ids = group.ids[:].to(text_model.device)
         free = group.free.to(ids.device).expand_as(ids)
         total = nelbo(
             ids,
@@ -63,7 +63,7 @@ def bound_on(
             process=text_model.process(process),
             seeds=torch.arange(len(ids), device=ids.device) + seed,
             levels=levels,
-            condition=group.condition.to(ids.device),
+            condition=group.condition[:].to(ids.device),
         )
         totals.append(total)
         counts.append(free.flatten(1).sum(-1))
@@ -76,14 +76,14 @@ def loss_on(text_model: Model, groups: list[Group], *, process: str, levels: int
     totals, counts = [], []
     predictor, forward = text_model.predictor(process), text_model.process(process)
     for group in groups:
-        ids = group.ids.to(text_model.device)
+        ids = group.ids[:].to(text_model.device)
         free = group.free.to(ids.device).expand(len(ids), *group.free.shape)
         for rows in torch.arange(len(ids), device=ids.device).split(16):
             total = torch.zeros((), device=ids.device)
             for level in range(levels):
                 t = free[rows].double() * ((level + 0.5) / levels)
                 seeds = rows + (seed + level * len(ids))
-                x_t, told = corrupted(forward, ids[rows], t, seeds), group.condition.to(ids.device)[rows]
+                x_t, told = corrupted(forward, ids[rows], t, seeds), group.condition[:].to(ids.device)[rows]
                 total += weighted_nll(predictor, forward, ids[rows], x_t, t, told) / levels
             totals.append(total)
             counts.append(ids[rows].numel())

@@ -1,4 +1,4 @@
-"""The network of a recipe for texts, before training: built anew, or taken from a model that is there."""
+"""The network of a recipe for texts, before training, and its tokenizer: built anew, or taken from a model that is there."""
 
 from __future__ import annotations
 
@@ -11,16 +11,43 @@ import transformers
 from textdiff.core.errors import RecipeError
 from textdiff.networks.folder import USUALLY_TOLD, TextModel
 from textdiff.networks.masked_lm import HEADS
-from textdiff.networks.tokenization import POEM_PREFIX, frame
-from textdiff.training.recipe import STARTS, Recipe
+from textdiff.networks.tokenization import (
+    POEM_PREFIX,
+    POEM_SPECIALS,
+    character_tokenizer,
+    frame,
+    sentencepiece_tokenizer,
+)
+from textdiff.training.recipe import STARTS, Recipe, Tokenizer
 from textdiff.training.start import start_from_model
 from textdiff.verse.forms import FORMS
+
+SPECIALS = tuple(
+    token for token in POEM_SPECIALS if token.startswith(("[mask]", "[replacement]", "[uniform]", "[level-"))
+)
+
+
+def specials_of(recipe: Recipe) -> tuple[str, ...]:
+    """The special tokens of a tokenizer that is made of the texts."""
+    return POEM_SPECIALS if recipe.data.kind == "poems" else SPECIALS
 
 
 def start_of(recipe: Recipe) -> TextModel | None:
     """The model that the recipe starts from; None of a network that is built anew."""
     start = recipe.model.pretrained or recipe.model.init
     return None if start in STARTS else TextModel.from_pretrained(None if start == "packaged" else start)
+
+
+def tokenizer_of(recipe: Recipe, found: TextModel | None, told: Any) -> Any:
+    """The tokenizer that the texts are tokenised with; `told` is what `Preparation` has made of them for it."""
+    if found is not None and recipe.tokenizer == Tokenizer("pretrained"):
+        return found.tokenizer
+    if recipe.tokenizer.kind == "pretrained":
+        return transformers.AutoTokenizer.from_pretrained(recipe.tokenizer.path, trust_remote_code=False)
+    specials = specials_of(recipe)
+    if recipe.tokenizer.kind == "characters":
+        return character_tokenizer(told, specials)
+    return sentencepiece_tokenizer(model=recipe.tokenizer.path or bytes.fromhex(told), specials=specials)
 
 
 def network(recipe: Recipe, tokenizer: Any, found: TextModel | None) -> TextModel:

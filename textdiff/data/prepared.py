@@ -1,0 +1,152 @@
+"""Texts that are tokenised once: a folder of files of ids, which later starts with the same data take again.
+
+<cache>/<key>/prepared.json   what the files hold, with the size and the checksum of each; written last
+<cache>/<key>/*.ids           token ids, row after row
+<cache>/<key>/*.told          the prefixes of the rows, where they differ
+
+The cache is $XDG_CACHE_HOME/textdiff/prepared (~/.cache without that variable), and nothing is lost if it is removed.  The
+key is a hash of the contents of the data, of the settings that touch them, and of the tokenizer.  A folder appears whole
+(it is renamed when all is written), and what is damaged is made again.  Of little data nothing is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textdiff.core.errors import AskedError
+from textdiff.data.rows import Stored
+
+FORMAT = 1
+NAME = "prepared.json"
+KEPT = 1 << 22  # bytes of data from which on the cache is worth its place
+STALE = 24 * 3600  # seconds after which an unfinished folder has no owner any more
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The files of a prepared folder, open, and what they hold."""
+
+    about: dict[str, Any]
+    files: dict[str, Stored]
+
+
+def cache() -> Path:
+    """Where prepared texts are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "textdiff" / "prepared"
+
+
+def key_of(*parts: Any) -> str:
+    """The name of a folder: a hash of whatever decides its files."""
+    told = json.dumps([FORMAT, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def get(key: str, make: Callable[[Path], dict[str, Any]], *, keep: bool) -> Prepared:
+    """What `make` writes into the folder it is given, or what an earlier start has kept of it under this key."""
+    home = _home() if keep else None
+    if home is not None:
+        _sweep(home)
+        found = _opened(home / key)
+        if found is not None:
+            return found
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+    try:
+        _seal(new, make(new))
+        if home is not None:
+            _rename(new, home / key)
+        found = _opened(home / key if home is not None and not new.exists() else new)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise AskedError(
+                f"the tokenised texts do not fit into {str(new.parent)!r} ({error.strerror}); make room there, or name "
+                f"another place with {'XDG_CACHE_HOME' if home else 'TMPDIR'}"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # what is open stays readable until it is closed
+    if found is None:
+        raise OSError(f"the prepared texts under {str(new.parent)!r} changed while they were written; start again")
+    return found
+
+
+def _home() -> Path | None:
+    """The cache, made if need be; None where nothing can be written there."""
+    folder = cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def _sweep(home: Path) -> None:
+    """Remove what starts that were killed have left unfinished."""
+    for folder in home.glob(".new-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > STALE:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _seal(folder: Path, about: dict[str, Any]) -> None:
+    """Write prepared.json, after all that it speaks of is on the disk."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        file = Stored(path)
+        os.fsync(file.handle)
+        files[path.name] = [path.stat().st_size, _checksum(file)]
+    with (folder / NAME).open("w", encoding="utf-8") as described:
+        json.dump({"format": FORMAT, "files": files, "about": about}, described, ensure_ascii=False)
+        described.flush()
+        os.fsync(described.fileno())
+    _sync(folder)
+
+
+def _rename(new: Path, folder: Path) -> None:
+    """Put `new` where `folder` shall be; where another start was faster, its folder stays and `new` is used by us alone."""
+    with contextlib.suppress(OSError):
+        os.rename(new, folder)
+        _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _opened(folder: Path) -> Prepared | None:
+    """The files of a folder; None where there is none, or a damaged one, which is removed."""
+    if not folder.is_dir():
+        return None
+    files: dict[str, Stored] = {}
+    try:
+        told = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        for name, (size, checksum) in told["files"].items():
+            files[name] = Stored(folder / Path(name).name)
+            if os.fstat(files[name].handle).st_size != size or _checksum(files[name]) != checksum:
+                raise ValueError(f"{name} is damaged")
+        return Prepared(told["about"], files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _checksum(file: Stored) -> int:
+    value = at = 0
+    while block := os.pread(file.handle, 1 << 20, at):
+        value, at = zlib.crc32(block, value), at + len(block)
+    return value
