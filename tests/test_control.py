@@ -535,7 +535,7 @@ def test_retrieval_says_what_it_lacks() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged model's folder, told that it may be told titles and dynasties."""
     target = tmp_path_factory.mktemp("models") / "told"
-    shutil.copytree(str(resources.files("textdiff") / "assets" / "poems-zh"), target)
+    shutil.copytree(str(resources.files("textdiff.networks") / "poems-zh"), target)
     described = json.loads((target / "textdiff.json").read_text(encoding="utf-8"))
     described["told"] = list(SLOTS)
     (target / "textdiff.json").write_text(json.dumps(described), encoding="utf-8")

@@ -29,7 +29,7 @@ FLOORS = (
     ("cli",),
     ("__main__", "__init__"),
 )
-NAMES, FILES, LINES = 16, 12, 400  # at most: in the package's root, in a folder, in a file
+NAMES, FILES, LINES = 15, 12, 400  # at most: in the package's root, in a folder, in a file
 TABLES = ("processes/__init__", "samplers/__init__")  # where the names of processes and samplers may be compared
 
 

@@ -43,18 +43,17 @@ def test_every_module_is_in_the_wheel(wheel):
     assert sources <= set(wheel.namelist())
 
 
-def test_types_readings_and_models_are_in_the_wheel(wheel):
+def test_types_readings_pages_and_models_are_in_the_wheel(wheel):
     names = set(wheel.namelist())
-    assert {"textdiff/py.typed", "textdiff/assets/readings.tsv"} <= names
-    for path in (PACKAGE / "assets").rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(PACKAGE).parts):
+    assert {f"textdiff/{name}" for name in ("py.typed", "verse/readings.tsv", "show/animation.html")} <= names
+    for path in PACKAGE.rglob("*"):
+        parts = path.relative_to(PACKAGE).parts
+        if path.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
             name = path.relative_to(ROOT).as_posix()
             assert name in names
             assert wheel.getinfo(name).file_size == path.stat().st_size
-    for config in (PACKAGE / "assets").glob("*/config.json"):
-        folder = config.parent.relative_to(ROOT).as_posix()
-        wanted = {f"{folder}/{name}" for name in ("model.safetensors", "textdiff.json", "tokenizer.json")}
-        assert wanted <= names
+    model = "textdiff/networks/poems-zh"
+    assert {f"{model}/{name}" for name in ("model.safetensors", "textdiff.json", "tokenizer.json")} <= names
 
 
 def test_nothing_else_is_in_the_wheel(wheel):

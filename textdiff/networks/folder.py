@@ -291,7 +291,7 @@ class TextModel:
 def _locate(path_or_id: str | os.PathLike[str] | None) -> tuple[Path, str]:
     """The folder of a model, and what to call it."""
     if path_or_id is None:
-        packaged = Path(str(resources.files("textdiff"))) / "assets" / "poems-zh"
+        packaged = Path(str(resources.files("textdiff.networks"))) / "poems-zh"
         if not packaged.is_dir():
             raise ModelError(
                 "this installation holds no poems-zh model; install textdiff again, or name a model folder"

@@ -100,7 +100,7 @@ def html(trace: Trace, delay: float = 0.25) -> str:
     cels(trace)  # says what is wrong with it
     _check_delay(delay)
     lines: list[Mapping[str, Any]] = [trace.header, *map(asdict, trace.shots)]
-    page = resources.files("textdiff").joinpath("assets/animation.html").read_text(encoding="utf-8")
+    page = resources.files("textdiff.show").joinpath("animation.html").read_text(encoding="utf-8")
     head, middle, tail = page.split("/*data*/")
     return head + _inert(lines) + middle + _inert({"delay": delay, "rest": REST, "hole": HOLE}) + tail
 

@@ -160,7 +160,7 @@ class Reading(NamedTuple):
 
 @cache
 def _table() -> dict[str, tuple[Reading, ...]]:
-    text = resources.files("textdiff").joinpath("assets/readings.tsv").read_text(encoding="utf-8")
+    text = resources.files("textdiff.verse").joinpath("readings.tsv").read_text(encoding="utf-8")
     rows = (line.split("\t") for line in text.splitlines())
     return {character: tuple(Reading(r[0], r[1:]) for r in listed.split(" ")) for character, listed in rows}
 
