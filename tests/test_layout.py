@@ -263,7 +263,6 @@ LONG_TESTS: list[str] = [
     "test_pictures",
     "test_pipeline",
     "test_predictors",
-    "test_training",
 ]
 
 

@@ -1,0 +1,142 @@
+"""Runs that are stopped, killed and gone on with."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import LONG, POEMS, ROOT, TRAIN, assert_one_line, digest, losses, python, recipe_file, still
+
+from textdiff.core.errors import RecipeError
+from textdiff.training import run
+from textdiff.training.recipe import load
+from textdiff.training.trainer import checkpoints
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("optimizer", ["muon"])
+def test_a_killed_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    """With dropout, averaged weights, two processes and titles; killed at a random step, gone on with by the same command."""
+    sections: dict[str, Any] = {
+        "optimizer": {"name": optimizer},
+        "processes": {"mask": 0.7, "replacement": 0.3},
+        "conditions": {"title": 0.5},
+        "run": LONG,
+    }
+    whole, killed = (load(recipe_file(tmp_path / name, **sections)) for name in ("whole", "killed"))
+    run.train(whole)
+    at = random.Random().randrange(2, 12)  # lines of the log
+    process = python(TRAIN, "train", str(tmp_path / "killed" / "tiny.yaml"), "--quiet")
+    log = killed.folder / "log.jsonl"
+    while process.poll() is None and (not log.exists() or log.read_text(encoding="utf-8").count("\n") < at):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    assert not (killed.folder / "model").exists()
+    with log.open("a", encoding="utf-8") as file:
+        file.write('{"step": 5')  # a line that the kill has cut
+    resumed = checkpoints(killed.folder)
+    assert run.train(killed) == killed.folder / "model", f"killed after {at} lines"
+    assert losses(killed.folder) == losses(whole.folder), f"killed after {at} lines, resumed from {resumed}"
+    for name in ("model", "raw"):
+        file = f"{name}/model.safetensors"
+        assert digest(killed.folder / file) == digest(whole.folder / file), f"killed after {at} lines"
+
+
+def test_a_signal_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    sections: dict[str, Any] = {"run": {"steps": 8, "batch": 16}}
+    whole, stopped = (load(recipe_file(tmp_path / name, **sections)) for name in ("whole", "stopped"))
+    run.train(whole)
+    said: list[str] = []
+
+    def stop_at(step: int, number: signal.Signals) -> Any:
+        def log(line: str) -> None:
+            said.append(line)
+            if line.startswith(f"step {step}/"):
+                os.kill(os.getpid(), number)
+
+        return log
+
+    for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT)):
+        before = signal.getsignal(number)
+        assert run.train(stopped, log=stop_at(step, number)) is None
+        assert signal.getsignal(number) == before
+        left = checkpoints(stopped.folder)[-1]
+        assert left.name in (f"checkpoint-{step}", f"checkpoint-{step + 1}")
+
+    incomplete = stopped.folder / "checkpoint-7"  # as a kill while writing would leave it
+    incomplete.mkdir()
+    (incomplete / "model.safetensors").write_bytes(b"half")
+    said.clear()
+    assert run.train(stopped, log=said.append) == stopped.folder / "model"
+    assert left.name in said[0]
+    assert losses(stopped.folder) == losses(whole.folder)
+    assert digest(stopped.folder / "model" / "model.safetensors") == digest(
+        whole.folder / "model" / "model.safetensors"
+    )
+
+
+def test_a_run_does_not_go_on_with_another_recipe_unless_begun_afresh(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, run={"steps": 2})
+    run.train(load(path))
+    for override in (
+        "data.limit=50",
+        "model.config.hidden_size=64",
+        "tokenizer.min_count=2",
+        "processes.uniform=1",
+        "conditions.title=0.5",
+        "optimizer.name=muon",
+        "run.seed=1",
+        "run.batch=32",
+    ):
+        with pytest.raises(RecipeError) as caught:
+            run.train(load(path, [override]))
+        assert_one_line(caught.value, "--fresh", override.split("=")[0].split(".")[0])
+    changed = load(path, ["run.seed=1", "run.steps=1"])
+    run.train(changed, fresh=True)
+    assert [p.name for p in checkpoints(changed.folder)] == ["checkpoint-1"]
+    assert losses(changed.folder).keys() == {1}
+
+
+def test_data_that_changed_under_a_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
+    lines = POEMS.read_text(encoding="utf-8").splitlines(keepends=True)
+    data = tmp_path / "poems.jsonl"
+    data.write_text("".join(lines[:40]), encoding="utf-8")
+    path = recipe_file(tmp_path, data={"train": str(data)}, run={"steps": 2})
+    run.train(load(path))
+    data.write_text("".join(lines[:60]), encoding="utf-8")
+    with pytest.raises(ValueError, match="--fresh") as caught:
+        run.train(load(path, ["run.steps=3"]))
+    assert_one_line(caught.value)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path / "one", model=still(), run={"steps": 3, "batch": 16})
+    one = load(path)
+    run.train(one)
+    two = tmp_path / "two"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "textdiff.cli"]
+        + ["train", str(path), f"out={two}"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("2 processes") == 1, done.stderr  # both at work, one of them speaks
+    assert losses(two).keys() == losses(one.folder).keys()
+    for step, loss in losses(one.folder).items():
+        assert losses(two)[step] == pytest.approx(loss, abs=1e-5)
