@@ -1,4 +1,4 @@
-"""What the README shows of the frame is run, line by line, and names every method of its table."""
+"""The lines of docs/frame.md are run one by one, and they name every method of its table."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = README.split("## The frame on one page", 1)[1].split("\n## ", 1)[0]
+PAGE = (Path(__file__).parent.parent / "docs" / "frame.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("\n## ", 1)[0]
 SETTING, BODY = re.findall(r"```python\n(.*?)```", SECTION, flags=re.S)
 LINES = [line for line in BODY.splitlines() if line.strip()]
 SEEDED = 7
