@@ -55,8 +55,9 @@ _COLUMNS = """columns:
   excess       the likelihood bound minus the entropy, nats; - where the process has no bound
   forwards     predictor evaluations of a text, on average
 
-"mask, in form" keeps tones and a rhyme: there `one` is the distance of one draw from the product restricted to them, astray
-what breaks them, and `from p(x1)` the gap between the chain and p(x0 | in form), which is not claimed to be 0.
+"mask, in form" keeps tones and a rhyme: there `one` is the distance of one draw from the product restricted to them, or that
+of the chain with its particles' weights from p(x0 | in form), whichever is larger; astray is what breaks tones and rhyme, and
+`from p(x1)` the gap between the chain and p(x0 | in form), which is not claimed to be 0.
 
 For values (gaussian, cold) the distance is the 2-Wasserstein distance to the exact law, by a mean of p(x0 | x_t) alone; `one`
 is that of one dimension by all of p(x0 | x_t), for cold from the true x0 under x + t·e.  For embedded texts it is a total

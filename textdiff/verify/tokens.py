@@ -314,9 +314,18 @@ class Row:
 
 
 def chain_law(
-    space: Space, process: Process, step: Step, levels: Iterable[Any], predictor: Predictor, start: Tensor
+    space: Space,
+    process: Process,
+    step: Step,
+    levels: Iterable[Any],
+    predictor: Predictor,
+    start: Tensor,
+    weighed: bool = False,
 ) -> tuple[Tensor, float]:
-    """The law over codes after the last level, and the mean forwards, of the shipped step functions run from `start`."""
+    """The law over codes after the last level, and the mean forwards, of the shipped step functions run from `start`.
+
+    With `weighed` every path counts with its probability times exp(`State.log_weight`), and the sum need not be 1.
+    """
     n = space.n
     counts = n + 1
     law = torch.zeros(len(start) * counts, dtype=torch.float64)  # code and whole count of the level
@@ -325,8 +334,11 @@ def chain_law(
     for level in levels:
         s_level = float(level)
         items = (law > 1e-15).nonzero()[:, 0]
+        gains: list[Tensor] = []
 
-        def f(codes: Tensor, rng: Rng, level: float = s_level, previous: float = previous) -> Tensor:
+        def f(
+            codes: Tensor, rng: Rng, level: float = s_level, previous: float = previous, gains: list[Tensor] = gains
+        ) -> Tensor:
             x = space.decode(codes // counts)
             free = space.free_of(x)
             whole = (codes % counts).double()[:, None] / n
@@ -335,12 +347,14 @@ def chain_law(
             state = State(x=x, t=t, given=x, free=free, condition=None, x0=x, forwards=none, log_weight=none.double())
             s = torch.where(free, torch.tensor(level, dtype=torch.float64), 0.0)
             after = step(state, s, predictor=predictor, process=process, rng=rng)
+            gains.append(after.log_weight.exp() if weighed else torch.ones(len(x), dtype=torch.float64))
             m = (after.t.amax(-1) * n).round().long()
             return (space.code(after.x) * counts + m) * _BASE + after.forwards
 
         index, outcome, weight = enumerate_draws(f, items, space.length)
         weight = weight * law[items[index]]
         forwards += (weight * (outcome % _BASE)).sum().item()
+        weight = weight * torch.cat(gains)
         law = torch.zeros_like(law).index_add_(0, outcome // _BASE, weight)
         previous = s_level
     return law.view(-1, counts).sum(-1), forwards
@@ -473,17 +487,18 @@ def check(
     )
 
 
-# Six tokens on two lines of two: level, level, either, oblique, oblique, either.
-LETTERS, GROUPS = (P, P, E, Z, Z, E), ("a", "ab", "b", "", "", "b")
+# Six tokens on two lines of two: level, level, either, oblique, one without a reading, which is never written, and either.
+LETTERS, GROUPS = (P, P, E, Z, W, E), ("a", "ab", "b", "", "", "b")
 SEQUENCES = ("p·z·", "z·p·")  # and the second of each line a rhyme word
+USUAL = ("improved", "confidence")  # samplers whose chain under a law is checked by default, with its weights
 
 
 def constrained_check(sampler_name: str) -> Row:
     """A sampler of the mask process under a law of tones and rhyme.
 
-    `one_position` is the distance of one draw of everything from the product restricted to the law, which must be 0, and
-    `astray` what falls out of the law; `total_variation` is the gap between the chain and p(x0 | law), which is not claimed
-    to be 0.
+    `one_position` must be 0: it is the distance of one draw of everything from the product restricted to the law, or for
+    the samplers of USUAL that of the weighed chain from p(x0 | law), whichever is larger.  `astray` is what falls out of the
+    law; `total_variation` is the gap between the chain without weights and p(x0 | law), which is not claimed to be 0.
     """
     space = Space.random(4, len(LETTERS), seed=1)
     blank = torch.full((1, 4), space.size)
@@ -500,6 +515,10 @@ def constrained_check(sampler_name: str) -> Row:
     step = attribute(SAMPLERS[sampler_name].path)(**OPTIONS.get(sampler_name, {}))
     levels = sequence(sampler_name, "mask", 4, None)
     found, forwards = chain_law(space, process, step, levels, constrained(exact, set_), start)
+    gap = 0.0
+    if sampler_name in USUAL:
+        weighed, _ = chain_law(space, process, step, levels, constrained(exact, set_, weigh=True), start, weighed=True)
+        gap = total_variation(weighed / weighed.sum(), aim)
 
     def once(codes: Tensor, rng: Rng) -> Tensor:
         x = space.decode(codes)
@@ -520,7 +539,7 @@ def constrained_check(sampler_name: str) -> Row:
         shipped_prior=total_variation(found, aim),
         excess=None,
         forwards=forwards,
-        one_position=total_variation(drawn, restricted / restricted.sum()),
+        one_position=max(gap, total_variation(drawn, restricted / restricted.sum())),
         astray=(found * (1 - inside)).sum().item(),
     )
 
@@ -598,6 +617,6 @@ def verify(
         kept = {"bounds": bounds.setdefault(key, {}), "made": made.setdefault(key, {})}
         yield check(space, p, s, steps, step=step, claim=claim, **kept)  # type: ignore[arg-type]
     if process in (None, "mask"):
-        usual = samplers if full or sampler else ("improved", "confidence")
+        usual = samplers if full or sampler else USUAL
         for s in progress([s for s in usual if s in SAMPLERS and "mask" in SAMPLERS[s].processes]):
             yield constrained_check(s)

@@ -23,9 +23,10 @@ therefore always be completed: a chain never meets a dead end, and nothing is re
 
 Not exact: `no_repeat` bars what stands and what is drawn before, one after another (the joint law is a permanent); and a
 chain of exact steps has not the law p(x0 | C), because its marginals do not know C.  With Z(x) the mass before a step and
-Z(x′) the mass under the same prediction once the step's tokens stand,
+Z(x′) the mass under the same prediction once the step's tokens stand, both for q_i without the tokens that are never written,
+and k_i the mass that q_i gives to the others,
 
-    log w = Σ_steps log Z(x) − log Z(x′)                                                                              (7)
+    log w = Σ_steps log Z(x) − log Z(x′) + Σ_{asked positions i} log k_i                                              (7)
 
 is the log-weight of a mask chain: resampling by it gives p(x0 | C).
 
@@ -383,21 +384,33 @@ class Restricted:
         if not self.weigh:
             return self.base.log_weight(x)
         tables = self._tables
-        return tables.log_mass() - tables.with_tokens(x).log_mass()
+        return self._log_kept() + tables.log_mass() - tables.with_tokens(x).log_mass()
 
     def log_mass(self) -> Tensor:
         """log Z of (4), up to factors of positions that nothing asked depends on, (B,) float64."""
         return self._tables.log_mass()
 
     @cached_property
-    def _p(self) -> Tensor:
-        """Probabilities (N, V) at the base's positions."""
+    def _barred(self) -> Tensor:
+        """Tokens (N, V) bool that are never drawn at the base's positions: not writable, or not to stand a second time."""
         law, (rows, _) = self.law, self.base.at
-        logits = self.base.logits()
         barred = ~law.writable[None]
         if law.no_repeat:
             standing = torch.where(self._open(), law.unread, self.base.known)
             barred = barred | _present(standing, len(law.letter))[rows]
+        return barred
+
+    def _log_kept(self) -> Tensor:
+        """Σ over the asked positions of the log of the prediction's mass on tokens that are not barred, (B,) float64."""
+        (rows, _), logits = self.base.at, self.base.logits().double()
+        kept = logits.masked_fill(self._barred, -torch.inf).logsumexp(-1) - logits.logsumexp(-1)
+        kept = torch.where(self.asked[self.base.at], kept.clamp(min=math.log(LEAST)), 0.0)
+        return kept.new_zeros(len(self.asked)).index_add(0, rows, kept)
+
+    @cached_property
+    def _p(self) -> Tensor:
+        """Probabilities (N, V) at the base's positions."""
+        logits, barred = self.base.logits(), self._barred
         kept = logits.masked_fill(barred, -torch.inf)
         top = kept.amax(-1, keepdim=True)
         top = torch.where(top > -torch.inf, top, 0.0)
