@@ -151,7 +151,8 @@ def samplers(a: argparse.Namespace) -> None:
     from textdiff.samplers import SAMPLERS
 
     if a.json:
-        json_lines({"name": name, **dataclasses.asdict(entry)} for name, entry in SAMPLERS.items())
+        shown = ("path", "processes", "exact", "cost", "summary", "options")
+        json_lines({"name": name, **{key: getattr(entry, key) for key in shown}} for name, entry in SAMPLERS.items())
         return
     print(f"{'sampler':16}  {'serves (* exactly)':40}  {'forwards':32}  what it does")
     for name, entry in SAMPLERS.items():

@@ -63,13 +63,14 @@ def fill_images(a: argparse.Namespace) -> None:
     import torch
 
     from textdiff.data.image_data import image_of, mask_of
+    from textdiff.processes import PROCESSES
     from textdiff.show import mosaic
 
     if not a.text:
         raise AskedError("there is no image; pass image files, or digits:0, digits:1 … for digits held out of training")
     with writing(a.out) as out, _image_run(a, len(a.text)) as (pipe, settings):
         images = torch.stack([image_of(text, pipe.model.shape) for text in a.text])
-        if a.mask is None and pipe.model.processes[0] == "cold":
+        if a.mask is None and PROCESSES[pipe.model.processes[0]].degrades:
             level = 1.0 if a.level is None else a.level
             shown = pipe.degrade(images, level, seed=a.seed)
             drawn = pipe.restore(shown, level=level, label=a.label, **settings)

@@ -49,6 +49,9 @@ class Prediction(Protocol):
     def pin(self, x: Tensor, where: Tensor) -> Prediction:
         """The same prediction with x (B, L) certain at `where` (B, L) bool."""
 
+    def uncounted(self) -> Any:
+        """The prediction without what the level says of how many positions of x_t are wrong: itself where it knows no count."""
+
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 ~ q, (B, L)."""
 

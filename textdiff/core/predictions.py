@@ -75,6 +75,9 @@ class Categorical:
         """The prediction with x (B, L) certain at `where` (B, L) bool."""
         return self.select(~where, torch.where(where, x, self.known))
 
+    def uncounted(self) -> Categorical:
+        return self
+
     def logits(self) -> Tensor:
         """All N rows, (N, V)."""
         return self.read(torch.arange(len(self.at[0]), device=self.known.device))
@@ -175,6 +178,9 @@ class Normal:
         where = spread(where, self.mean)
         return replace(self, mean=torch.where(where, x, self.mean), deviation=torch.where(where, 0.0, self.deviation))
 
+    def uncounted(self) -> Normal:
+        return self
+
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 ~ q, (B, …).  Later draws are the same whether or not this one is needed: it may be for another row."""
         branch = rng.branch()
@@ -230,6 +236,10 @@ class CountConditioned:
 
     def pin(self, x: Tensor, where: Tensor) -> CountConditioned:
         return replace(self, base=self.base.pin(x, where))
+
+    def uncounted(self) -> Categorical:
+        """The prediction whose draws may differ anywhere."""
+        return self.base
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 with D = {i : x̂0_i ≠ x_i} drawn by (1), then x̂0_i ~ q_i without x_i on D, (B, L)."""

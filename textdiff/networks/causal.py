@@ -33,6 +33,9 @@ class Autoregressive:
         """The prediction with x (B, L) certain at `where` (B, L) bool."""
         return replace(self, known=torch.where(where, x, self.known), open_=self.open_ & ~where)
 
+    def uncounted(self) -> Autoregressive:
+        return self
+
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 by (1), (B, L); one forward for each position that is open in some row."""
         x = self.known

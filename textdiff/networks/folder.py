@@ -41,7 +41,7 @@ from textdiff.core.resolve import attribute
 from textdiff.core.schedules import SCHEDULES, Schedule, get_schedule
 from textdiff.networks.masked_lm import HEADS, masked_lm
 from textdiff.networks.tokenization import SLOT_WORDS, content_ids, title_characters
-from textdiff.processes import PROCESSES, TEXTS
+from textdiff.processes import PROCESSES, of_data
 
 FORMAT = 1
 SLOTS = ("form", "process", "level", "dynasty", "title")
@@ -147,7 +147,7 @@ class TextModel:
             "told": list(self.told),
             "defaults": self.defaults,
         }
-        if "embedding" in self.processes:
+        if any(PROCESSES[name].encodes for name in self.processes):
             description |= {
                 "schedule": self.schedule,
                 "factor": self.factor,
@@ -454,8 +454,9 @@ def _check_parts(model: nn.Module, tokenizer: Any, processes: Sequence[str], pre
     if tokenizer.pad_token_id is None:
         raise ModelError(f"{name}: the tokenizer has no padding token; set tokenizer.pad_token and save it again")
     for process in processes:
-        if process not in TEXTS:
-            raise ModelError(f"{name}: unknown process {process!r}; this textdiff knows {', '.join(TEXTS)}")
+        known = of_data("tokens", "vectors")
+        if process not in known:
+            raise ModelError(f"{name}: unknown process {process!r}; this textdiff knows {', '.join(known)}")
     for slot in prefix:
         if slot not in SLOTS:
             raise ModelError(f"{name}: unknown prefix slot {slot!r}; this textdiff knows {', '.join(SLOTS)}")

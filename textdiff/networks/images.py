@@ -34,11 +34,10 @@ from textdiff.core.rng import Rng
 from textdiff.core.schedules import STEPS, Schedule, get_schedule
 from textdiff.networks.denoiser import denoiser
 from textdiff.networks.folder import FORMAT, _locate, _read_json, _replacing
-from textdiff.processes import PROCESSES
+from textdiff.processes import PROCESSES, of_data
 from textdiff.processes.degradations import Degradation, get_degradation
 from textdiff.shaping.analytic import NoisePower, noise_power
 
-VALUES = tuple(name for name, entry in PROCESSES.items() if entry.data == "values")
 TERMINAL = "terminal.safetensors"
 RANK = 16  # of the law of F_1(x0)
 
@@ -80,10 +79,11 @@ class ImageModel:
 
     def __post_init__(self) -> None:
         for process in self.processes:
-            if process not in VALUES:
-                raise ModelError(f"{self.name}: images go with {', '.join(VALUES)}, not with process {process!r}")
-        if "cold" in self.processes and self.degrade is None and not self.diffusion.degradation:
-            raise ModelError(f"{self.name}: process cold needs a degradation, such as blur, and none is named")
+            if process not in of_data("values"):
+                known = ", ".join(of_data("values"))
+                raise ModelError(f"{self.name}: images go with {known}, not with process {process!r}")
+            if PROCESSES[process].degrades and self.degrade is None and not self.diffusion.degradation:
+                raise ModelError(f"{self.name}: process {process} needs a degradation, such as blur, and none is named")
 
     # -- what training, sampling and pictures ask for -----------------------------------------------------------------
 
@@ -128,17 +128,22 @@ class ImageModel:
     def process(self, name: str, condition: Tensor | None = None) -> Process:
         """The process `name`; where a `terminal` law is known, cold images begin there, by their labels `condition`."""
         entry, told = PROCESSES[self._served(name)], self.diffusion
-        if "degrade" in entry.needs:
-            degrade = self.degrade or get_degradation(told.degradation)
-            terminal = None if self.terminal is None else functools.partial(_terminal, self.terminal, condition)
-            return attribute(entry.path)(degrade, sigma=told.sigma, terminal=terminal)
-        return attribute(entry.path)(self.schedule, weighting=told.weighting, bins=self.bins)
+        parts = {
+            "schedule": self.schedule,
+            "weighting": told.weighting,
+            "bins": self.bins,
+            "sigma": told.sigma,
+            "terminal": None if self.terminal is None else functools.partial(_terminal, self.terminal, condition),
+        }
+        if entry.degrades:
+            parts["degrade"] = self.degrade or get_degradation(told.degradation)
+        return attribute(entry.path)(**{key: parts[key] for key in entry.needs})
 
     def predictor(self, process: str) -> Predictor:
         """The network as the predictor of `process`."""
         self._served(process)
         told, model = self.diffusion, self.model
-        schedule = self.schedule if "schedule" in PROCESSES[process].needs else None
+        schedule = self.schedule if PROCESSES[process].scheduled else None
 
         def network(levels: Tensor, x_t: Tensor, level: Tensor, condition: Any) -> Tensor:
             seen = x_t
@@ -168,9 +173,10 @@ class ImageModel:
 
     def fitted(self, x0: Tensor, labels: Tensor | None) -> ImageModel:
         """With the law of F_1(x0), if the process has one: a Gaussian of low rank of all images, and of each class."""
-        if "cold" not in self.processes:
+        degrading = [name for name in self.processes if PROCESSES[name].degrades]
+        if not degrading:
             return self
-        process: Any = replace(self, terminal=None).process("cold")
+        process: Any = replace(self, terminal=None).process(degrading[0])
         ends = process.degrade(x0, torch.ones(len(x0), 1, 1, 1, dtype=torch.float64)).flatten(1)
         of_class = [] if labels is None else [ends[labels == k] for k in range(len(self.classes))]
         laws = [gaussian(part) for part in (*of_class, ends)]
@@ -179,7 +185,7 @@ class ImageModel:
 
     def measured(self, x0: Tensor, condition: Tensor, levels: int = 50) -> ImageModel:
         """With the noise power of the network on x0 (N, C, H, W), for analytic variance, if its process has a schedule."""
-        served = [name for name in self.processes if "schedule" in PROCESSES[name].needs]
+        served = [name for name in self.processes if PROCESSES[name].scheduled]
         if not served:
             return self
         places = [1 / STEPS, 5 / STEPS, *((k + 1) / levels for k in range(levels))]

@@ -22,13 +22,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from textdiff.core.errors import AskedError
+from textdiff.processes import PROCESSES
 
 PAD, UNK, MASK = "[PAD]", "[UNK]", "[MASK]"
 LEVELS = 64  # [level-k] says that round(k/64 of the text) is corrupted
 POEM_PREFIX = ("form", "process", "level", "dynasty", *["title"] * 8)
 SLOT_WORDS = {
     "form": ("wuyan-jueju", "qiyan-jueju", "wuyan-lushi", "qiyan-lushi"),
-    "process": ("mask", "replacement", "uniform"),
+    "process": tuple(name for name, entry in PROCESSES.items() if entry.in_prefix),
     "dynasty": ("tang", "song"),
 }
 POEM_SPECIALS = (
@@ -36,6 +37,9 @@ POEM_SPECIALS = (
     *(f"[level-{k}]" for k in range(LEVELS + 1)),
     *(f"[{word}]" for word in SLOT_WORDS["dynasty"]),
     *(f"[reserved-{k}]" for k in range(19)),
+)
+TEXT_SPECIALS = tuple(  # of texts without forms
+    token for token in POEM_SPECIALS if token[1:-1] in SLOT_WORDS["process"] or token.startswith("[level-")
 )
 
 # What a title says of its place in a series ("… 其二" at its end) and of its length ("三首", "十二韵").

@@ -38,7 +38,7 @@ from textdiff.networks.tokenization import title_characters
 from textdiff.pipeline import canvas
 from textdiff.pipeline.canvas import Canvas
 from textdiff.processes import PROCESSES
-from textdiff.samplers import COUNTED, SAMPLERS
+from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import sweep_levels
 from textdiff.samplers.particles import resampled
 from textdiff.shaping.tokens import allowed, banned, guided, nucleus, tempered
@@ -179,7 +179,7 @@ class Plan:
 
     def levels(self, n: Tensor, most: int) -> Iterator[Any]:
         """The levels that rows of n (B,) free positions walk; without a keyword each row would have `most`."""
-        if self.process_name in COUNTED:
+        if PROCESSES[self.process_name].counts:
             return self._counted(n, most)
         return even_levels(self.steps or STEPS.get(self.process_name, most))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from textdiff.core.contracts import Predictor, Process, State, Step
 from textdiff.core.levels import count
 from textdiff.core.loop import predict
-from textdiff.core.predictions import Categorical, CountConditioned, draw_differing, draw_other, log1mexp
+from textdiff.core.predictions import Categorical, draw_differing, draw_other, log1mexp
 from textdiff.core.rng import Rng
 
 
@@ -33,7 +33,7 @@ def edit(rule: str) -> Step:
             return replace(state, t=s)
         where = state.free & moving[:, None]
         prediction = predict(state, where, predictor=predictor, process=process)
-        base = prediction.base if isinstance(prediction, CountConditioned) else prediction
+        base = prediction.uncounted()
         m = count(state.t, state.free)
         chosen = choose(base, state.x, where, m, m - count(s, state.free), rng)
         x = draw_other(base, state.x, chosen, rng=rng)

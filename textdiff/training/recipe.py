@@ -354,13 +354,15 @@ def _check_pairs(recipe: Recipe) -> None:
 def _check_images(recipe: Recipe) -> None:
     from textdiff.core.schedules import SCHEDULES
     from textdiff.networks.denoiser import OUTPUTS
-    from textdiff.networks.images import VALUES
+    from textdiff.processes import PROCESSES, of_data
     from textdiff.processes.degradations import get_degradation
     from textdiff.processes.gaussian import WEIGHTINGS
 
     told, (process, *others) = recipe.diffusion, recipe.processes
-    if others or process not in VALUES:
-        raise RecipeError(f"processes is {', '.join(recipe.processes)}; images take one of {', '.join(VALUES)}")
+    if others or process not in of_data("values"):
+        raise RecipeError(
+            f"processes is {', '.join(recipe.processes)}; images take one of {', '.join(of_data('values'))}"
+        )
     if recipe.model.type != "unet" or recipe.model.pretrained or recipe.model.init != "plain":
         raise RecipeError("a network of images is built from its configuration; write model: {type: unet, config: {…}}")
     if recipe.tokenizer != Tokenizer() or recipe.data.validation:
@@ -376,7 +378,8 @@ def _check_images(recipe: Recipe) -> None:
     ):
         if value not in known:
             raise RecipeError(f"diffusion.{name} is {value!r}; expected one of {', '.join(known)}")
-    if (process == "cold") != bool(told.degradation) or (process == "cold" and told.output != "data"):
+    degrades = PROCESSES[process].degrades
+    if degrades != bool(told.degradation) or (degrades and told.output != "data"):
         raise RecipeError(
             "process cold needs diffusion: {degradation: {name: blur}, output: data}, and only cold has a degradation"
         )

@@ -24,6 +24,7 @@ from textdiff.core.levels import even_levels
 from textdiff.core.loop import sample
 from textdiff.core.rng import Rng, example_seed
 from textdiff.networks.images import ImageModel
+from textdiff.processes import PROCESSES
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.second_order import heun
 from textdiff.training.data import Group
@@ -96,7 +97,7 @@ def read(recipe: Recipe) -> tuple[ImageModel, list[Group], list[Group]]:
     data = recipe.data
     model = ImageModel.from_pretrained(data.train)
     name, n = model.processes[0], data.limit or PAIRS
-    if name != "gaussian" or model.diffusion.holes:
+    if not PROCESSES[name].scheduled or model.diffusion.holes:
         raise RecipeError(
             f"model {model.name} is of process {name} or fills holes; pairs come from one that draws whole images"
         )

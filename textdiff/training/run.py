@@ -28,6 +28,7 @@ from textdiff.core.loop import sample
 from textdiff.core.resolve import attribute
 from textdiff.core.rng import Rng
 from textdiff.networks.folder import TextModel
+from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 from textdiff.shaping.tokens import banned
 from textdiff.training.data import Group
@@ -144,7 +145,6 @@ def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
     """n texts like those of `group`, sampled with seeds 0 … n − 1."""
     name = text_model.processes[0]
     process = text_model.process(name)
-    sampler = next(k for k, entry in SAMPLERS.items() if name in entry.processes and k != "baseline")
     device = text_model.device
     given = group.ids[:1].to(device).expand(n, -1)
     free = group.free.to(device).expand_as(given)
@@ -156,7 +156,7 @@ def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
             given,
             free,
             count_levels(free.sum(-1), 16),
-            attribute(SAMPLERS[sampler].path)(),
+            attribute(SAMPLERS[PROCESSES[name].first].path)(),
             predictor=predictor,
             process=process,
             rng=Rng(range(n), device=device),

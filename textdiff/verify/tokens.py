@@ -596,7 +596,7 @@ def verify(
     for kind, name, table in (("process", process, PROCESSES), ("sampler", sampler, SAMPLERS)):
         if name is not None and name not in table and ":" not in name:
             raise unknown(kind, name, [*table, "your own as module:attribute"])
-    own = Entry(sampler or "", TOKENS, (), "?", "given on the command line")
+    own = Entry(path=sampler or "", summary="given on the command line", cost="?")
     samplers = {sampler: SAMPLERS.get(sampler, own)} if sampler else SAMPLERS
     work = [
         (space, p, s, steps)

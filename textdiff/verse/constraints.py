@@ -342,6 +342,9 @@ class Restricted:
             self, base=self.base.pin(x, where), asked=self.asked & ~where, shown=torch.where(where, x, self.shown)
         )
 
+    def uncounted(self) -> Restricted:
+        return self
+
     def select(self, where: Tensor, known: Tensor | None = None) -> Restricted:
         """The law of the tokens at `where` (B, L) bool alone."""
         return replace(self, asked=self.asked & where, shown=self.shown if known is None else known)

@@ -14,6 +14,7 @@ from textdiff.networks.masked_lm import HEADS
 from textdiff.networks.tokenization import (
     POEM_PREFIX,
     POEM_SPECIALS,
+    TEXT_SPECIALS,
     character_tokenizer,
     frame,
     sentencepiece_tokenizer,
@@ -22,14 +23,10 @@ from textdiff.training.recipe import STARTS, Recipe, Tokenizer
 from textdiff.training.start import start_from_model
 from textdiff.verse.forms import FORMS
 
-SPECIALS = tuple(
-    token for token in POEM_SPECIALS if token.startswith(("[mask]", "[replacement]", "[uniform]", "[level-"))
-)
-
 
 def specials_of(recipe: Recipe) -> tuple[str, ...]:
     """The special tokens of a tokenizer that is made of the texts."""
-    return POEM_SPECIALS if recipe.data.kind == "poems" else SPECIALS
+    return POEM_SPECIALS if recipe.data.kind == "poems" else TEXT_SPECIALS
 
 
 def start_of(recipe: Recipe) -> TextModel | None:
