@@ -272,7 +272,7 @@ def test_bench_times_samplers_against_the_plain_loop(run):
         (["fill", QUATRAIN], "has no hole"),
         (["fill", "床龘□□光"], "'龘' (line 1, character 2) is outside the model's vocabulary"),
         (["fill", ""], "text is empty"),
-        (["fill"], "'input' is empty"),
+        (["fill"], "stdin is empty"),
         (["fill", HOLED, "--file", "x"], "both TEXT and --file"),
         (["score", "--file", "absent.txt"], "'absent.txt' cannot be read (No such file or directory)"),
         (["evaluate", "absent.jsonl"], "'absent.jsonl' cannot be read"),

@@ -217,7 +217,7 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path):
     for path, error, message in (
         (tmp_path / "absent.jsonl", AskedError, "absent"),
         (tmp_path, AskedError, "chinese-poetry"),
-        (bad, ValueError, r"bad\.jsonl, line 2.*'text'"),
+        (bad, ValueError, r"bad\.jsonl' line 2.*'text'"),
         (jsonl(tmp_path / "none.jsonl", ["天地"]), ValueError, "none is a poem of the form"),
     ):
         with pytest.raises(error, match=message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import itertools
 import json
 import math
@@ -13,7 +12,6 @@ import pytest
 import torch
 from tiny import CHARACTERS, PROCESSES, QUATRAIN, poem_model, saved, sentence_model, window_model
 
-from textdiff.data.records import read_records
 from textdiff.networks.folder import ModelError
 from textdiff.pipeline.canvas import HOLE, holed
 from textdiff.pipeline.text import Frame, Output, Pipeline, Score
@@ -378,45 +376,6 @@ def test_a_saved_model_draws_and_scores_the_same(tmp_path):
     pipe = Pipeline.from_pretrained(saved(POEMS.model, tmp_path / "model"))
     assert texts(pipe.generate(form="五绝", n=2)) == texts(POEMS.generate(form="五绝", n=2))
     assert pipe.score(QUATRAIN)[0].nats_per_char == pytest.approx(POEMS.score(QUATRAIN)[0].nats_per_char, rel=1e-6)
-
-
-def test_records_are_read_from_text_and_json_lines(tmp_path):
-    lines = [json.dumps({"text": QUATRAIN, "form": "wuyan-jueju", "title": "静夜思"}), "", json.dumps({"text": "床"})]
-    expected = [
-        {"text": QUATRAIN, "form": "wuyan-jueju", "title": "静夜思", "dynasty": None},
-        {"text": "床", "form": None, "title": None, "dynasty": None},
-    ]
-    path, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert read_records(path) == read_records(packed) == read_records(line + "\n" for line in lines) == expected
-    plain = ["床前□□光", "", *QUATRAIN.split("\n"), "", QUATRAIN.replace("\n", ""), "白日"]
-    assert [r["text"] for r in read_records(plain and [p + "\n" for p in plain])] == [
-        "床前□□光",
-        QUATRAIN,
-        QUATRAIN.replace("\n", ""),
-        "白日",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "is empty"),
-        (b" \n\n", "is empty"),
-        (b"\xff\xfe", "cannot be read"),
-        (b'{"text": "a"}\n{"txt": "b"}', "line 2 is no JSON object with a 'text'"),
-        (b'{"text": "a"}\n{"text', "line 2 is no JSON object"),
-        (b"\x1f\x8b\x08broken", "cannot be read"),
-    ],
-)
-def test_broken_files_are_named(tmp_path, content, says):
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"file' {says}"):
-        read_records(path)
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_records(tmp_path / "absent")
 
 
 def test_each_text_may_name_its_own_form():

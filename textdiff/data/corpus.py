@@ -38,6 +38,8 @@ from typing import Any
 import numpy as np
 
 from textdiff.core.errors import AskedError
+from textdiff.data.records import records
+from textdiff.data.tables import is_folder
 from textdiff.verse import forms as verse
 
 PARTS = ("train", "validation", "test")
@@ -210,24 +212,15 @@ def prepare(
 def read(source: str | Path) -> Iterator[Poem]:
     """The texts of a source, as they stand there; `form` is still empty.
 
-    A folder: a clone of chinese-poetry, its 全唐诗/poet.tang.*.json and poet.song.*.json, Tang first.  A .txt file: texts
-    apart by blank lines, or, where there are none, one text a line.  A .jsonl or .jsonl.gz file: objects with a field `text`
-    and perhaps `author`, `title` and `dynasty`.
+    A folder: a clone of chinese-poetry, its 全唐诗/poet.tang.*.json and poet.song.*.json, Tang first.  Everything else is
+    read as any verb reads it (records.py), with its `author`, `title` and `dynasty`.
     """
     source = Path(source)
-    if source.is_dir():
+    if source.is_dir() and not is_folder(source):
         yield from _read_clone(source)
-    elif not source.exists():
-        raise AskedError(f"no file or folder {source}; pass a clone of chinese-poetry, a .txt or a .jsonl[.gz] file")
-    elif source.name.endswith(".txt"):
-        text = source.read_text(encoding="utf-8-sig")
-        for block in re.split(r"\n\s*\n", text) if re.search(r"\S[^\n]*\n\s*\n\s*\S", text) else text.splitlines():
-            if block.strip():
-                yield Poem("", block.strip())
-    elif source.name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _read_jsonl(source)
-    else:
-        raise AskedError(f"do not know how to read {source.name!r}; expected a folder, .txt, .jsonl or .jsonl.gz")
+        return
+    for record in records(source, longest=None):
+        yield Poem("", record.text, *(str(record.get(key) or "") for key in ("author", "title", "dynasty")))
 
 
 def _read_clone(folder: Path) -> Iterator[Poem]:
@@ -245,18 +238,6 @@ def _read_clone(folder: Path) -> Iterator[Poem]:
         raise AskedError(
             f"{folder} has no 全唐诗/poet.tang.*.json or poet.song.*.json; pass the root of a clone of chinese-poetry"
         )
-
-
-def _read_jsonl(path: Path) -> Iterator[Poem]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                record = _parsed(line, f"{path.name}, line {number}")
-                if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                    raise AskedError(
-                        f"{path.name}, line {number}: expected an object with a string 'text', got {line[:60]!r}"
-                    )
-                yield Poem("", record["text"], *(str(record.get(key) or "") for key in ("author", "title", "dynasty")))
 
 
 def _parsed(text: str, where: str) -> Any:

@@ -1,64 +1,335 @@
-"""Texts as files hold them: JSON Lines, or plain text with poems that run over several lines."""
+"""The one reader of texts, one record after another, whatever they stand in.
+
+    JSON Lines         objects with a `text`
+    plain text         one text a line; a poem may run over the lines of a paragraph
+    a table            with a column `text`: csv, Parquet, a folder of `datasets`, a data set of the hub (tables.py)
+
+The kind is decided by how the source begins.  Nothing is held in memory but the record that is read.  A record keeps all
+its keys; `form`, `title`, `dynasty` and `seed` are checked, since every verb takes them for what they say.
+"""
 
 from __future__ import annotations
 
-import gzip
+import contextlib
+import io
+import itertools
 import json
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from textdiff.core.errors import AskedError
+from textdiff.data import tables
+from textdiff.data.decoding import (
+    LONGEST,
+    Line,
+    Note,
+    begins,
+    decoded,
+    fault_of,
+    guarded,
+    lines_of,
+    pieces_of,
+    printable,
+)
 from textdiff.verse.forms import HOLE, guess_form
 
 CONDITIONS = ("title", "dynasty")
+DEEPEST = 64  # levels of brackets in a record
+PARAGRAPH = 64  # lines of a paragraph that may be one poem; a longer paragraph has one text a line
+
+Source = str | os.PathLike[str] | io.IOBase | Iterable[str]  # a path or a name of the hub, an open stream, lines
 
 
-def read_records(source: str | os.PathLike[str] | Iterable[str]) -> list[dict[str, Any]]:
-    """The texts of a file (or of lines), {"text", and "form", "title" and "dynasty" where they are told}.
+@dataclass(frozen=True)
+class Record:
+    """One text with all its keys, where it stands, and what is wrong with it."""
 
-    JSON Lines if the first line is an object.  Otherwise one text a line; a poem may run over the lines of a paragraph.
+    fields: Mapping[str, Any]
+    place: str  # 'poems.jsonl' line 7
+    error: str | None = None  # None: the record is sound, and has a `text`
+
+    @property
+    def text(self) -> str:
+        return str(self.fields["text"])
+
+    def get(self, key: str) -> Any:
+        """The value of a key; None where it is missing or empty."""
+        value = self.fields.get(key)
+        return None if value == "" else value
+
+
+def read(source: Source, note: Note | None = None, longest: int | None = LONGEST) -> Iterator[Record]:
+    """The records of a source, wrong ones among them.  AskedError for a source that cannot be read, or has no record.
+
+    `note` is called with a line for people, where there is something to say.  `longest` is how many characters a line may
+    have.
     """
-    name = str(source) if isinstance(source, (str, os.PathLike)) else "input"
+    name = name_of(source)
+    empty = True
+    for record in guarded(name, _records(source, name, note, longest)):
+        yield record
+        empty = False
+    if empty:
+        raise AskedError(f"{name} is empty; pass at least one text")
+
+
+def records(source: Source, note: Note | None = None, longest: int | None = LONGEST) -> Iterator[Record]:
+    """The records of a source.  AskedError at the first that is wrong, with its file and line."""
+    for record in read(source, note, longest):
+        if record.error is not None:
+            raise AskedError(f"{record.place} {record.error}")
+        yield record
+
+
+def read_records(source: Source, note: Note | None = None) -> list[dict[str, Any]]:
+    """All records of a source with all their keys, in memory."""
+    return [dict(record.fields) for record in records(source, note)]
+
+
+def pieces(path: str | os.PathLike[str], limit: int | None = None, note: Note | None = None) -> Iterator[str]:
+    """Running text: plain text as it stands, a piece at a time, or the texts of the records with line breaks between.
+
+    `limit` is a number of lines, or of records.
+    """
+    if _is_plain(path):
+        yield from guarded(name_of(path), _plain_pieces(path, limit, note))
+        return
+    for number, record in enumerate(itertools.islice(records(path, note, longest=None), limit)):
+        yield ("\n" if number else "") + record.text
+
+
+def name_of(source: Source) -> str:
+    """What messages call a source: its path in quotes, stdin, or input."""
+    if isinstance(source, (str, os.PathLike)):
+        return repr(str(source))
+    return "stdin" if source is sys.stdin else "input"
+
+
+# -- kinds ----------------------------------------------------------------------------------------------------------------
+
+
+def _records(source: Source, name: str, note: Note | None, longest: int | None) -> Iterator[Record]:
+    if (rows := _table(source, name)) is not None:
+        for number, row in rows:
+            yield checked(dict(row), f"{name} row {number}")
+        return
+    with _opened(source, name, note) as text:
+        lines = lines_of(text, longest)
+        first = next((line for line in lines if line.text.strip() or line.error), None)
+        if first is None:
+            return
+        head, lines = first.text.strip(), itertools.chain([first], lines)
+        suffix = _suffix(source)
+        delimiter = tables.delimiter_of(head, suffix)
+        if head.startswith("{"):
+            yield from (_parsed(line, name) for line in lines if line.text.strip() or line.error)
+        elif _is_array(head):
+            raise AskedError(f"{name} is one array of JSON; write one object a line (jq -c '.[]' does it)")
+        elif delimiter is not None:
+            for number, row, wrong in tables.csv_rows(lines, delimiter):
+                yield checked(row, f"{name} line {number}", wrong)
+        elif suffix in tables.SUFFIXES:
+            tables.with_text(head.split(","), name)
+        else:
+            yield from _paragraphs(lines, name)
+
+
+def _is_array(head: str) -> bool:
+    return head == "[" or head.replace(" ", "").startswith("[{")
+
+
+def _suffix(source: Source) -> str:
+    """.csv of a path a.csv or a.csv.gz; nothing of a stream."""
+    return Path(str(source).removesuffix(".gz")).suffix.lower() if isinstance(source, (str, os.PathLike)) else ""
+
+
+def _table(source: Source, name: str) -> Iterator[tuple[int, dict[str, Any]]] | None:
+    """The rows of a table that is no text; None for everything else."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    path = Path(source)
+    if path.is_dir():
+        if not tables.is_folder(path):
+            raise AskedError(f"{name} is a folder that `datasets` did not save; name a file of texts")
+        return tables.dataset_rows(str(path), name)
+    if not path.exists() and tables.is_hub_name(str(source)):
+        return tables.dataset_rows(str(source), name)
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) == tables.PARQUET:
+                return tables.parquet_rows(path, name)
+    return None
+
+
+@contextlib.contextmanager
+def _opened(source: Source, name: str, note: Note | None) -> Iterator[io.TextIOBase | Iterable[str]]:
+    """The text of a file, of a stream of bytes or of text, or lines."""
+    if isinstance(source, (str, os.PathLike)):
+        with Path(source).open("rb") as file, decoded(file, name, note) as text:
+            yield text
+        return
+    stream: Any = getattr(source, "buffer", source)
+    if not hasattr(stream, "peek"):
+        yield source  # type: ignore[misc]
+        return
+    if begins(stream)[:4] == tables.PARQUET:
+        raise AskedError(f"{name} is a Parquet file, which cannot be read from a stream; pass its name")
+    wrapped = decoded(stream, name, note)
     try:
-        if isinstance(source, (str, os.PathLike)):
-            data = Path(source).read_bytes()
-            text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-        else:
-            text = "".join(source)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise AskedError(f"{name!r} cannot be read ({reason}); pass a text or JSON Lines file in UTF-8") from error
-    lines = text.split("\n")
-    first = next((line for line in lines if line.strip()), None)
-    if first is None:
-        raise AskedError(f"{name!r} is empty; pass at least one text")
-    if not first.lstrip().startswith("{"):
-        return [{"text": text} for text in _paragraphs(lines)]
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+        yield wrapped
+    finally:
+        wrapped.detach()  # the stream is not ours to close
+
+
+def _is_plain(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds running text, and neither records of JSON nor a table."""
+    name = name_of(path)
+    if _table(path, name) is not None:
+        return False
+
+    def heads() -> Iterator[str]:
+        with _opened(path, name, None) as text:
+            yield from (line.text.strip() for line in lines_of(text))
+
+    head = next((head for head in guarded(name, heads()) if head), "")
+    return not head.startswith("{") and not _is_array(head) and tables.delimiter_of(head, _suffix(path)) is None
+
+
+def _plain_pieces(path: str | os.PathLike[str], limit: int | None, note: Note | None) -> Iterator[str]:
+    name, number, blank = name_of(path), 1, True
+    with _opened(path, name, note) as text:
+        for piece in pieces_of(text):
+            if limit is not None and number > limit:
+                break
+            if (fault := fault_of(piece)) is not None:
+                raise AskedError(f"{name} line {number} {fault}")
+            yield piece
+            blank = blank and not piece.strip()
+            number += piece.endswith("\n")
+    if blank:
+        raise AskedError(f"{name} is empty; pass at least one text")
+
+
+# -- records --------------------------------------------------------------------------------------------------------------
+
+
+def _parsed(line: Line, name: str) -> Record:
+    """The record of a line of JSON."""
+    place = f"{name} line {line.number}"
+    shown = {"text": printable(line.text[:200])}
+    if line.error is not None:
+        return Record(shown, place, line.error)
+    try:
+        found = json.loads(line.text, parse_constant=_no_number)
+    except RecursionError:
+        return Record(shown, place, "is nested too deeply; mend or remove it")
+    except json.JSONDecodeError as error:
+        return Record(shown, place, f"is not JSON ({error.msg}, character {error.pos + 1}); mend or remove it")
+    except ValueError as error:
+        return Record(shown, place, f"is not JSON ({error}); mend or remove it")
+    if not isinstance(found, dict) or "text" not in found:
+        return Record(shown, place, "is no JSON object with a 'text'; mend or remove it")
+    if line.text.count("[") + line.text.count("{") > DEEPEST and _deep(found):
+        return Record(shown, place, "is nested too deeply; mend or remove it")
+    if "\\u" in line.text:
         try:
-            record = json.loads(line)
-            records.append({"text": record["text"]} | {key: record.get(key) for key in ("form", *CONDITIONS)})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise AskedError(f"{name!r} line {number} is no JSON object with a 'text'; mend or remove it") from None
-    return records
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return Record(shown, place, "has one half of a pair of surrogates (\\\\ud8…); remove it")
+    return checked(found, place)
 
 
-def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
-    """One text a line; lines that only together have the shape of a poem are one text."""
-    paragraph: list[str] = []
-    for line in [*lines, ""]:
-        if line.strip():
-            paragraph.append(line.strip())
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _deep(value: Any) -> bool:
+    """Whether lists and objects stand in one another more than DEEPEST times."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return any(isinstance(one, (dict, list)) for one in level)
+
+
+def checked(fields: dict[str, Any], place: str, wrong: str | None = None) -> Record:
+    """The record, with what is wrong with the keys that the verbs take."""
+    error = wrong or next((found for key, test in _TESTS.items() if (found := test(key, fields.get(key)))), None)
+    if any(isinstance(value, str) and fault_of(value) for value in (*fields, *fields.values())):
+        error = error or "has a key or value that cannot be written: half of a pair of surrogates, or NUL; mend it"
+        fields = {printable(key): printable(v) if isinstance(v, str) else v for key, v in fields.items()}
+    return Record(fields, place, error)
+
+
+def _text(key: str, value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"has as text {_short(value)}, which is not text; mend or remove it"
+    return fault_of(value)
+
+
+def _word(key: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return None
+    return f"has {key} {_short(value)}; expected text, or null where there is none"
+
+
+def _number(key: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63):
+        return None
+    return f"has {key} {_short(value)}; expected a whole number of 64 bits"
+
+
+_TESTS: dict[str, Callable[[str, Any], str | None]] = {
+    "text": _text,
+    "form": _word,
+    "title": _word,
+    "dynasty": _word,
+    "seed": _number,
+}
+
+
+def _short(value: Any) -> str:
+    shown = printable(repr(value))
+    return shown if len(shown) <= 40 else shown[:39] + "…"
+
+
+def _paragraphs(lines: Iterable[Line], name: str) -> Iterator[Record]:
+    """One text a line; the lines of a paragraph that only together have the shape of a poem are one text."""
+    paragraph: list[Line] | None = []  # None: the paragraph is longer than a poem, and each line is a text
+    for line in itertools.chain(lines, [Line(0, "")]):
+        if line.text.strip() or line.error:
+            if paragraph is None:
+                yield _plain(line, name)
+                continue
+            paragraph.append(line)
+            if len(paragraph) > PARAGRAPH:
+                yield from (_plain(one, name) for one in paragraph)
+                paragraph = None
             continue
-        shapes = [guess_form(text.replace("[MASK]", HOLE)) for text in ("\n".join(paragraph), *paragraph)]
-        if len(paragraph) > 1 and shapes[0] is not None and not any(shapes[1:]):
-            yield "\n".join(paragraph)
-        else:
-            yield from paragraph
+        if paragraph:
+            yield from _texts(paragraph, name)
         paragraph = []
+
+
+def _texts(paragraph: list[Line], name: str) -> Iterator[Record]:
+    texts = [line.text.strip() for line in paragraph]
+    whole, *single = (guess_form(text.replace("[MASK]", HOLE)) for text in ("\n".join(texts), *texts))
+    if len(texts) > 1 and whole is not None and not any(single):
+        wrong = next((f"has in line {line.number} a line that {line.error}" for line in paragraph if line.error), None)
+        yield checked({"text": "\n".join(texts)}, f"{name} line {paragraph[0].number}", wrong)
+    else:
+        yield from (_plain(line, name) for line in paragraph)
+
+
+def _plain(line: Line, name: str) -> Record:
+    return checked({"text": line.text.strip()}, f"{name} line {line.number}", line.error)

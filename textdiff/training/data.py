@@ -13,11 +13,8 @@ A step is told a title, a dynasty, or not, as a whole: a slot of the prefix that
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
-import json
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +27,8 @@ from torch import Tensor
 from textdiff.core.contracts import Process, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng, example_seed
+from textdiff.data.decoding import Note
+from textdiff.data.records import Record, records
 from textdiff.networks.tokenization import SLOT_WORDS, title_characters
 from textdiff.verse.forms import FORMS, get_form, guess_form
 
@@ -57,18 +56,18 @@ class Group:
     seeds: Tensor | None = None  # (N,) what each is always corrupted with (reflow.py); None: anew in every epoch
 
 
-def poems(path: str | Path, limit: int | None = None, conditions: Collection[str] = ()) -> Iterator[Text]:
-    """The poems of a file one after another; AskedError names the file, the line and what is wrong.
+def poems(
+    path: str | Path, limit: int | None = None, conditions: Collection[str] = (), note: Note | None = None
+) -> Iterator[Text]:
+    """The poems of a source one after another; AskedError names the file, the line and what is wrong.
 
     The fields of `conditions` are read, too: a text may lack one, all texts may not.
     """
-    missing, empty = set(conditions), True
-    for where, record in _records(Path(path), limit):
-        text, empty = _poem(record, where, conditions), False
+    missing = set(conditions)
+    for record in itertools.islice(records(path, note, longest=None), limit):
+        text = _poem(record, conditions)
         missing = {name for name in missing if not getattr(text, name)}
         yield text
-    if empty:
-        raise AskedError(f"data file {str(path)!r} is empty; it must hold at least one text")
     for name in missing:
         raise AskedError(
             f"conditions has {name!r}, but no text of {str(path)!r} has a {name}; make the file with "
@@ -76,51 +75,8 @@ def poems(path: str | Path, limit: int | None = None, conditions: Collection[str
         )
 
 
-def pieces(path: str | Path, limit: int | None = None) -> Iterator[str]:
-    """The text of a file, a piece at a time: plain text as it is, the texts of other files with line breaks between."""
-    path, empty = Path(path), True
-    if ".json" in path.name:
-        for number, (_, record) in enumerate(_records(path, limit)):
-            yield ("\n" if number else "") + record["text"]
-        return
-    for line in itertools.islice(_lines(path), limit):
-        empty = empty and not line.strip()
-        yield line
-    if empty:
-        raise AskedError(f"data file {str(path)!r} is empty; it must hold at least one text")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if not path.is_file():
-        raise AskedError(
-            f"data file {str(path)!r} does not exist; make one with 'textdiff data prepare', or pass data.train=FILE"
-        )
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            yield from file
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise AskedError(f"data file {str(path)!r} is damaged or no UTF-8 text ({error}); make it again") from error
-
-
-def _records(path: Path, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(itertools.islice(_lines(path), limit), start=1):
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        if ".json" not in path.name:
-            yield where, {"text": line}
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise AskedError(f"{where} is not JSON ({error}); the file may have been cut, make it again") from error
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise AskedError(f"{where} is not a JSON object with a 'text' field")
-        yield where, record
-
-
-def _poem(record: dict[str, Any], where: str, conditions: Collection[str]) -> Text:
-    text, name = record["text"], record.get("form")
+def _poem(record: Record, conditions: Collection[str]) -> Text:
+    text, name = record.text, record.get("form")
     try:
         form = (FORMS.get(name) or get_form(str(name))) if name else guess_form(text)
         if form is None:
@@ -128,7 +84,7 @@ def _poem(record: dict[str, Any], where: str, conditions: Collection[str]) -> Te
         told = {key: _told(key, record.get(key)) for key in conditions}
         return Text("".join(form.split(text)), form.name, **told)
     except ValueError as error:
-        raise AskedError(f"{where}: {error}") from error
+        raise AskedError(f"{record.place}: {error}") from error
 
 
 def _told(name: str, value: Any) -> str | None:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from textdiff.core.errors import AskedError, RecipeError
+from textdiff.data.records import pieces
 from textdiff.data.rows import kind_of
 from textdiff.data.tokens import CODES, Encoder, batched, codes
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import train_sentencepiece
-from textdiff.training.data import Text, pieces, place_of, poems
+from textdiff.training.data import Text, place_of, poems
 from textdiff.training.recipe import Recipe
 from textdiff.training.texts.network import network, specials_of, tokenizer_of
 

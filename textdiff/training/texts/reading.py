@@ -38,7 +38,9 @@ def _sources(recipe: Recipe) -> list[Path]:
 
 
 def _large(recipe: Recipe) -> bool:
-    return sum(path.stat().st_size for path in _sources(recipe) if path.is_file()) >= prepared.KEPT
+    """Whether to keep what is made: of files alone, since the key does not know what else a source holds."""
+    files = [path for path in _sources(recipe) if path.is_file()]
+    return len(files) == len(_sources(recipe)) and sum(path.stat().st_size for path in files) >= prepared.KEPT
 
 
 def _key(recipe: Recipe, found: TextModel | None) -> str:

@@ -1,0 +1,129 @@
+"""Texts that stand in tables: csv, Parquet, a folder of `datasets`, a data set of the hub.
+
+A table has a column `text`; its other columns are kept.  pyarrow and datasets are imported when such a table is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from textdiff.core.errors import AskedError
+from textdiff.data.decoding import Line, reason_of
+
+ROWS = 1024  # rows of a Parquet file in memory at a time
+PARQUET = b"PAR1"  # how such a file begins
+SUFFIXES = (".csv", ".tsv")
+_DELIMITERS = ",\t;"
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(:\w+)?")
+_FILES = re.compile(r"\.(jsonl?|txt|csv|tsv|gz|parquet|ya?ml|md)$", re.IGNORECASE)
+
+
+def delimiter_of(head: str, suffix: str) -> str | None:
+    """What parts the columns of a table that begins with this line; None where it is no table with a column `text`."""
+    for delimiter in _DELIMITERS:
+        names = [name.strip() for name in head.split(delimiter)]
+        names = [name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name for name in names]
+        if "text" in names and (len(names) > 1 or suffix in SUFFIXES) and len(set(names)) == len(names):
+            return delimiter
+    return None
+
+
+def csv_rows(lines: Iterable[Line], delimiter: str) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+    """(line number, the row, what is wrong with it) of a table whose first row has the names."""
+    last, errors = 0, list[str]()
+
+    def texts() -> Iterator[str]:
+        nonlocal last
+        for line in lines:
+            last = line.number
+            errors.extend([line.error] if line.error else [])
+            yield line.text + "\n"
+
+    rows = csv.reader(texts(), delimiter=delimiter)
+    names: list[str] = []
+    while True:
+        first = last + 1
+        errors.clear()
+        try:
+            values = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield first, {}, f"is no row of a table ({error}); mend or remove it"
+            continue
+        if not values:
+            continue
+        if not names:
+            names = [name.strip() for name in values]
+            continue
+        row: dict[str, Any] = {name: value if value != "" else None for name, value in zip(names, values, strict=False)}
+        if row.get("text") is None and "text" in row:
+            row["text"] = ""
+        if isinstance(row.get("seed"), str) and re.fullmatch(r"\s*-?\d{1,20}\s*", row["seed"]):
+            row["seed"] = int(row["seed"])
+        wrong = (
+            None if len(values) == len(names) else f"has {len(values)} fields, but the table has {len(names)} columns"
+        )
+        yield first, row, errors[0] if errors else wrong
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `datasets` saved a data set into this folder."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a name that is none of a file here can be one of the hub: owner/name, or owner/name:split."""
+    return bool(_HUB.fullmatch(source)) and not _FILES.search(source) and not Path(source).parent.exists()
+
+
+def parquet_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a Parquet file with their numbers from 1 on."""
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            with_text(file.schema_arrow.names, name)
+            number = 0
+            for batch in file.iter_batches(batch_size=ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except pyarrow.ArrowException as error:
+        raise AskedError(f"{name} cannot be read ({reason_of(error)}); it may have been cut, make it again") from error
+
+
+def dataset_rows(source: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a data set, of its split `train` where there are several and none is named (owner/name:split)."""
+    import datasets
+
+    hub, _, split = source.partition(":")
+    try:
+        if Path(source).exists():
+            found, split = datasets.load_from_disk(source), ""
+        else:
+            found = datasets.load_dataset(hub, split=split or None, streaming=True)
+    except Exception as error:  # of many kinds: no network, no such set, damaged files
+        raise AskedError(
+            f"there is no file {source!r}, and as a data set it cannot be read ({reason_of(error)}); check the name and the "
+            "connection"
+        ) from error
+    if isinstance(found, Mapping):
+        splits = list(found)
+        if "train" not in found and len(splits) != 1:
+            raise AskedError(f"{name} has the splits {', '.join(splits)}, and no 'train'; name a data set of one split")
+        found = found["train" if "train" in found else splits[0]]
+    with_text(found.column_names, name)
+    yield from enumerate(found, start=1)
+
+
+def with_text(columns: list[str] | None, name: str) -> None:
+    """AskedError for a table without a column of texts."""
+    if columns is not None and "text" not in columns:
+        raise AskedError(
+            f"{name} has the columns {', '.join(columns)}, and no 'text'; rename the column of the texts so"
+        )
