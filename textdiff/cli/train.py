@@ -33,7 +33,7 @@ def add(verbs: Any) -> None:
     p.add_argument("--json", action="store_true", help="the report in one line")
 
 
-def train(a: argparse.Namespace) -> None:
+def train(a: argparse.Namespace) -> int | None:
     from textdiff.training import recipe as recipes
 
     recipe = recipes.load(a.recipe, a.override)
@@ -42,10 +42,15 @@ def train(a: argparse.Namespace) -> None:
     if a.dry_run:
         report = run.dry_run(recipe)
         print(json.dumps(report) if a.json else "\n".join(f"{name:18}{value}" for name, value in report.items()))
-        return
-    folder = run.train(recipe, fresh=a.fresh, log=(lambda line: None) if a.quiet else log)
-    if folder is not None:
+        return None
+    try:
+        folder = run.train(recipe, fresh=a.fresh, log=(lambda line: None) if a.quiet else log)
+    except run.Stopped as stop:
+        log(str(stop))
+        return 128 + stop.signal
+    if folder is not None and run.leader():
         print(folder)
+    return None
 
 
 def data_prepare(a: argparse.Namespace) -> None:

@@ -19,13 +19,13 @@ import os
 import shutil
 import tempfile
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from textdiff.core.errors import AskedError
+from textdiff.data import sealed
 from textdiff.data.rows import Stored
 
 FORMAT = 1
@@ -63,7 +63,7 @@ def get(key: str, make: Callable[[Path], dict[str, Any]], *, keep: bool) -> Prep
             return found
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
     try:
-        _seal(new, make(new))
+        sealed.seal(new, NAME, {"format": FORMAT, "about": make(new)})
         if home is not None:
             _rename(new, home / key)
         found = _opened(home / key if home is not None and not new.exists() else new)
@@ -99,54 +99,23 @@ def _sweep(home: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _seal(folder: Path, about: dict[str, Any]) -> None:
-    """Write prepared.json, after all that it speaks of is on the disk."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        file = Stored(path)
-        os.fsync(file.handle)
-        files[path.name] = [path.stat().st_size, _checksum(file)]
-    with (folder / NAME).open("w", encoding="utf-8") as described:
-        json.dump({"format": FORMAT, "files": files, "about": about}, described, ensure_ascii=False)
-        described.flush()
-        os.fsync(described.fileno())
-    _sync(folder)
-
-
 def _rename(new: Path, folder: Path) -> None:
     """Put `new` where `folder` shall be; where another start was faster, its folder stays and `new` is used by us alone."""
     with contextlib.suppress(OSError):
         os.rename(new, folder)
-        _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sealed.sync(folder.parent)
 
 
 def _opened(folder: Path) -> Prepared | None:
     """The files of a folder; None where there is none, or a damaged one, which is removed."""
     if not folder.is_dir():
         return None
-    files: dict[str, Stored] = {}
     try:
-        told = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        for name, (size, checksum) in told["files"].items():
-            files[name] = Stored(folder / Path(name).name)
-            if os.fstat(files[name].handle).st_size != size or _checksum(files[name]) != checksum:
-                raise ValueError(f"{name} is damaged")
-        return Prepared(told["about"], files)
+        found = sealed.about(folder, NAME)
+        files = {name: Stored(folder / Path(name).name) for name in found["files"]}
+        if sealed.damage(folder, NAME) is None:
+            return Prepared(found["about"], files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-
-
-def _checksum(file: Stored) -> int:
-    value = at = 0
-    while block := os.pread(file.handle, 1 << 20, at):
-        value, at = zlib.crc32(block, value), at + len(block)
-    return value
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from textdiff.core.errors import RecipeError
-from textdiff.training.data import Group, MicroBatches
+from textdiff.training.data import PIECE, Group, MicroBatches
 from textdiff.training.loss import Denoiser
 from textdiff.training.recipe import Recipe
 from textdiff.training.trainer import Model
@@ -30,6 +32,7 @@ class Plan:
     parameters: int
     texts: int
     tokens: int  # over the whole run, in texts, without prefixes; values, of images
+    data: str  # the fingerprint of what is learnt from: what a resumed run must have again
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -58,7 +61,9 @@ def plan(recipe: Recipe) -> Plan:
     per_epoch = sum(int(g.free.expand(g.ids.shape[1:]).sum()) * len(g.ids) for g in train)
     tokens = int(per_epoch * recipe.run.steps / batches.steps_per_epoch())
     parameters = sum(p.numel() for p in text_model.model.parameters())
-    return Plan(text_model, batches, validation, parameters, sum(len(g.ids) for g in train), tokens)
+    return Plan(
+        text_model, batches, validation, parameters, sum(len(g.ids) for g in train), tokens, _data(text_model, train)
+    )
 
 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
@@ -91,6 +96,20 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "memory_mb": round((made.parameters * 4 * (4 + averaged) + activations) / 2**20),
         "out": str(recipe.folder),
     }
+
+
+def _data(text_model: Model, groups: list[Group]) -> str:
+    """A hash of the vocabulary and of every row that is learnt from."""
+    hashed = hashlib.sha256()
+    tokenizer = text_model.tokenizer
+    if tokenizer is not None:
+        hashed.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+    tables: list[Any] = [table for g in groups for table in (g.ids, g.condition, g.seeds) if table is not None]
+    for table in tables:
+        step = max(1, PIECE // max(1, table[:1].numel()))
+        for first in range(0, len(table), step):
+            hashed.update(table[first : first + step].contiguous().numpy())
+    return hashed.hexdigest()
 
 
 def vocabulary(made: Plan) -> int | None:

@@ -3,7 +3,7 @@
 <out>/recipe.yaml         the recipe, every default spelled out
 <out>/log.jsonl           step, seconds, tokens, loss, bounds
 <out>/previews.txt        samples at each evaluation
-<out>/checkpoint-N/       what a killed run starts again from
+<out>/checkpoint-N/       what a killed run starts again from (checkpoints.py)
 <out>/model/              the result: averaged weights, tokenizer, textdiff.json, model card
 <out>/raw/                the same without averaging
 """
@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 import transformers
 
-from textdiff.core.errors import RecipeError
+from textdiff.core.errors import RecipeError, TextdiffError
 from textdiff.core.levels import count_levels
 from textdiff.core.loop import sample
 from textdiff.core.resolve import attribute
@@ -31,12 +32,13 @@ from textdiff.networks.folder import TextModel
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 from textdiff.shaping.tokens import banned
+from textdiff.training import checkpoints
 from textdiff.training.data import Group
 from textdiff.training.planning import Plan, dry_run, plan
 from textdiff.training.recipe import Recipe, load, to_yaml
-from textdiff.training.trainer import DiffusionTrainer, Log, checkpoints
+from textdiff.training.trainer import DiffusionTrainer, Log
 
-__all__ = ["dry_run", "plan", "train"]
+__all__ = ["Stopped", "dry_run", "leader", "plan", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,58 +64,111 @@ def _silent(line: str) -> None:
     pass
 
 
-def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | None:
-    """Train, or go on from the newest complete checkpoint in the output folder.
+class Stopped(TextdiffError):
+    """The run was asked to stop by a signal, and has stopped: what is left of it, and how to go on."""
 
-    Returns the model's folder, or None if the run was stopped before its last step (start it again to go on).  `fresh`
-    ignores checkpoints that are there.
+    def __init__(self, message: str, signal: signal.Signals):
+        TextdiffError.__init__(self, message)
+        self.signal = signal
+
+
+def leader() -> bool:
+    """Whether this process speaks and writes, of those that train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | None:
+    """Train, or go on from the newest whole checkpoint in the output folder.
+
+    Returns the model's folder, or None if the run stopped after run.minutes, before its last step (start it again to go
+    on).  Stopped, on SIGINT and SIGTERM, says that there is a checkpoint.  `fresh` ignores checkpoints that are there.
     """
-    folder = recipe.folder
-    checkpoint = None if fresh else max(checkpoints(folder), key=_step, default=None)
-    if checkpoint is not None:
-        _same(recipe, load(folder / "recipe.yaml"))
+    log, folder = log if leader() else _silent, recipe.folder
+    checkpoint = None if fresh else _checkpoint(recipe, log)
     if recipe.run.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise RecipeError("run.compile needs a C++ compiler, and there is none; install g++, or leave run.compile out")
     made = plan(recipe)
-    if os.environ.get("RANK", "0") == "0":
+    if checkpoint is not None and checkpoints.about(checkpoint)["data"] != made.data:
+        raise RecipeError(
+            f"the data are not those that {checkpoint} was trained on, although the recipe is the same; restore them, or "
+            f"pass out=OTHER or --fresh"
+        )
+    if not leader():
+        return _run(recipe, made, checkpoint, log)
+    with checkpoints.room(folder, "the run"):
         folder.mkdir(parents=True, exist_ok=True)
-        _forget(folder, after=_step(checkpoint) if checkpoint else 0)
-        _write(folder / "recipe.yaml", to_yaml(recipe))
-    else:
-        log = _silent
+        with checkpoints.alone(folder):
+            after = checkpoints.step_of(checkpoint) if checkpoint else 0
+            checkpoints.tidy(folder, after)
+            _forget(folder, after)
+            _write(folder / "recipe.yaml", to_yaml(recipe))
+            return _run(recipe, made, checkpoint, log)
+
+
+def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path | None:
+    folder, kind = recipe.folder, _kind(recipe)
     log(
         f"{made.texts} texts, {made.parameters / 1e6:.2f} M parameters, {recipe.run.steps} steps"
         + (f", {world} processes" if (world := made.batches.pieces // recipe.run.accumulation) > 1 else "")
         + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
-    kind = _kind(recipe)
     previews = kind.previews(recipe, folder, log)
-    trainer = DiffusionTrainer(made.text_model, recipe, made.batches, made.held, log, previews)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.state.global_step < recipe.run.steps:
-        log(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
+    trainer = DiffusionTrainer(made.text_model, recipe, made.batches, made.held, log, previews, made.data)
+    with trainer.keeper.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        step, stopped = trainer.state.global_step, trainer.keeper.stopped
+        if step == recipe.run.steps and trainer.args.should_save:
+            _save(trainer, made, kind)
+    if stopped is not None:
+        left = f"{folder / 'model'} is written" if step == recipe.run.steps else "the same command goes on from there"
+        raise Stopped(f"stopped by {stopped.name} at step {step} of {recipe.run.steps}; {left}", stopped)
+    if step < recipe.run.steps:
+        log(f"stopped after run.minutes at step {step} of {recipe.run.steps}; the same command goes on from there")
         return None
-    if trainer.args.should_save:
-        raw = trainer.text_model
-        raw.save_pretrained(folder / "raw")
-        kind.finished(trainer.averaged(), made.batches.groups).save_pretrained(folder / "model")
-        bounds = {k: v for entry in trainer.state.log_history for k, v in entry.items() if k.startswith("eval_")}
-        _write(folder / "model" / "README.md", kind.card(recipe, made, trainer.seconds, trainer.tokens, bounds))
     return folder / "model"
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+def _checkpoint(recipe: Recipe, log: Log) -> Path | None:
+    """The checkpoint that this recipe goes on from; None where there is none."""
+    folder = recipe.folder
+    found = checkpoints.find(folder)
+    for name in found.strange:
+        log(f"{folder / name} is no checkpoint, because its name has no step; it is left alone")
+    if found.newest is None:
+        if found.damaged:
+            raise TextdiffError(
+                f"no checkpoint in {str(folder)!r} is whole: {', '.join(found.damaged)}; pass --fresh to begin anew, or "
+                f"out=OTHER"
+            )
+        return None
+    for message in found.damaged:
+        log(f"{message}; going on from {found.newest.name}")
+    _same(recipe, load(found.newest / "recipe.yaml"))
+    if checkpoints.step_of(found.newest) > recipe.run.steps:
+        raise RecipeError(
+            f"{found.newest} is beyond run.steps={recipe.run.steps}; give at least as many steps, or pass out=OTHER or "
+            f"--fresh"
+        )
+    return found.newest
+
+
+def _save(trainer: DiffusionTrainer, made: Plan, kind: Kind) -> None:
+    """Write the model with averaged weights, its card, and the model without averaging."""
+    folder, recipe = trainer.recipe.folder, trainer.recipe
+    trainer.text_model.save_pretrained(folder / "raw")
+    kind.finished(trainer.averaged(), made.batches.groups).save_pretrained(folder / "model")
+    bounds = {k: v for entry in trainer.state.log_history for k, v in entry.items() if k.startswith("eval_")}
+    _write(folder / "model" / "README.md", kind.card(recipe, made, trainer.seconds, trainer.tokens, bounds))
+    for name in ("raw", "model"):
+        for left in folder.glob(f".{name}-*"):  # of a start that was killed while it wrote this folder
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _forget(folder: Path, after: int) -> None:
-    """Remove what an earlier start left of the steps after `after`, which are trained again."""
-    for checkpoint in checkpoints(folder):
-        if _step(checkpoint) > after:
-            shutil.rmtree(checkpoint)
+    """Remove what an earlier start has said of the steps after `after`, which are trained again."""
     for name in ("log.jsonl", "previews.txt"):
         if (folder / name).exists():
-            lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             _write(folder / name, "".join(line for line in lines if _step_of(line) <= after))
 
 

@@ -1,17 +1,16 @@
 """Hugging Face's Trainer around the loss: exact data order, averaged weights, safe and complete checkpoints.
 
-A checkpoint is a model folder (raw weights, float32) with `training.safetensors` and `training.json` (optimiser, rate,
-averaged weights) and `trainer_state.json`.  `complete.json` is written last, and only folders that have it are resumed
-from.  No state of a random generator is kept: corruption and dropout are keyed by the number of the micro-batch.
+No state of a random generator is kept: corruption and dropout are keyed by the number of the micro-batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
+import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,15 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from textdiff.core.errors import AskedError
+from textdiff.core.errors import AskedError, TextdiffError
 from textdiff.core.likelihood import nelbo, ratio
 from textdiff.networks.folder import TextModel
 from textdiff.networks.images import ImageModel
+from textdiff.training import checkpoints
 from textdiff.training.data import Group, MicroBatches, unsaid
 from textdiff.training.loss import Denoiser, corrupted, weighted_nll
 from textdiff.training.optimizer import build, flatten, rate, unflatten
-from textdiff.training.recipe import Recipe
+from textdiff.training.recipe import Recipe, to_yaml
 
 Log = Callable[[str], None]
 Model = TextModel | ImageModel
@@ -114,7 +114,9 @@ class DiffusionTrainer(Trainer):
         held: list[Group],
         log: Log,
         previews: Callable[[Any, list[Group], int], None],
+        data: str,
     ):
+        """`data` is the fingerprint of what is learnt from, which a checkpoint carries."""
         args = arguments(recipe)
         tensors: dict[str, Any] = {
             name: part for name, part in vars(text_model).items() if isinstance(part, torch.Tensor | torch.nn.Module)
@@ -124,7 +126,7 @@ class DiffusionTrainer(Trainer):
         slots, pad = text_model.prefix, text_model.pad_id
         bare = [replace(g, condition=unsaid(g.condition, slots, recipe.told, pad)) for g in held]
         self.held = {"": bare} | ({"_told": held} if recipe.told else {})
-        self.report, self.previews = log, previews
+        self.report, self.previews, self.data = log, previews, data
         decay = recipe.optimizer.ema
         self.ema = AveragedModel(text_model.model, multi_avg_fn=averaging(decay)) if decay else None
         if recipe.run.compile:  # all widths by one code; the averaged weights are a network of their own
@@ -132,6 +134,8 @@ class DiffusionTrainer(Trainer):
             network.base_model.compile(dynamic=True)
         self.seconds = 0.0  # of training, over all starts
         self.tokens = 0
+        self.finite = torch.ones((), dtype=torch.bool, device=args.device)  # all losses so far
+        self.keeper = Keeper(self)
         Trainer.__init__(
             self,
             model=Denoiser(text_model),
@@ -139,7 +143,7 @@ class DiffusionTrainer(Trainer):
             train_dataset=batches,
             data_collator=lambda items: items[0],
             processing_class=text_model.tokenizer,
-            callbacks=[Keeper(self)],
+            callbacks=[self.keeper],
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -158,6 +162,7 @@ class DiffusionTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         loss = model(**inputs) * self.args.world_size  # data parallelism averages; the pieces are to be added up
+        self.finite &= loss.detach().isfinite()
         self.tokens += inputs["x0"].numel() * self.args.world_size
         return (loss, {}) if return_outputs else loss
 
@@ -193,23 +198,45 @@ class DiffusionTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if not self.args.should_save:
             return
-        step, run = self.state.global_step, Path(self.recipe.folder)
-        folder = run / f"checkpoint-{step}"
-        self.text_model.save_pretrained(folder)
+        step, run = self.state.global_step, self.recipe.folder
         rate_state = self.lr_scheduler.state_dict()  # type: ignore[union-attr]
         rate_state.pop("lr_lambdas", None)
         state = {"optimizer": self.optimizer.state_dict(), "rate": rate_state}  # type: ignore[union-attr]
         if self.ema is not None:
             state["averaged"] = {key: value.clone() for key, value in self.ema.state_dict().items()}
         tensors, rest = flatten(state)
-        save_file(tensors, folder / "training.safetensors")
-        (folder / "training.json").write_text(json.dumps(rest), encoding="utf-8")
-        self.state.save_to_json(str(folder / "trainer_state.json"))
-        told = {"step": step, "seconds": self.seconds, "tokens": self.tokens}
-        (folder / "complete.json").write_text(json.dumps(told), encoding="utf-8")
-        for old in checkpoints(run)[: -self.recipe.run.keep]:
-            (old / "complete.json").unlink()
-            shutil.rmtree(old)
+        weights = [*self.text_model.model.state_dict().values(), *tensors.values()]
+        if not all(bool(tensor.isfinite().all()) for tensor in weights):
+            raise self.diverged("weights are not finite after")
+        about = {"step": step, "seconds": self.seconds, "tokens": self.tokens, "data": self.data}
+        with checkpoints.writing(run, step, about, keep=self.recipe.run.keep) as folder:
+            self.text_model.save_pretrained(folder)
+            save_file(tensors, folder / "training.safetensors")
+            (folder / "training.json").write_text(json.dumps(rest), encoding="utf-8")
+            (folder / "recipe.yaml").write_text(to_yaml(self.recipe), encoding="utf-8")
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def diverged(self, what: str) -> TextdiffError:
+        """The error that ends a run whose numbers are lost: where, what is left, and what to change."""
+        o, run = self.recipe.optimizer, self.recipe.folder
+        kept = checkpoints.checkpoints(run)
+        left = "there is no checkpoint before it"
+        if kept:
+            left = f"the last good checkpoint is {kept[-1]}"
+        rates = f"lower optimizer.lr ({o.lr:g})" + (
+            f" and optimizer.muon_lr ({o.muon_lr:g})" if o.name == "muon" else ""
+        )
+        clip = f"set optimizer.clip=1.0 ({o.clip:g} is none)" if not o.clip else f"lower optimizer.clip ({o.clip:g})"
+        return TextdiffError(
+            f"{what} step {self.state.global_step}; {left}; {rates}, lengthen optimizer.warmup ({o.warmup} steps), {clip}"
+            + (", or try run.bf16=false" if self.recipe.run.bf16 else "")
+            + ", and begin anew with --fresh or out=OTHER"
+            + (
+                f" (model.init={kept[-1]} starts from its weights)"
+                if kept and self.recipe.data.kind != "images"
+                else ""
+            )
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         network: Any = self.text_model.model
@@ -237,56 +264,63 @@ class DiffusionTrainer(Trainer):
         self.lr_scheduler.load_state_dict(state["rate"] | {"lr_lambdas": lambdas})  # type: ignore[union-attr]
         if self.ema is not None:
             self.ema.load_state_dict(state["averaged"])
-        told = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
-        self.seconds, self.tokens = told["seconds"], told["tokens"]
+        about = checkpoints.about(folder)
+        self.seconds, self.tokens = about["seconds"], about["tokens"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: there is none."""
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = [p.parent for p in folder.glob("checkpoint-*/complete.json")]
-    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
-
-
 class Keeper(TrainerCallback):
-    """Averages the weights, keeps time, writes the log, stops when told to."""
+    """Averages the weights, keeps time, writes the log, and stops the run: on a signal, in time, or where a loss is lost."""
 
     def __init__(self, trainer: DiffusionTrainer):
         self.trainer = trainer
-        self.stopped = False
+        self.stopped: signal.Signals | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the run after the step that is under way."""
+        try:
+            before = {n: signal.signal(n, self._stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # signals are the main thread's
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        if self.stopped is not None:  # the second time: now, without a checkpoint
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        self.stopped = signal.Signals(number)
+        self.trainer.report("stopping: writing a checkpoint after this step")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = self.last = time.monotonic()
-        try:
-            self.before = {n: signal.signal(n, self._stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # signals are the main thread's
-            self.before = {}
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _stop(self, number: int, frame: Any) -> None:
-        if self.stopped:
-            raise KeyboardInterrupt  # asked twice: now
-        self.stopped = True
-        self.trainer.report("stopping: writing a checkpoint after this step")
+        self.first = state.global_step
+        state.save_steps, state.logging_steps = (
+            args.save_steps,
+            args.logging_steps,
+        )  # of this recipe, not the checkpoint's
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, run = self.trainer, self.trainer.recipe.run
+        now = time.monotonic()
+        lost = ~trainer.finite
+        stop = self.stopped is not None or (run.minutes is not None and now - self.began > 60 * run.minutes)
+        if args.world_size > 1:  # all ranks or none
+            flags = torch.stack([lost.float(), torch.tensor(float(stop), device=args.device)])
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+            lost, stop = flags[0] > 0, bool(flags[1] > 0)
+        if lost:
+            raise trainer.diverged("the loss is not finite at")
         if trainer.ema is not None:
             trainer.ema.update_parameters(trainer.text_model.model)
-        now = time.monotonic()
         trainer.seconds += now - self.last
         self.last = now
         last = state.global_step == args.max_steps
-        stop = self.stopped or (run.minutes is not None and now - self.began > 60 * run.minutes)
-        if args.world_size > 1:  # all ranks or none
-            flag = torch.tensor(float(stop), device=args.device)
-            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-            stop = bool(flag)
         control.should_training_stop |= stop
         control.should_evaluate = last or state.global_step % run.eval_every == 0
         control.should_save |= last or stop
@@ -298,18 +332,39 @@ class Keeper(TrainerCallback):
     on_save = on_evaluate
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not args.should_save or not logs:
+        if not args.should_save or not logs or "train_runtime" in logs:  # Trainer's summary is of this start alone
             return
         trainer, steps = self.trainer, self.trainer.recipe.run.steps
-        record = {"step": state.global_step, "seconds": round(trainer.seconds, 2), "tokens": trainer.tokens, **logs}
+        values = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in logs.items()}
+        record = {"step": state.global_step, "seconds": round(trainer.seconds, 2), "tokens": trainer.tokens, **values}
         with (trainer.recipe.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        evaluated = {k: v for k, v in logs.items() if k.startswith("eval_") and not k.endswith("_standard_error")}
-        shown = {k.removeprefix("eval_"): v for k, v in logs.items() if k == "loss" or k in evaluated}
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+        shown = {
+            k.removeprefix("eval_"): v
+            for k, v in logs.items()
+            if k == "loss" or (k.startswith("eval_") and not k.endswith("_standard_error"))
+        }
         if shown:
-            left = trainer.seconds / max(state.global_step, 1) * (steps - state.global_step) / 60
-            values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-            trainer.report(f"step {state.global_step}/{steps}  {values}  {left:.1f} min left")
+            done, passed = state.global_step - self.first, time.monotonic() - self.began
+            numbers = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+            pace = (
+                f"  {speed(done, passed)}, {duration(passed / done * (steps - state.global_step))} left" if done else ""
+            )
+            trainer.report(f"step {state.global_step}/{steps}  {numbers}{pace}")
+
+
+def speed(steps: int, seconds: float) -> str:
+    """Steps in a second, or the seconds of a step where they are slower than that."""
+    pace = steps / max(seconds, 1e-9)
+    return f"{pace:.3g} steps/s" if pace >= 1 else f"{1 / pace:.3g} s/step"
+
+
+def duration(seconds: float) -> str:
+    """A time in the two units that fit it: 40 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def arguments(recipe: Recipe) -> TrainingArguments:

@@ -1,0 +1,71 @@
+"""Folders that know their files: a description, written last, has the size and the checksum of every other file.
+
+A folder without its description was never finished.  A file that was cut, emptied, changed or lost later is found by
+`damage`, and named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+
+def seal(folder: Path, name: str, about: dict[str, Any]) -> None:
+    """Write `about` and the list of the files to the description `name`, after all that it lists is on the disk."""
+    files = {}
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != name):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.name] = [path.stat().st_size, checksum(path)]
+    with (folder / name).open("w", encoding="utf-8") as described:
+        json.dump(about | {"files": files}, described, ensure_ascii=False)
+        described.flush()
+        os.fsync(described.fileno())
+    sync(folder)
+
+
+def sync(folder: Path) -> None:
+    """Have the names in a folder on the disk, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def about(folder: Path, name: str) -> dict[str, Any]:
+    """The description of a folder, as `seal` wrote it."""
+    told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return told
+
+
+def damage(folder: Path, name: str) -> str | None:
+    """What is wrong with the first file that is not as it was sealed; None where all are."""
+    try:
+        files = [(file, int(size), int(check)) for file, (size, check) in about(folder, name)["files"].items()]
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{name} is damaged"
+    for file, size, check in files:
+        path = folder / file
+        if not path.is_file():
+            return f"{file} is missing"
+        there = path.stat().st_size
+        if there != size:
+            return f"{file} has {there} of its {size} bytes"
+        if checksum(path) != check:
+            return f"{file} was changed after it was written"
+    return None
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file, read a piece at a time."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
