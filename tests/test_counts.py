@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textdiff.measure.counts import KneserNey, TitleModel, retrieval, title_words, wilson
+from textdiff.measure.counts import KneserNey, TitleModel, retrieval, title_words
 
 RECORDS = [
     json.loads(line)
@@ -194,9 +194,3 @@ def test_retrieval_says_what_it_lacks(poems, titles, k, says):
 def test_title_models_need_titles():
     with pytest.raises(ValueError, match="as many titles"):
         TitleModel.fit([None] * len(POEMS), POEMS)
-
-
-def test_wilson_has_a_width_at_the_ends():
-    assert wilson(0, 100) == pytest.approx((0, 0.0370), abs=1e-4)
-    assert wilson(1, 100) == pytest.approx((0.9630, 1), abs=1e-4)
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)

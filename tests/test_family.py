@@ -12,24 +12,9 @@ from torch.nn.functional import avg_pool2d
 
 from textdiff.core.errors import RecipeError
 from textdiff.core.loop import sample
-from textdiff.core.predictions import Bins, Normal
+from textdiff.core.predictions import Normal
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import SCHEDULES, cosine, flow, get_schedule, linear, log_snr, shifted
-from textdiff.data.image_data import Images
-from textdiff.measure.bench_family import (
-    HEADING,
-    Row,
-    alike,
-    by_name,
-    drawn,
-    enlarged,
-    line,
-    mean_value,
-    pair,
-    plot,
-    skips,
-    tiled,
-)
 from textdiff.networks.denoiser import denoiser
 from textdiff.networks.images import Diffusion, ImageModel
 from textdiff.processes.gaussian import Gaussian
@@ -439,56 +424,6 @@ def test_what_a_reflow_recipe_cannot_say(override, told, unet, tmp_path):
         read(recipe_of_pairs(tmp_path, override))
 
 
-@torch.no_grad()
-def test_every_way_starts_from_the_same_noise_and_costs_what_it_says(unet):
-    model = flow_model(unet)
-    ways = [by_name("improved"), by_name("heun"), mean_value(4), skips(0.8, 1.0), enlarged(1.0, 0.3)]
-    for way in ways:
-        (states,) = drawn(model, way, way.steps(5), model.condition(3), seed=2)
-        assert states[-1].forwards.tolist() == [5, 5, 5]
-        assert states[-1].x.shape == (3, 1, 8 * way.factor, 8 * way.factor)
-        if way.factor == 1:
-            assert torch.equal(states[0].x, next(drawn(model, ways[0], 1, model.condition(3), seed=2))[0].x)
-    assert [by_name("heun").steps(n) for n in (1, 2, 3, 4, 5)] == [1, 1, 2, 2, 3]
-
-
-def test_pairs_of_numbers_on_the_command_line():
-    assert pair("--skips", "0.8") == (0.8, 0.8) and pair("--skips", "0.8:1") == (0.8, 1.0)
-    assert pair("--upsample", "1", 0.0) == (1.0, 0.0)
-    with pytest.raises(ValueError, match="--skips is 'a:1'"):
-        pair("--skips", "a:1")
-
-
 def test_the_noise_power_of_a_flow_is_estimated_where_something_of_the_data_is_left(unet):
     model = flow_model(unet).measured(rows(4, 1, 8, 8).float(), torch.zeros(4, 0, dtype=torch.long), levels=2)
     assert model.analytic is not None and max(model.analytic.levels) < 1
-
-
-def row_of(model, way, forwards, gap):
-    return Row(model, way, forwards, 20, 0.1, 0.0, 0.2, 3.0, 2.0, 4.0, 1.0, 0.9, 1.0, gap, None)
-
-
-def test_the_comparison_is_shown_in_columns_and_drawn(tmp_path):
-    found = [row_of("real", "training images", 0.0, None), row_of("first", "fine", 99.0, 0.0)]
-    found += [row_of(model, "improved", n, 1 / n) for model in ("first", "second") for n in (1.0, 5.0)]
-    found += [row_of("first", "skips 0.8 to 1", 5.0, None)]
-    starts = [HEADING.index(name) for name in ("forwards", "energy", "Fréchet", "recognised")]
-    assert all(line(row)[start - 1] == " " for row in found for start in starts[1:])
-    pytest.importorskip("matplotlib")
-    plot(found, {"16 x 16": rows(20, 1, 16, 16).float()}, tmp_path / "p.png")
-    assert (tmp_path / "p.png").stat().st_size > 10_000
-    with pytest.raises(ValueError, match="unknown picture"):
-        plot(found, {}, tmp_path / "p.gif")
-
-
-def test_images_are_tiled_row_by_row():
-    x = torch.arange(20.0)[:, None, None, None].expand(20, 1, 2, 2) / 20
-    assert tiled(x).shape == (4, 20) and tiled(x)[2, 2] == pytest.approx(11 / 20)
-
-
-def test_real_images_of_the_same_labels_are_compared():
-    labels = torch.tensor([0, 0, 1, 1, 1])
-    images = Images(torch.arange(5.0)[:, None, None, None], labels, ("0", "1"), Bins(-1.0, 1.0, 0.1), torch.zeros(5))
-    chosen = alike(images, torch.tensor([1, 0, 1, 0, 1, 1]))[:, 0, 0, 0].long()
-    assert labels[chosen].tolist() == [1, 0, 1, 0, 1, 1]
-    assert sorted(chosen[:5].tolist()) == [0, 1, 2, 3, 4] and chosen[5] == chosen[0]  # again only where none is left

@@ -15,7 +15,8 @@ pytest.importorskip("sklearn")
 from textdiff import cli
 from textdiff.core.rng import Rng
 from textdiff.data.image_data import Images, read_images
-from textdiff.measure import image_report
+from textdiff.measure import image_report, image_view
+from textdiff.measure.images import Ground
 from textdiff.networks.images import Diffusion, ImageModel, unet
 
 CONFIG: dict[str, Any] = {
@@ -49,8 +50,8 @@ def model_of(digits: Images, process: str = "gaussian", **diffusion: Any) -> Ima
 
 
 @pytest.fixture(scope="module")
-def ground(digits) -> image_report.Ground:
-    return image_report.Ground.of(digits, epochs=4)
+def ground(digits) -> Ground:
+    return Ground.of(digits, epochs=4)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_training_images_are_called_copies(ground):
 
 
 def test_the_table_names_samplers_and_bounds(gaussian):
-    text = image_report.table(gaussian[0])
+    text = image_view.table(gaussian[0])
     for word in ("classifier", "conditional", "real to real", "ddim", "analytic", "bound of", "nearest train"):
         assert word in text
     assert max(map(len, text.splitlines())) < 140
@@ -122,7 +123,7 @@ def test_the_table_names_samplers_and_bounds(gaussian):
 
 def test_the_picture_is_a_small_png(gaussian, tmp_path):
     pytest.importorskip("matplotlib")
-    image_report.plot(gaussian[0], tmp_path / "ladder.png")
+    image_view.plot(gaussian[0], tmp_path / "ladder.png")
     written = (tmp_path / "ladder.png").read_bytes()
     assert written.startswith(b"\x89PNG") and len(written) < 100_000
 
@@ -137,8 +138,8 @@ def test_cold_models_are_restored_both_ways(digits, tmp_path):
     for level in image_report.FROM:
         # fade everywhere at once is linear in x0: in one step both ways give x̂0 but for the residual of the draft
         assert {way for at, way, _ in rows if at == level} == {"degraded", "naive", "improved"}
-    assert "improved" in image_report.table(few)
-    image_report.plot(few, tmp_path / "cold.png")
+    assert "improved" in image_view.table(few)
+    image_view.plot(few, tmp_path / "cold.png")
 
 
 def test_a_perfect_restorer_has_no_error(digits, ground):

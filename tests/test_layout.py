@@ -193,8 +193,6 @@ KNOWN: dict[str, list[str]] = {
     ],
     "long": [
         "data/corpus",
-        "measure/image_report",
-        "measure/metrics",
         "networks/folder",
         "pipeline/canvas",
         "pipeline/refine",
@@ -208,10 +206,6 @@ KNOWN: dict[str, list[str]] = {
     "named": [
         "cli/lists: gaussian",
         "measure/bench: mask",
-        "measure/bench_family: heun",
-        "measure/bench_family: improved",
-        "measure/image_report: ddpm",
-        "measure/image_report: gaussian",
         "pipeline/canvas: mask",
         "pipeline/refine: mask",
         "pipeline/text: edit",
@@ -230,7 +224,6 @@ KNOWN: dict[str, list[str]] = {
         "verify/values: improved",
     ],
     "private": [
-        "measure/bench reaches _through_onednn",
         "networks/images imports _locate",
         "networks/images imports _read_json",
         "networks/images imports _replacing",
@@ -243,7 +236,7 @@ KNOWN: dict[str, list[str]] = {
         "pipeline/refine reaches _states",
         "verify/values reaches _choose",
     ],
-    "upward": ["measure/bench_family imports training/reflow", "samplers/ode imports networks/denoiser"],
+    "upward": ["samplers/ode imports networks/denoiser"],
 }
 LONG_TESTS: list[str] = [
     "test_canvas",
@@ -253,7 +246,6 @@ LONG_TESTS: list[str] = [
     "test_family",
     "test_gaussian",
     "test_images",
-    "test_metrics",
     "test_pictures",
     "test_pipeline",
     "test_predictors",

@@ -227,13 +227,13 @@ def evaluate(a: argparse.Namespace) -> None:
 def _evaluate_images(a: argparse.Namespace) -> None:
     """The figures of a model of images beside real ones; FILE is "digits", a folder of images or a data set."""
     from textdiff.data.image_data import read_images
-    from textdiff.measure import image_report, report
+    from textdiff.measure import image_report, image_view, plots
     from textdiff.networks.images import ImageModel
 
     settings = image_report.settings_of(a.n, a.steps, a.samplers, a.quick, guidance=a.guidance, seed=a.seed)
-    picture, out = (a.out, None) if image_report.is_picture(a.out) else (a.plot, a.out)
+    picture, out = (a.out, None) if plots.is_picture(a.out) else (a.plot, a.out)
     if picture:
-        report.plottable(picture)
+        plots.check(picture)
     with writing(out) as stream:
         model = ImageModel.from_pretrained(a.model, device=a.device)
         if a.file is None and model.shape != (1, 8, 8):
@@ -243,9 +243,9 @@ def _evaluate_images(a: argparse.Namespace) -> None:
         channels, height, _ = model.shape
         data = read_images(a.file or "digits", size=height, channels=channels, limit=a.limit)
         found = image_report.report(model, data, settings, keep=a.keep, log=(lambda line: None) if a.quiet else log)
-        print(json.dumps(found) if a.json else image_report.table(found), file=stream)
+        print(json.dumps(found) if a.json else image_view.table(found), file=stream)
     if picture:
-        image_report.plot(found, picture)
+        image_view.plot(found, picture)
 
 
 def _compare(a: argparse.Namespace) -> None:
@@ -254,14 +254,15 @@ def _compare(a: argparse.Namespace) -> None:
         raise AskedError(f"FILE {a.file!r} is given beside --samples; pass FILE for a bound, flags for a comparison")
     if not (a.samples and a.reference):
         a.parser.error("pass FILE, or both --samples FILE and --reference FILE")
-    from textdiff.measure import report
+    from textdiff.measure import plots
+    from textdiff.measure import poem_report as report
 
     if a.titles:
         _retrieve(a)
         return
 
     if a.plot:
-        report.plottable(a.plot)
+        plots.check(a.plot)
     with writing(a.out) as out:
         parts = {}
         for name in ("samples", "reference", "validation", "train"):
@@ -286,7 +287,7 @@ def _compare(a: argparse.Namespace) -> None:
 def _retrieve(a: argparse.Namespace) -> None:
     """How often a count model of the train poems finds the title that a poem was told, or has, among --titles K."""
     from textdiff.measure.counts import TitleModel, retrieval
-    from textdiff.measure.report import FORMS, guess_form
+    from textdiff.verse.forms import FORMS, guess_form
 
     if not a.train:
         raise AskedError(

@@ -25,7 +25,7 @@ FOLDERS = {  # new folder -> the modules that moved there, by their old names be
     "data": "records corpus image_data",
     "show": "trace watching heat pictures animation mosaic",
     "pipeline": "canvas images refine",
-    "measure": "metrics counts report hf_metrics image_metrics image_report frontier bench bench_family",
+    "measure": "counts hf_metrics image_report bench",
 }
 MOVED = {
     f"textdiff.{old}": f"textdiff.{new}.{old.rpartition('.')[2]}"
@@ -36,6 +36,14 @@ MOVED |= {
     "textdiff.predictors.shaping": "textdiff.shaping.tokens",
     "textdiff.verify_values": "textdiff.verify.values",
     "textdiff.verify_laws": "textdiff.verify.laws",
+}
+RENAMED = {
+    "metrics": "poems",
+    "report": "poem_report",
+    "image_metrics": "images",
+}  # in measure, under both their old names
+MOVED |= {
+    f"textdiff.{where}{old}": f"textdiff.measure.{new}" for where in ("", "measure.") for old, new in RENAMED.items()
 }
 EMPTY = "textdiff.predictors"  # the folder is gone, and only its modules have new names
 

@@ -64,11 +64,7 @@ def float32_path() -> str:
         return "float32 through oneDNN: not available in this build of torch"
     if fast_float32.chosen():
         return "float32 through oneDNN: exact on this CPU, faster, used"
-    with torch.inference_mode(), fast_float32._through_onednn():
-        exact = fast_float32.is_float32(torch.randn(128, 384), torch.randn(1536, 384))
-    return "float32 through oneDNN: " + (
-        "exact on this CPU but not faster, not used" if exact else "not exact on this CPU, not used"
-    )
+    return "float32 through oneDNN: not exact or not faster on this CPU, not used"
 
 
 def model(vocabulary: int = 8000, layers: int = 6, width: int = 384, length: int = 56) -> TextModel:

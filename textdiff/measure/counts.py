@@ -17,7 +17,6 @@ reported is p(w | h) / (1 − p(break | h)).                                    
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,10 +26,9 @@ from numpy.typing import NDArray
 
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng
+from textdiff.measure import intervals
+from textdiff.measure.grams import Integers, Poem, Values, codes, find, joined
 
-Poem = tuple[str, ...]
-Integers = NDArray[np.int64]
-Values = NDArray[np.float64]
 Score = Callable[[str, Poem], float]
 
 LEAST = 8  # rarer characters are one unknown symbol
@@ -63,7 +61,7 @@ class KneserNey:
         """Counted on `poems`; characters seen fewer than `least` times are unknown.  Half a minute for 7.5 million."""
         if order < 1 or not poems:
             raise AskedError(f"an n-gram model needs poems and an order of 1 or more; got {len(poems)} and {order}")
-        alphabet = _numbered("".join(line for poem in poems for line in poem), least)
+        alphabet = _numbered(joined(poems), least)
         size = int(alphabet.max()) + 1
         alphabet[ord(_BREAK)], alphabet[ord(_START)] = size, size + 1
         x = _symbols(poems, order, alphabet)
@@ -120,7 +118,7 @@ class KneserNey:
         """For each order the number of the k − 1 symbols in front of each position, −1 where train lacks them, (M,)."""
         found = [np.zeros(len(x), dtype=np.int64)]
         for order in self.orders[:-1]:
-            place, known = _find(order.grams, np.where(found[-1] < 0, -1, found[-1] * (self.size + 2) + x))
+            place, known = find(order.grams, np.where(found[-1] < 0, -1, found[-1] * (self.size + 2) + x))
             found.append(np.append(0, np.where(known, place, -1)[:-1]))
         return found
 
@@ -131,7 +129,7 @@ class KneserNey:
             seen = (context >= 0) & (context < len(order.total))
             context = np.where(seen, context, 0)
             total = np.where(seen, order.total[context], 0.0)
-            place, known = _find(order.grams, np.where(seen, context * (self.size + 2) + w, -1))
+            place, known = find(order.grams, np.where(seen, context * (self.size + 2) + w, -1))
             mass = np.where(known, order.kept[place], 0.0) + order.freed[context] * p
             p = np.where(total > 0, mass / np.maximum(total, 1.0), p)
         return p
@@ -156,7 +154,7 @@ def _discounted(grams: Integers, counts: Integers, contexts: Integers, size: int
 def _symbols(poems: Sequence[Poem], order: int, alphabet: NDArray[np.int32]) -> NDArray[np.int32]:
     """All poems as symbols, lines joined by breaks, order − 1 starts (one at least) in front of each."""
     start = _START * max(1, order - 1)
-    return alphabet[_codes("".join(start + _BREAK.join(poem) for poem in poems))]
+    return alphabet[codes("".join(start + _BREAK.join(poem) for poem in poems))]
 
 
 # -- titles ---------------------------------------------------------------------------------------------------------------
@@ -180,17 +178,17 @@ class TitleModel:
             raise AskedError(f"{len(poems)} poems need as many titles, some of them told; got {len(titles)}")
         words = [title_words(title) for title in titles]
         title_alphabet = _numbered("".join(words), least)
-        poem_alphabet = _numbered("".join(line for poem in poems for line in poem), least)
+        poem_alphabet = _numbered(joined(poems), least)
         counts = np.zeros((int(poem_alphabet.max()) + 1, int(title_alphabet.max()) + 1))
         pairs = [("".join(poem), told) for poem, told in zip(poems, words, strict=True) if told]
         for chunk in range(0, len(pairs), _CHUNK):
             texts, named = zip(*pairs[chunk : chunk + _CHUNK], strict=True)
             width = np.array([len(text) for text in texts])
             of = np.repeat(np.arange(len(texts)), [len(t) for t in named])  # the poem of each title character
-            t = np.repeat(title_alphabet[_codes("".join(named))].astype(np.int64), width[of])
+            t = np.repeat(title_alphabet[codes("".join(named))].astype(np.int64), width[of])
             start = np.cumsum(width) - width
             within = np.arange(len(t)) - np.repeat(np.cumsum(width[of]) - width[of], width[of])
-            w = poem_alphabet[_codes("".join(texts))].astype(np.int64)[np.repeat(start[of], width[of]) + within]
+            w = poem_alphabet[codes("".join(texts))].astype(np.int64)[np.repeat(start[of], width[of]) + within]
             weight = np.repeat(1 / width[of], width[of])
             counts += np.bincount(w * counts.shape[1] + t, weights=weight, minlength=counts.size).reshape(counts.shape)
         counts[:, UNKNOWN] = 0
@@ -202,7 +200,7 @@ class TitleModel:
 
     def score(self, title: str, poem: Poem) -> float:
         """(4), nats; 0 for a title of which nothing is known."""
-        t, w = self.title_alphabet[_codes(title_words(title))], self.poem_alphabet[_codes("".join(poem))]
+        t, w = self.title_alphabet[codes(title_words(title))], self.poem_alphabet[codes("".join(poem))]
         if not len(t) or not len(w):
             return 0.0
         return float(np.log((1 - self.MIXED) * self.given[w][:, t].mean(0) + self.MIXED).sum())
@@ -219,8 +217,8 @@ class Retrieval(NamedTuple):
     """How often the own title is found among others: a rate, its 95 % interval (Wilson), and the poems it is over."""
 
     rate: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     poems: int
 
 
@@ -251,34 +249,16 @@ def retrieval(
             count += 1
     if not count:
         raise AskedError(f"no poem has a title and {k - 1} others of its shape with different ones; pass more poems")
-    return Retrieval(won / count, *wilson(won / count, count), count)
-
-
-def wilson(rate: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a rate over n cases after Wilson (1927), which has a width at 0 and 1, too."""
-    centre, width = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - width) / scale), min(1.0, (centre + width) / scale)
+    return Retrieval(*intervals.share(won / count, count), count)
 
 
 # -- arrays ---------------------------------------------------------------------------------------------------------------
 
 
-def _codes(text: str) -> NDArray[np.uint32]:
-    """Code points."""
-    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-
-
 def _numbered(text: str, least: int) -> NDArray[np.int32]:
     """1, 2, … for the characters that occur `least` times, by code point; 0 for all others."""
-    counts = np.bincount(_codes(text), minlength=1)
+    counts = np.bincount(codes(text), minlength=1)
     known = np.flatnonzero(counts >= least)
     table = np.zeros(0x110000, dtype=np.int32)
     table[known] = np.arange(1, len(known) + 1)
     return table
-
-
-def _find(table: Integers, keys: Integers) -> tuple[Integers, NDArray[np.bool_]]:
-    """Where keys stand in a sorted table, and whether they do."""
-    place = np.minimum(np.searchsorted(table, keys), len(table) - 1)
-    return place, table[place] == keys

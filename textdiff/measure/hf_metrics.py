@@ -1,6 +1,6 @@
 """The metrics of poems as an `evaluate.Metric`, for programs that compute through that interface; nothing is downloaded.
 
-    from textdiff.hf_metrics import PoemMetrics
+    from textdiff.measure.hf_metrics import PoemMetrics
     PoemMetrics().compute(predictions=generated, references=real)
 
 Needs the package `evaluate`, of the extra of that name.
@@ -14,14 +14,14 @@ from typing import Any
 import datasets
 import evaluate
 
-from textdiff.measure import report
+from textdiff.measure import poem_report as report
 
 
 class PoemMetrics(evaluate.Metric):  # type: ignore[misc]
-    """Every metric of `report.ROWS`: {"qiyan-jueju/regulated": …, "qiyan-jueju/real/regulated": …}.
+    """Every metric of `poem_report.ROWS`: {"qiyan-jueju/regulated": …, "qiyan-jueju/real/regulated": …}.
 
     Predictions and references are poems as text, as many of one as of the other; their forms go by their shapes.
-    `compute` also takes `background=`, a `report.Background`: without it there is no copying, parallelism and fluency.
+    `compute` also takes `background=`, a `poem_report.Background`: without it there is no copying, parallelism and fluency.
     """
 
     def __init__(self, *, keep_in_memory: bool = True, **settings: Any):
@@ -32,7 +32,7 @@ class PoemMetrics(evaluate.Metric):  # type: ignore[misc]
         return evaluate.MetricInfo(
             description="Prosody, repetition, copying and diversity of Chinese regular verse, beside real poems.",
             citation="",
-            inputs_description="predictions, references: poems as text; background: a textdiff.measure.report.Background.",
+            inputs_description="predictions, references: poems as text; background: a textdiff.measure.poem_report.Background.",
             features=datasets.Features({"predictions": text, "references": text}),
         )
 

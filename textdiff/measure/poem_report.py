@@ -1,13 +1,14 @@
-"""Generated poems beside real ones: every metric of `metrics` for both, with intervals, as a table, JSON and a picture.
+"""Generated poems beside real ones: every metric of `poems` for both, with intervals, as a table, JSON and a picture.
 
-95 % intervals, over poems:
+The intervals (`intervals`) are over poems:
 
-    a yes or no a poem           Wilson's
-    another number a poem        mean ± 1.96 standard errors
-    a number of the whole list   value ± 2.09 jackknife errors, 20 groups left out in turn (Student's t with 19 degrees)
+    a yes or no for each poem           Wilson's
+    another number for each poem        the mean's
+    a number of the whole list          the jackknife's
 
-The last are taken over the first n poems of either side, n = 500 or as many as both have, since they depend on n; a bootstrap
-would not do, because poems drawn twice make a list less diverse.  Malformed poems count in `format` and nowhere else.
+Numbers of the whole list are taken over the first n poems of either side, n = 500 or as many as both have, since they depend
+on n; a bootstrap would not do, because poems drawn twice make a list less diverse.  Malformed poems count in `format` and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textdiff.core.errors import AskedError
-from textdiff.measure import metrics
-from textdiff.measure.counts import KneserNey, wilson
-from textdiff.measure.metrics import Association, Poem, Train, Values
+from textdiff.measure import intervals, plots
+from textdiff.measure import poems as metrics
+from textdiff.measure.counts import KneserNey
+from textdiff.measure.grams import Poem, Values
+from textdiff.measure.intervals import Interval
+from textdiff.measure.poems import Association, Train
 from textdiff.verse.forms import FORMS, Form, get_form, guess_form
 
 FIRST = 500  # poems that the numbers of a whole list are taken over
-GROUPS = 20
-_T, _Z = 2.093, 1.959964
 ALARM = 2.0  # times the real rate of copying
-PICTURES = (".png", ".svg", ".pdf")
 
 
 # -- what is read ---------------------------------------------------------------------------------------------------------
@@ -168,12 +169,16 @@ NATS = {"entropy", "js_unigram", "fluency"}
 
 
 class Measured(NamedTuple):
-    """A value, its 95 % interval (None where there is none) and the poems it is over."""
+    """A value, its 95 % interval (None where there is none) and the number of poems behind it."""
 
     value: float
     low: float | None
     high: float | None
     n: int
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(*self[:3])
 
 
 def measure(
@@ -196,27 +201,19 @@ def measure(
 
 
 def _mean(values: Values, rate: bool) -> Measured:
-    n, mean = len(values), float(values.mean())
-    if rate:
-        return Measured(mean, *wilson(mean, n), n)
-    if n < 2:
-        return Measured(mean, None, None, n)
-    error = _Z * float(values.std(ddof=1)) / n**0.5
-    return Measured(mean, mean - error, mean + error, n)
+    n = len(values)
+    return Measured(*(intervals.share(float(values.mean()), n) if rate else intervals.mean(values)), n)
 
 
 def _jackknife(of: Callable[[Sequence[Poem]], Values | float], poems: Sequence[Poem]) -> Measured:
-    """Group k is every 20th poem from k on."""
+    """Of G groups, group k is every G-th poem from k on."""
 
     def value(some: Sequence[Poem]) -> float:
         return float(np.mean(of(some)))
 
-    whole = value(poems)
-    if len(poems) < 2 * GROUPS:
-        return Measured(whole, None, None, len(poems))
-    without = np.array([value([p for i, p in enumerate(poems) if i % GROUPS != k]) for k in range(GROUPS)])
-    error = _T * float(np.sqrt((GROUPS - 1) / GROUPS * ((without - without.mean()) ** 2).sum()))
-    return Measured(whole, whole - error, whole + error, len(poems))
+    groups = intervals.groups_of(len(poems))
+    without = [value([p for i, p in enumerate(poems) if i % groups != k]) for k in range(groups)] if groups > 1 else []
+    return Measured(*intervals.jackknife(value(poems), without), len(poems))
 
 
 # -- side by side ---------------------------------------------------------------------------------------------------------
@@ -279,7 +276,7 @@ def compare(samples: Poems, reference: Poems, background: Background) -> list[Co
 def _format(side: Poems, form: str) -> dict[str, Measured]:
     whole = len(side.of(form))
     n = whole + side.malformed.get(form, 0)
-    return {"format": Measured(whole / n, *wilson(whole / n, n), n)}
+    return {"format": Measured(*intervals.share(whole / n, n), n)}
 
 
 def alarms(comparisons: Sequence[Comparison], samples: Poems) -> list[str]:
@@ -318,22 +315,17 @@ def table(one: Comparison) -> str:
     starred = {row.name for row in ROWS if row.first}
     lines = [title, f"  {'':19} {'generated':24} real"]
     for name, real in one.real.items():
-        generated = _cell(one.generated[name]) if name in one.generated else "-"
-        lines.append(f"  {name + '*' * (name in starred):19} {generated:24} {_cell(real)}")
+        generated = intervals.written(one.generated[name].interval) if name in one.generated else "-"
+        lines.append(f"  {name + '*' * (name in starred):19} {generated:24} {intervals.written(real.interval)}")
     return "\n".join(lines)
-
-
-def _cell(one: Measured) -> str:
-    return f"{one.value:.3f}" + ("" if one.low is None else f" [{one.low:.3f}, {one.high:.3f}]")
 
 
 def plot(comparisons: Sequence[Comparison], path: str | Path) -> None:
     """The comparison as a picture: a column of panels a form, shares above, nats below; needs matplotlib."""
-    figure_class, canvas_class = plottable(path)
+    plots.check(path)
     names = [[row for row in ("format", *(r.name for r in ROWS)) if (row in NATS) is nats] for nats in (False, True)]
     shown = [[n for n in part if any(n in one.real for one in comparisons)] for part in names]
-    figure = figure_class(figsize=(1.5 + 3.2 * len(comparisons), 9), layout="constrained")
-    canvas_class(figure)
+    figure = plots.figure(1.5 + 3.2 * len(comparisons), 9)
     axes = figure.subplots(2, len(comparisons), squeeze=False, height_ratios=[max(1, len(part)) for part in shown])
     for column, one in enumerate(comparisons):
         for row, part in enumerate(shown):
@@ -343,11 +335,9 @@ def plot(comparisons: Sequence[Comparison], path: str | Path) -> None:
                 (one.generated, "generated", "tab:red", -0.15),
             ):
                 here = [(y, side[name]) for y, name in enumerate(part) if name in side]
-                x = [m.value for _, m in here]
-                reach = [[m.value - (m.value if e is None else e) for _, m in here for e in [m.low]]]
-                reach.append([(m.value if e is None else e) - m.value for _, m in here for e in [m.high]])
-                reach = [[max(0.0, error) for error in errors] for errors in reach]
-                axis.errorbar(x, [y - shift for y, _ in here], xerr=reach, fmt="o", ms=4, color=colour, label=label)
+                reach = plots.reach(measured.interval for _, measured in here)
+                x, ys = [measured.value for _, measured in here], [y - shift for y, _ in here]
+                axis.errorbar(x, ys, xerr=reach, fmt="o", ms=4, color=colour, label=label)
             axis.set_yticks(range(len(part)), part if column == 0 else [""] * len(part))
             axis.set_ylim(len(part) - 0.5, -0.5)
             axis.grid(alpha=0.3)
@@ -356,16 +346,4 @@ def plot(comparisons: Sequence[Comparison], path: str | Path) -> None:
                 axis.set_xlim(-0.03, 1.03)
             axis.set_xlabel("nats" if row else "share")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
-    figure.savefig(path, dpi=130)
-
-
-def plottable(path: str | Path) -> tuple[Any, Any]:
-    """matplotlib's figure and a canvas that needs no display; a ValueError if it or the place for a picture is missing."""
-    if Path(path).suffix.lower() not in PICTURES or not Path(path).resolve().parent.is_dir():
-        raise AskedError(f"cannot plot to {str(path)!r}; name a file in a folder that is there, ending in {PICTURES}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise AskedError("a plot needs matplotlib, which is not here; pip install 'textdiff[plot]'") from None
-    return Figure, FigureCanvasAgg
+    plots.save(figure, path, dpi=130)

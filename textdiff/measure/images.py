@@ -11,37 +11,31 @@ law: compare lists of equal length only.  In pixels, the energy distance (Széke
     2 E‖X − Y‖ − E‖X − X′‖ − E‖Y − Y′‖                                                                                 (2)
 
 is taken without the pairs of an image with itself: unbiased at every length, and so below 0 now and then where laws agree.
-Its p-value is that of a permutation test.  Intervals are 95 %: Wilson's for shares; value ± 1.96 standard errors for means;
-value ± 2.09 jackknife errors for distances, GROUPS blocks left out in turn of both sides.
+Its p-value is that of a permutation test.  Shares, means and distances have the intervals of `intervals`, distances those of
+the jackknife, which leaves blocks of both sides out in turn.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng, example_seed
-from textdiff.measure.counts import wilson
+from textdiff.data.image_data import Images
+from textdiff.measure import intervals
+from textdiff.measure.intervals import Interval
 
 FEATURES = 64
-GROUPS = 20
+REPEATS = 10  # random lists of real images for a Fréchet distance
 NEAR = 0.05  # the share of held-out images that are taken for near a training image
-_T, _Z = 2.093, 1.959964
 _PIECE = 512  # images that go through the classifier at a time
-
-
-class Interval(NamedTuple):
-    """A figure and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Coverage(NamedTuple):
@@ -55,8 +49,8 @@ class Distance(NamedTuple):
     """A two-sample distance; `p` is how often a random split of both lists together is at least as far apart."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
 
 
@@ -158,8 +152,7 @@ def moved(images: Tensor, by: Tensor) -> Tensor:
 
 def fidelity(found: Tensor, told: Tensor) -> Interval:
     """Share of images whose class `found` (N,) is the one that was asked for, `told` (N,)."""
-    share = (found == told).double().mean().item()
-    return Interval(share, *wilson(share, len(told)))
+    return intervals.share((found == told).double().mean().item(), len(told))
 
 
 def coverage(found: Tensor, classes: int) -> Coverage:
@@ -207,24 +200,19 @@ def two_sample(x: Tensor, y: Tensor, *, permutations: int = 500, seed: int = 0) 
     reach = (left @ gaps.sum(-1)) - own  # Σ over pairs from left to right
     other = total - own - 2 * reach
     drawn = 2 * reach / (n * m) - own / (n * (n - 1)) - other / (m * (m - 1))
-    value, low, high = jackknife(energy, x, y)
-    p = (1 + (drawn >= value).sum().item()) / (1 + permutations)
-    return Distance(value, low, high, p)
+    apart = jackknife(energy, x, y)
+    return Distance(*apart, p=(1 + (drawn >= apart.value).sum().item()) / (1 + permutations))
 
 
 def jackknife(statistic: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor) -> Interval:
-    """The statistic of x and y, and its interval: GROUPS blocks of rows of both are left out in turn.
+    """The statistic of x and y, and its interval: blocks of rows of both are left out in turn.
 
     Blocks, since what is generated often goes through the classes in turn.
     """
-    groups = min(GROUPS, len(x) // 2, len(y) // 2)
-    value = statistic(x, y)
-    if groups < 2:
-        return Interval(value, -math.inf, math.inf)
-    parts = [[torch.arange(len(z), device=z.device) * groups // len(z) != k for z in (x, y)] for k in range(groups)]
-    left = torch.tensor([statistic(x[keep_x], y[keep_y]) for keep_x, keep_y in parts], dtype=torch.float64)
-    error = ((groups - 1) * left.var(correction=0)).sqrt().item()
-    return Interval(value, value - _T * error, value + _T * error)
+    groups = intervals.groups_of(len(x), len(y))
+    block_x, block_y = (torch.arange(len(z), device=z.device) * groups // len(z) for z in (x, y))
+    without = [statistic(x[block_x != k], y[block_y != k]) for k in range(groups if groups > 1 else 0)]
+    return intervals.jackknife(statistic(x, y), without)
 
 
 def split(real: Tensor, first: int, second: int, *, repeats: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -235,7 +223,7 @@ def split(real: Tensor, first: int, second: int, *, repeats: int, seed: int = 0)
     return [(real[row[:first]], real[row[first : first + second]]) for row in order]
 
 
-# -- copies and means -----------------------------------------------------------------------------------------------------
+# -- copies -----------------------------------------------------------------------------------------------------
 
 
 def nearest(images: Tensor, train: Tensor) -> Tensor:
@@ -247,17 +235,94 @@ def nearest(images: Tensor, train: Tensor) -> Tensor:
 def copying(generated: Tensor, held_out: Tensor, train: Tensor) -> Copying:
     """Whether generated images stand nearer to training images than held-out ones do."""
     ours, theirs = nearest(generated, train), nearest(held_out, train)
-    near = (ours < theirs.quantile(NEAR)).double().mean().item()
-    return Copying(ours.median().item(), theirs.median().item(), Interval(near, *wilson(near, len(ours))))
+    near = intervals.share((ours < theirs.quantile(NEAR)).double().mean().item(), len(ours))
+    return Copying(ours.median().item(), theirs.median().item(), near)
 
 
-def mean(values: Tensor) -> Interval:
-    """The mean of values (N,) and its interval, ± 1.96 standard errors."""
-    values = values.double()
-    value, error = values.mean().item(), (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.inf
-    return Interval(value, value - _Z * error, value + _Z * error)
+# -- what generated images are held against --------------------------------------------------------------------------------
 
 
-def bits(nats: Tensor, images: Tensor) -> Tensor:
-    """Bits per dimension of images (N, C, H, W) from nats per image (N,)."""
-    return nats.double() / (images[0].numel() * math.log(2))
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What every list of generated images is held against."""
+
+    train: Images
+    held_out: Images
+    everything: Images
+    classifier: Classifier | None  # None where the data have no labels
+    seed: int
+
+    @classmethod
+    def of(cls, data: Images, *, seed: int = 0, epochs: int = 30) -> Ground:
+        """From images in three parts: the last two are held out."""
+        train, held_out = (chosen(data, rows) for rows in _apart(data, seed))
+        for name, part in (("train", train), ("held-out", held_out)):
+            if len(part.x) < 2:
+                raise AskedError(f"the data have {len(part.x)} {name} images; pass data with at least 2")
+        found = None
+        if train.labels is not None:
+            found = train_classifier(train.x, train.labels, seed=seed, epochs=epochs)
+        return cls(train, held_out, data, found, seed)
+
+    def accuracy(self) -> Interval | None:
+        """Of the classifier, on held-out images."""
+        if self.classifier is None or self.held_out.labels is None:
+            return None
+        return fidelity(self.classifier.labels(self.held_out.x), self.held_out.labels)
+
+    def judge(self, images: Tensor, told: Tensor | None, repeats: int = REPEATS) -> dict[str, Any]:
+        """Every figure of one list of images (N, C, H, W), `told` (N,) what was asked for."""
+        copies = copying(images, self.held_out.x, self.train.x)
+        found: dict[str, Any] = {
+            "energy": two_sample(images, self.held_out.x, seed=self.seed)._asdict(),
+            "energy_real": _energy_real(self, len(images)),
+            "copying": copies._asdict() | {"near": copies.near._asdict()},
+        }
+        if self.classifier is not None:
+            labels = self.classifier.labels(images)
+            if told is not None:
+                found["fidelity"] = fidelity(labels, told)._asdict()
+            found["coverage"] = coverage(labels, len(self.everything.names))._asdict()
+            found |= self._frechet(self.classifier.features(images), repeats)
+        return found
+
+    def _frechet(self, features: Tensor, repeats: int) -> dict[str, Any]:
+        """The mean over random lists of real images; its interval is the jackknife's for the first of them."""
+        length = min(len(features), len(self.everything.x) // 2)
+        features, (pairs, real) = features[:length], _frechet_real(self, length, repeats)
+        mean = sum(frechet(features, a) for a, _ in pairs) / repeats
+        first = jackknife(frechet, features, pairs[0][0])
+        return {
+            "frechet": first.about(mean)._asdict(),
+            "frechet_real": {"value": sum(real) / repeats, "low": min(real), "high": max(real)},
+            "frechet_ratio": mean / (sum(real) / repeats),
+            "images": length,
+        }
+
+
+@functools.lru_cache(maxsize=4)
+def _energy_real(ground: Ground, n: int) -> dict[str, float]:
+    """The distance of n training images to the held-out ones."""
+    return two_sample(ground.train.x[:n], ground.held_out.x, seed=ground.seed)._asdict()
+
+
+@functools.lru_cache(maxsize=4)
+def _frechet_real(ground: Ground, length: int, repeats: int) -> tuple[list[tuple[Tensor, Tensor]], list[float]]:
+    """Features of random pairs of lists of real images, and the distances of each pair."""
+    assert ground.classifier is not None
+    real = ground.classifier.features(ground.everything.x)
+    pairs = split(real, length, length, repeats=repeats, seed=ground.seed)
+    return pairs, [frechet(b, a) for a, b in pairs]
+
+
+def _apart(data: Images, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training images and of the others, in random order: data often stand in some order of their own."""
+    order = Rng([example_seed(seed, len(data.x))], device=data.x.device).uniform(len(data.x))[0].argsort()
+    held_out = data.part[order] > 0
+    return order[~held_out], order[held_out]
+
+
+def chosen(images: Images, keep: Tensor) -> Images:
+    """These images alone."""
+    labels = None if images.labels is None else images.labels[keep]
+    return replace(images, x=images.x[keep], labels=labels, part=images.part[keep])

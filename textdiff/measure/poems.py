@@ -28,10 +28,8 @@ from numpy.typing import NDArray
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng
 from textdiff.measure.counts import KneserNey
+from textdiff.measure.grams import SYMBOLS, Poem, Values, alphabet_of, codes, find, grams_of, joined, lines_of
 from textdiff.verse import forms as verse
-
-Poem = tuple[str, ...]
-Values = NDArray[np.float64]
 
 NEAR = 0.4  # of a poem's 4-grams in one train poem: a near copy
 FOILS = 10  # lower lines that the true one is compared with
@@ -40,7 +38,6 @@ NEIGHBOURS = (
     *("东冬", "江阳", "支微齐", "鱼虞", "佳灰", "真文元", "元寒删先"),
     *("萧肴豪", "歌", "佳麻", "庚青蒸", "尤", "侵", "覃盐咸"),
 )
-_SYMBOLS = 1 << 16  # different characters of a list of poems; four of them make a 64-bit key
 
 
 # -- form -----------------------------------------------------------------------------------------------------------------
@@ -178,18 +175,18 @@ class Association:
     def learn(cls, poems: Sequence[Poem]) -> Association:
         """From the octaves among the poems; the two octave forms share one table."""
         octaves = [poem for poem in poems if len(poem) == 8]
-        alphabet = _alphabet(octaves)
-        upper = alphabet[_codes("".join(poem[k] for poem in octaves for k in (2, 4)))].astype(np.int64)
-        lower = alphabet[_codes("".join(poem[k] for poem in octaves for k in (3, 5)))].astype(np.int64)
-        pairs, counts = np.unique(upper * _SYMBOLS + lower, return_counts=True)
+        alphabet = alphabet_of(octaves)
+        upper = alphabet[codes("".join(poem[k] for poem in octaves for k in (2, 4)))].astype(np.int64)
+        lower = alphabet[codes("".join(poem[k] for poem in octaves for k in (3, 5)))].astype(np.int64)
+        pairs, counts = np.unique(upper * SYMBOLS + lower, return_counts=True)
         return cls(
-            alphabet, pairs, counts, np.bincount(upper, minlength=_SYMBOLS), np.bincount(lower, minlength=_SYMBOLS)
+            alphabet, pairs, counts, np.bincount(upper, minlength=SYMBOLS), np.bincount(lower, minlength=SYMBOLS)
         )
 
     def __call__(self, upper: NDArray[np.uint32], lower: NDArray[np.uint32]) -> Values:
         """The association of code points that stand above and below each other, of the arrays' common shape, nats."""
         a, b = self.alphabet[upper].astype(np.int64), self.alphabet[lower].astype(np.int64)
-        place, found = _find(self.pairs, a * _SYMBOLS + b)
+        place, found = find(self.pairs, a * SYMBOLS + b)
         together = np.where(found, self.counts[place], 0) if len(self.pairs) else np.zeros(a.shape)
         chance = self.upper[a] * self.lower[b] / max(1, int(self.upper.sum()))
         return np.log((together + self.SMOOTHING) / (chance + self.SMOOTHING))
@@ -209,7 +206,7 @@ def parallel_accuracy(
             f"parallel lines are looked for in poems of one octave form, against two others or more; got "
             f"{len(shapes)} shapes and {len(set(foils))} others; sort the poems by form"
         )
-    lines, others = _lines(poems), _lines(foils)  # (N, 8, W), (M, 8, W)
+    lines, others = lines_of(poems), lines_of(foils)  # (N, 8, W), (M, 8, W)
     home = {poem: k for k, poem in enumerate(foils)}
     own = np.array([home.get(poem, -1) for poem in poems])[:, None]
     rng = Rng([zlib.crc32("".join(poem).encode()) for poem in poems])
@@ -241,9 +238,9 @@ class Train:
     @classmethod
     def index(cls, poems: Sequence[Poem]) -> Train:
         """Of every form at once: a line or 4-gram counts as copied whichever form it comes from."""
-        alphabet = _alphabet(poems)
-        inside = np.sort(_grams(poems, 4, alphabet)[0])
-        grams, owners = _grams(poems, 4, alphabet, across=True)
+        alphabet = alphabet_of(poems)
+        inside = np.sort(grams_of(poems, 4, alphabet)[0])
+        grams, owners = grams_of(poems, 4, alphabet, across=True)
         order = np.argsort(grams, kind="stable")  # owners stay in order
         grams, owners = grams[order], owners[order]
         first = np.ones(len(grams), dtype=bool)  # once a poem
@@ -259,14 +256,14 @@ def copied_lines(poems: Sequence[Poem], train: Train) -> Values:
 
 def copied_4grams(poems: Sequence[Poem], train: Train) -> Values:
     """The share of 4-grams within lines that stand in train, (N,); 0 for a poem without 4-grams."""
-    grams, owners = _grams(poems, 4, train.alphabet)
-    found = np.bincount(owners, weights=_find(train.inside, grams)[1], minlength=len(poems))
+    grams, owners = grams_of(poems, 4, train.alphabet)
+    found = np.bincount(owners, weights=find(train.inside, grams)[1], minlength=len(poems))
     return found / np.maximum(1, np.bincount(owners, minlength=len(poems)))
 
 
 def nearest_overlap(poems: Sequence[Poem], train: Train) -> Values:
     """The largest share of a poem's different 4-grams, lines joined, that one train poem has, (N,)."""
-    grams, owners = _grams(poems, 4, train.alphabet, across=True)
+    grams, owners = grams_of(poems, 4, train.alphabet, across=True)
     cuts = np.searchsorted(owners, np.arange(len(poems) + 1))  # owners come in order
 
     def nearest(own: NDArray[np.int64]) -> float:
@@ -293,7 +290,7 @@ def exact(poems: Sequence[Poem], train: Train) -> Values:
 
 def distinct(poems: Sequence[Poem], n: int) -> float:
     """Kinds of n-grams within lines, over n-grams."""
-    grams, _ = _grams(_some(poems), n, _alphabet(poems))
+    grams, _ = grams_of(_some(poems), n, alphabet_of(poems))
     if not len(grams):
         raise AskedError(f"no line has {n} characters; pass a smaller n")
     return len(np.unique(grams)) / len(grams)
@@ -307,9 +304,9 @@ def self_bleu(poems: Sequence[Poem], n: int) -> Values:
     """
     if len(poems) < 2:
         raise AskedError(f"self-BLEU compares a poem with others, and here is {len(poems)}; pass two or more")
-    alphabet, total = _alphabet(poems), np.zeros(len(poems))
+    alphabet, total = alphabet_of(poems), np.zeros(len(poems))
     for order in range(1, n + 1):
-        grams, owners = _grams(poems, order, alphabet, across=True)
+        grams, owners = grams_of(poems, order, alphabet, across=True)
         kinds = np.unique(grams, return_inverse=True)[1]
         held, counts = np.unique(kinds * len(poems) + owners, return_counts=True)  # a gram in a poem, how often
         kind, owner = np.divmod(held, len(poems))
@@ -349,7 +346,7 @@ def js_unigram(poems: Sequence[Poem], reference: Sequence[Poem]) -> float:
 
 def _distribution(poems: Sequence[Poem]) -> Values:
     """Relative frequencies by code point."""
-    counts = np.bincount(_codes("".join(line for poem in poems for line in poem)))
+    counts = np.bincount(codes(joined(poems)))
     return counts / counts.sum()
 
 
@@ -380,44 +377,3 @@ def _some(poems: Sequence[Poem]) -> Sequence[Poem]:
     if not any("".join(poem) for poem in poems):
         raise AskedError("there is no poem to measure; pass at least one")
     return poems
-
-
-def _codes(text: str) -> NDArray[np.uint32]:
-    """Code points."""
-    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-
-
-def _lines(poems: Sequence[Poem]) -> NDArray[np.uint32]:
-    """Code points of poems of one form, (N, lines, width)."""
-    return _codes("".join(line for poem in poems for line in poem)).reshape(len(poems), len(poems[0]), -1)
-
-
-def _alphabet(poems: Sequence[Poem]) -> NDArray[np.uint16]:
-    """A number from 1 on for each character of the poems, by code point; 0 for all others."""
-    kinds = np.unique(_codes("".join(line for poem in poems for line in poem)))
-    if len(kinds) >= _SYMBOLS:
-        raise AskedError(f"the poems have {len(kinds)} different characters, and fewer than {_SYMBOLS} fit; pass less")
-    table = np.zeros(0x110000, dtype=np.uint16)
-    table[kinds] = np.arange(1, len(kinds) + 1)
-    return table
-
-
-def _grams(
-    poems: Sequence[Poem], n: int, alphabet: NDArray[np.uint16], *, across: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All n-grams, n ≤ 4, of poem after poem as keys, and the poem of each, (M,), (M,); over line ends if `across`."""
-    pieces = [piece for poem in poems for piece in (("".join(poem),) if across else poem)]
-    owner = np.repeat(np.arange(len(poems)), [1 if across else len(poem) for poem in poems])
-    symbols = alphabet[_codes("".join(pieces))].astype(np.int64)
-    piece = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-    start = np.flatnonzero(piece[: max(0, len(piece) - n + 1)] == piece[n - 1 :])
-    keys = np.zeros(len(start), dtype=np.int64)
-    for k in range(n):
-        keys = (keys << 16) | symbols[start + k]
-    return keys, owner[piece[start]]
-
-
-def _find(table: NDArray[np.int64], keys: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where keys stand in a sorted table, and whether they do."""
-    place = np.minimum(np.searchsorted(table, keys), max(0, len(table) - 1))
-    return place, table[place] == keys if len(table) else np.zeros(keys.shape, dtype=bool)

@@ -1,7 +1,9 @@
 """Ways to draw images in few evaluations, side by side: samplers, models, scaled skips, larger sizes.
 
+    python benchmarks/digits.py --model ddpm=runs/digits-ddpm/model --model flow=runs/digits-flow/model
+
 Every way starts from the same noise and the same labels, those of the held-out images, so that two rows differ by what
-they name alone.  Beside the two distances to the held-out images (`image_metrics`) stands, where the way solves the same
+they name alone.  Beside the two distances to the held-out images (`textdiff.measure.images`) stands, where the way solves the same
 ODE as the first of its model, how far from that ODE's solution it ends:
 
     gap     root mean square over pixels of x̂0 − x0*, x0* drawn from the same noise in `fine` evaluations
@@ -12,24 +14,30 @@ Images of a larger size are averaged down to the model's own before they are mea
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+from tqdm import tqdm
 
 from textdiff.core.contracts import Predictor, State, Step
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import even_levels
 from textdiff.core.loop import sample
-from textdiff.core.resolve import unknown
 from textdiff.core.rng import Rng
-from textdiff.data.image_data import Images
-from textdiff.measure.image_metrics import Classifier, energy, fidelity, frechet, jackknife, train_classifier
+from textdiff.data.image_data import Images, read_images
+from textdiff.measure import plots
+from textdiff.measure.images import Classifier, energy, fidelity, frechet, jackknife, train_classifier
+from textdiff.measure.intervals import Interval, written
 from textdiff.networks.images import ImageModel
 from textdiff.pipeline.images import step_of
 from textdiff.samplers.second_order import amed, fit_amed
@@ -73,14 +81,14 @@ class Row:
     forwards: float  # evaluations of the network an image
     n: int
     energy: float
-    energy_low: float
-    energy_high: float
+    energy_low: float | None
+    energy_high: float | None
     frechet: float
-    frechet_low: float
-    frechet_high: float
+    frechet_low: float | None
+    frechet_high: float | None
     fidelity: float  # share that shows the label asked for
-    fidelity_low: float
-    fidelity_high: float
+    fidelity_low: float | None
+    fidelity_high: float | None
     gap: float | None
     bend: float | None
 
@@ -259,9 +267,9 @@ HEADING = (
 def line(r: Row) -> str:
     """A row in the columns of HEADING."""
     gap, crooked = ("-" if v is None else f"{v:.3f}" for v in (r.gap, r.bend))
-    apart = f"{r.energy:.4f} [{r.energy_low:.4f}, {r.energy_high:.4f}]"
-    features = f"{r.frechet:.2f} [{r.frechet_low:.2f}, {r.frechet_high:.2f}]"
-    shown = f"{r.fidelity:.3f} [{r.fidelity_low:.3f}, {r.fidelity_high:.3f}]"
+    apart = written(Interval(r.energy, r.energy_low, r.energy_high), 4)
+    features = written(Interval(r.frechet, r.frechet_low, r.frechet_high), 2)
+    shown = written(Interval(r.fidelity, r.fidelity_low, r.fidelity_high))
     return f"{r.model:16} {r.way:38} {r.forwards:8.1f}  {apart:26}  {features:22}  {shown:20}  {gap:>6} {crooked:>6}"
 
 
@@ -270,13 +278,7 @@ def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) 
 
     Pictures are (N, C, H, W); needs matplotlib.
     """
-    if Path(path).suffix not in (".png", ".svg"):
-        raise unknown("picture", Path(path).suffix, (".png", ".svg"))
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
+    plots.check(path)
     real = next(r.frechet for r in rows if r.model == "real")
     lines = [r for r in rows if r.model != "real" and r.way != "fine"]
     first, way = lines[0].model, lines[0].way
@@ -286,7 +288,7 @@ def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) 
         f"{first}: Fréchet distance": [(r.way, r, r.frechet) for r in own],
         f"{way}: Fréchet distance": [(r.model, r, r.frechet) for r in lines if r.way == way],
     }
-    figure = pyplot.figure(figsize=(10.5, 3.4 + 1.6 * bool(pictures)), layout="constrained")
+    figure = plots.figure(10.5, 3.4 + 1.6 * bool(pictures))
     tall = [3.4, 1.6] if pictures else [3.4]
     halves = figure.subfigures(len(tall), 1, height_ratios=tall, squeeze=False)[:, 0]
     for panel, (title, points) in zip(halves[0].subplots(1, len(panels)), panels.items(), strict=True):
@@ -308,8 +310,7 @@ def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) 
             panel.imshow(tiled(x), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
             panel.set_title(title, fontsize=7)
             panel.axis("off")
-    figure.savefig(path, dpi=100, metadata={"Software": None} if str(path).endswith(".png") else None)
-    pyplot.close(figure)
+    plots.save(figure, path)
 
 
 def tiled(x: Tensor, columns: int = 10) -> Any:
@@ -342,3 +343,50 @@ def gallery(
         for way in ways
         if way.factor > 1
     }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", metavar="[NAME=]DIR", action="append", required=True, help="may be repeated, to compare")
+    add("--evaluations", metavar="N", type=int, nargs="+", default=[5, 10, 20], help="(5 10 20)")
+    add("--sampler", action="append", help="may be repeated (improved, which is DDIM, and heun)")
+    add("--amed", action="store_true", help="mean-value steps as well, fitted to each number of evaluations")
+    add("--skips", metavar="RHO[:TOP]", action="append", help="DDIM with scaled skips, from the lowest block up")
+    add("--upsample", metavar="W[:LEVEL]", action="append", help="16 x 16, guided with weight W above LEVEL")
+    add("--spacing", type=float, default=SPACING, help=f"power of the levels, above 1 finer at the end ({SPACING})")
+    add("--fine", type=int, default=FINE, help=f"evaluations of the solution that gaps are taken to ({FINE})")
+    add("--limit", type=int, metavar="N", help="the first N digits alone")
+    add("--seed", type=int, default=0, help="(0)")
+    add("--plot", metavar="FILE.png", help="the picture (needs textdiff[plot])")
+    add("--json", action="store_true", help="JSON Lines")
+    a = parser.parse_args(argv)
+    try:
+        _run(a)
+    except AskedError as error:
+        parser.error(str(error))
+
+
+def _run(a: argparse.Namespace) -> None:
+    if a.plot:
+        plots.check(a.plot)
+    named = [name.rpartition("=") for name in a.model]
+    models = {name or Path(folder).parent.name: ImageModel.from_pretrained(folder) for name, _, folder in named}
+    ways = [by_name(name) for name in a.sampler or ([] if a.skips or a.upsample else ["improved", "heun"])]
+    ways += [mean_value()] * a.amed
+    ways += [skips(*pair("--skips", text)) for text in a.skips or ()]
+    ways += [enlarged(*pair("--upsample", text, 0.0)) for text in a.upsample or ()]
+    progress = partial(tqdm, file=sys.stderr, disable=None, leave=False)
+    how = {"fine": a.fine, "seed": a.seed, "spacing": a.spacing, "progress": progress}
+    rows = []
+    if not a.json:
+        print(HEADING, flush=True)
+    for row in compare(models, read_images("digits", limit=a.limit), ways, a.evaluations, **how):
+        rows.append(row)
+        print(json.dumps(asdict(row)) if a.json else line(row), flush=True)
+    if a.plot:
+        plot(rows, gallery(models, ways, max(a.evaluations)), a.plot)
+
+
+if __name__ == "__main__":
+    main()
