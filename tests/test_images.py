@@ -390,8 +390,9 @@ def test_the_command_line_draws_traces_and_animates(tmp_path: Path, capsys: pyte
     links = (tmp_path / "t.svg").read_text(encoding="utf-8").count("data:image/png;base64,")
     assert links == 4
     page = (tmp_path / "t.html").read_text(encoding="utf-8")
-    frames = json.loads(page.split('id="trace">')[1].split("</script>")[0])
-    Image.open(io.BytesIO(base64.b64decode(frames[0].partition(",")[2]))).verify()
+    header, first, *_ = json.loads(page.split('id="trace">')[1].split("</script>")[0])
+    assert header["images"] and len(first["texts"]) == 2
+    Image.open(io.BytesIO(base64.b64decode(first["texts"][0]))).verify()
     capsys.readouterr()
 
 

@@ -246,7 +246,6 @@ LONG_TESTS: list[str] = [
     "test_family",
     "test_gaussian",
     "test_images",
-    "test_pictures",
     "test_pipeline",
     "test_predictors",
 ]

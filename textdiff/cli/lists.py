@@ -69,10 +69,10 @@ the row is BROKEN and the exit code 1."""
 
 
 def animate(a: argparse.Namespace) -> None:
-    from textdiff.show import animation, trace
+    from textdiff.show import animation, films, trace
 
     kind = Path(a.out).suffix.lower().removeprefix(".")
-    if kind not in animation.KINDS:
+    if kind not in films.KINDS:
         raise AskedError(f"--out is {a.out!r}, expected a name that ends in .html, .svg or .gif; name it so")
     whole = trace.read(a.trace)
     shown = whole if a.n is None else animation.first(whole, a.n)

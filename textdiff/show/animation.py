@@ -1,29 +1,27 @@
-"""A trace as a moving picture in one file: HTML with a slider, SVG that any browser or README shows, GIF.
+"""A trace of texts as a moving picture in one file: HTML with a slider, SVG that any browser or README shows, GIF.
 
-The texts stand side by side and run at the same time, whatever batches they were drawn in.  Time is counted in states; one
-more shows the end without a mark, and stands longer.
+The texts stand side by side and run at the same time, whatever batches they were drawn in.  Behind the states of the trace
+comes one more, which shows the end without a mark.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib import resources
+from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
 
 from textdiff.core.errors import AskedError
+from textdiff.show import films
+from textdiff.show.films import Clock
 from textdiff.show.pictures import (
     GREY,
     MARGIN,
     SIZE,
     UNIT,
     Box,
-    Face,
     Fonts,
     Label,
     Scene,
@@ -38,8 +36,6 @@ from textdiff.show.trace import HOLE, Shot, Trace
 
 LINE = 40  # pixels a line
 HOT, HOLLOW, INK = "#ffd34d", "#e9e6dc", "#222222"
-REST = 2.0  # seconds that the end stands
-KINDS = ("html", "svg", "gif")
 
 Place = tuple[int, int, int]  # row, column, columns wide
 
@@ -55,12 +51,12 @@ class Cel:
 
 def cels(trace: Trace) -> list[list[Cel]]:
     """Of each text its cels, all equally many: a text that is done earlier waits."""
-    films = trace.films()
-    if not films:
-        raise AskedError("the trace has a header, but no states to show; record it anew")
-    length = max(map(len, films.values()))
+    courses = trace.films()
+    if not courses:
+        raise films.nothing_to_show()
+    length = max(map(len, courses.values()))
     result = []
-    for film in films.values():
+    for film in courses.values():
         text, _, level, forwards = film[-1]
         ended = [_cel(text, (), level, forwards)] * (length + 1 - len(film))
         result.append([_cel(*state) for state in film] + ended)
@@ -96,24 +92,9 @@ def first(trace: Trace, n: int) -> Trace:
 
 
 def html(trace: Trace, delay: float = 0.25) -> str:
-    """A page with the trace in it (JSON in the element `trace`), a play button and a slider."""
+    """A page with the trace in it, a play button and a slider."""
     cels(trace)  # says what is wrong with it
-    _check_delay(delay)
-    lines: list[Mapping[str, Any]] = [trace.header, *map(asdict, trace.shots)]
-    page = resources.files("textdiff.show").joinpath("animation.html").read_text(encoding="utf-8")
-    head, middle, tail = page.split("/*data*/")
-    return head + _inert(lines) + middle + _inert({"delay": delay, "rest": REST, "hole": HOLE}) + tail
-
-
-def _check_delay(delay: float) -> None:
-    if not 0.02 <= delay < 3600:
-        raise AskedError(f"delay is {delay}; it must be a number of seconds, at least 0.02")
-
-
-def _inert(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return films.page(trace, delay)
 
 
 # -- drawn ----------------------------------------------------------------------------------------------------------------
@@ -130,11 +111,11 @@ class Stage:
     height: float
 
 
-def _stage(films: Sequence[Sequence[Cel]]) -> Stage:
-    places = [place for film in films for cel in film for place in cel.signs]
+def _stage(acts: Sequence[Sequence[Cel]]) -> Stage:
+    places = [place for film in acts for cel in film for place in cel.signs]
     width = max((column + wide for _, column, wide in places), default=1) * UNIT
     height = (1 + max((row for row, _, _ in places), default=0)) * LINE
-    corners, across, down = spread([(width, height + 26)] * len(films), gap=2 * MARGIN)
+    corners, across, down = spread([(width, height + 26)] * len(acts), gap=2 * MARGIN)
     return Stage(corners, width, height, across + 2 * MARGIN, down + 2 * MARGIN)
 
 
@@ -159,11 +140,11 @@ def _bar(stage: Stage, corner: tuple[float, float], level: float) -> Iterator[Bo
 
 def scenes(trace: Trace) -> Iterator[Scene]:
     """The picture at every time."""
-    films = cels(trace)
-    stage = _stage(films)
-    for time in range(len(films[0])):
+    acts = cels(trace)
+    stage = _stage(acts)
+    for time in range(len(acts[0])):
         shapes: list[Box | Label] = []
-        for film, corner in zip(films, stage.corners, strict=True):
+        for film, corner in zip(acts, stage.corners, strict=True):
             for place, (sign, hot) in film[time].signs.items():
                 shapes += _sign(place, sign, corner, hot)
             shapes += _bar(stage, corner, film[time].level)
@@ -175,19 +156,17 @@ def scenes(trace: Trace) -> Iterator[Scene]:
 
 
 def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
-    """One frame a state and one for the end, repeated for ever; `font` as in `pictures.find_font`."""
-    _check_delay(delay)
-    pictures = list(scenes(trace))
+    """One frame for each state and one for the end; `font` as in `pictures.find_font`."""
+    acts = cels(trace)
+    times, stage = Clock(len(acts[0]), delay).times, _stage(acts)
+    films.fits_gif(stage.width, stage.height, times)
     texts = [text for film in trace.films().values() for text, *_ in film]
-    face: Face = find_font("".join(texts).replace(HOLE, "") + "0123456789 forwards", font)
+    fonts = Fonts(find_font("".join(texts).replace(HOLE, "") + "0123456789 forwards", font))
+    pictures = list(scenes(trace))
     middle = pictures[len(pictures) // 2]
     swatch = (Box(0, 0, 2 * SIZE, SIZE, HOT), Label(SIZE, SIZE / 2, "0o", SIZE, INK), Box(0, SIZE, SIZE, SIZE, HOLLOW))
-    palette = drawn(Scene(middle.width, middle.height, middle.shapes + swatch), Fonts(face)).quantize(48)
-    frames = [drawn(scene, Fonts(face)).quantize(palette=palette, dither=0) for scene in pictures]
-    stream = io.BytesIO()
-    times = [round(1000 * delay)] * (len(frames) - 1) + [round(1000 * REST)]
-    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1)
-    return stream.getvalue()
+    palette = drawn(Scene(middle.width, middle.height, middle.shapes + swatch), fonts).quantize(48)
+    return films.gif([drawn(scene, fonts).quantize(palette=palette, dither=0) for scene in pictures], delay)
 
 
 # -- SVG ------------------------------------------------------------------------------------------------------------------
@@ -195,12 +174,11 @@ def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
 
 def svg(trace: Trace, delay: float = 0.25) -> str:
     """Every sign is an element that is visible for its time; a viewer that moves nothing shows the finished texts."""
-    films = cels(trace)
-    _check_delay(delay)
-    stage = _stage(films)
-    clock = Clock(len(films[0]), delay)
+    acts = cels(trace)
+    clock = Clock(len(acts[0]), delay)
+    stage = _stage(acts)
     lines = [svg_head(stage.width, stage.height)]
-    for film, corner in zip(films, stage.corners, strict=True):
+    for film, corner in zip(acts, stage.corners, strict=True):
         for place in sorted({place for cel in film for place in cel.signs}):
             for sign, begin, stop in _runs([cel.signs.get(place, ("", False))[0] for cel in film]):
                 hot = [time for time in range(begin, stop) if sign and film[time].signs[place][1]]
@@ -216,36 +194,8 @@ def svg(trace: Trace, delay: float = 0.25) -> str:
     return "\n".join([*lines, "</svg>\n"])
 
 
-@dataclass(frozen=True)
-class Clock:
-    """`times` states, `delay` seconds each but the last."""
-
-    times: int
-    delay: float
-
-    @property
-    def seconds(self) -> float:
-        return (self.times - 1) * self.delay + REST
-
-    def share(self, time: int) -> float:
-        """When a state begins, as a share of the whole."""
-        return time * self.delay / self.seconds
-
-
 def _seen(shape: Box | Label, clock: Clock, begin: int, stop: int) -> str:
-    """A shape from state `begin` until before state `stop`."""
-    ends = stop == clock.times
-    if begin == 0 and ends:
-        return svg_shape(shape)
-    values = ["visible"] if begin == 0 else ["hidden", "visible"]
-    times = [0.0] if begin == 0 else [0.0, clock.share(begin)]
-    if not ends:
-        values.append("hidden")
-        times.append(clock.share(stop))
-    told = f'values="{";".join(values)}" keyTimes="{";".join(f"{t:.5g}" for t in times)}"'
-    moving = f'dur="{clock.seconds:g}s" repeatCount="indefinite"'
-    inner = f'<animate attributeName="visibility" calcMode="discrete" {told} {moving}/>'
-    return svg_shape(shape, inner, "" if ends else ' visibility="hidden"')
+    return svg_shape(shape, *clock.visible(begin, stop))
 
 
 def _runs(values: Sequence[Any]) -> Iterator[tuple[Any, int, int]]:

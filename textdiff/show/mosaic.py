@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +14,14 @@ import torch
 from torch import Tensor
 
 from textdiff.core.errors import AskedError
+from textdiff.show import films
+from textdiff.show.films import Clock
 from textdiff.show.pictures import svg_head
 from textdiff.show.trace import Shot, Trace
 
 GAP = 2  # pixels between images
 PAPER = 96  # the gray that shows there
+LARGEST = 4096  # pixels of the side of an image in a trace
 LEAST = 48  # pixels of a shown image's side: smaller ones are enlarged by a whole number
 
 
@@ -64,10 +66,14 @@ def decoded(texts: Sequence[str]) -> Tensor:
     for text in texts:
         try:
             picture = image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
+            if max(picture.size) > LARGEST:  # a few bytes can name a picture of any size
+                raise AskedError(f"{picture.width} by {picture.height} pixels, expected at most {LARGEST} a side")
             plain = np.array(picture.convert("L" if picture.mode == "L" else "RGB"))
-        except Exception as error:
+        except Exception as error:  # Pillow raises errors of many classes
             raise AskedError(f"a state is no PNG image in base64 ({error}); record the trace anew") from None
         found.append(torch.from_numpy(plain).view(picture.height, picture.width, -1).permute(2, 0, 1))
+    if len({one.shape for one in found}) > 1:
+        raise AskedError("the images of the trace differ in size; record it anew")
     return torch.stack(found).float() / 127.5 - 1
 
 
@@ -92,8 +98,6 @@ def _pillow() -> Any:
 
 # -- a trace of images ----------------------------------------------------------------------------------------------------
 
-REST = 2.0  # seconds that the end stands
-
 
 def shot(images: Tensor, rows: Sequence[int], level: float, forwards: Sequence[int]) -> Shot:
     """A state of these images for a trace: PNGs in the place of texts."""
@@ -102,69 +106,40 @@ def shot(images: Tensor, rows: Sequence[int], level: float, forwards: Sequence[i
 
 def frames(trace: Trace) -> list[Any]:
     """Pillow images of all the trace's images together, one a state; an image that is done earlier waits."""
-    films = [decoded([text for text, *_ in film]) for film in trace.films().values()]
-    if not films:
-        raise AskedError("the trace has a header, but no states to show; record it anew")
-    if len({film.shape[1:] for film in films}) > 1:
+    courses = [decoded([text for text, *_ in film]) for film in trace.films().values()]
+    if not courses:
+        raise films.nothing_to_show()
+    if len({course.shape[1:] for course in courses}) > 1:
         raise AskedError("the images of the trace differ in size; record it anew")
-    length = max(map(len, films))
-    waiting = [torch.cat([film, film[-1:].expand(length - len(film), -1, -1, -1)]) for film in films]
-    return [mosaic(torch.stack([film[k] for film in waiting])) for k in range(length)]
+    length = max(map(len, courses))
+    waiting = [torch.cat([course, course[-1:].expand(length - len(course), -1, -1, -1)]) for course in courses]
+    return [mosaic(torch.stack([course[k] for course in waiting])) for k in range(length)]
 
 
 def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
-    """One frame a state, the last one longer, repeated for ever; a font is not needed."""
-    check_delay(delay)
-    pictures, stream = frames(trace), io.BytesIO()
-    times = [round(1000 * delay)] * (len(pictures) - 1) + [round(1000 * REST)]
-    pictures[0].save(stream, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0, disposal=1)
-    return stream.getvalue()
+    """One frame a state; a font is not needed."""
+    pictures = frames(trace)
+    width, height = pictures[0].size
+    films.fits_gif(width, height, len(pictures))
+    return films.gif(pictures, delay)
 
 
 def svg(trace: Trace, delay: float = 0.25) -> str:
     """Each state is an image that is visible for its time; a viewer that moves nothing shows the last."""
-    check_delay(delay)
     pictures = frames(trace)
-    whole = (len(pictures) - 1) * delay + REST
+    clock = Clock(len(pictures), delay)
     lines = [svg_head(*pictures[0].size)]
     for k, picture in enumerate(pictures):
-        last = k == len(pictures) - 1
-        begin, end = k * delay / whole, 1.0 if last else (k + 1) * delay / whole
-        values, times = ["hidden", "visible", "hidden"], [0.0, begin, end]
-        kept = slice(1 if k == 0 else 0, 2 if last else 3)
-        told = f'values="{";".join(values[kept])}" keyTimes="{";".join(f"{t:.5g}" for t in times[kept])}"'
-        moving = f'<animate attributeName="visibility" calcMode="discrete" {told} dur="{whole:g}s" repeatCount="indefinite"/>'
-        hidden = "" if last else ' visibility="hidden"'
+        moving, hidden = clock.visible(k, k + 1)
         size = f'width="{picture.width}" height="{picture.height}"'
-        shown = moving if len(pictures) > 1 else ""
-        lines.append(f'<image {size}{hidden} href="{_link(picture)}">{shown}</image>')
+        lines.append(f'<image {size}{hidden} href="{_link(picture)}">{moving}</image>')
     return "\n".join([*lines, "</svg>\n"])
 
 
 def html(trace: Trace, delay: float = 0.25) -> str:
-    """A page with a play button and a slider."""
-    check_delay(delay)
-    pictures = json.dumps([_link(picture) for picture in frames(trace)])
-    return (
-        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>textdiff</title>'
-        "<style>body{font-family:sans-serif;text-align:center;background:#fdfcf8}img{image-rendering:pixelated}</style>"
-        '<p><img id="image" alt="the images of this state"></p>'
-        '<p><button id="play">play</button> <input id="time" type="range" min="0" value="0"> <span id="say"></span></p>'
-        f'<script type="application/json" id="trace">{pictures}</script><script>'
-        'const all=JSON.parse(document.getElementById("trace").textContent),'
-        "[image,time,play,say]=['image','time','play','say'].map(k=>document.getElementById(k));let run=null;"
-        "time.max=all.length-1;const show=()=>{image.src=all[time.value];say.textContent=time.value+' / '+time.max};"
-        "const stop=()=>{clearInterval(run);run=null;play.textContent='play'};"
-        "time.oninput=()=>{stop();show()};play.onclick=()=>{if(run)return stop();"
-        "if(+time.value>=+time.max)time.value=0;play.textContent='stop';"
-        f"run=setInterval(()=>{{if(+time.value>=+time.max)return stop();time.value=+time.value+1;show()}},{1000 * delay:g})}};"
-        "time.value=time.max;show();</script></html>\n"
-    )
-
-
-def check_delay(delay: float) -> None:
-    if not 0.02 <= delay < 3600:
-        raise AskedError(f"delay is {delay}; it must be a number of seconds, at least 0.02")
+    """A page with the images in it, a play button and a slider."""
+    frames(trace)  # says what is wrong with it
+    return films.page(trace, delay)
 
 
 def _link(picture: Any) -> str:

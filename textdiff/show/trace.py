@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Protocol, TextIO
 from textdiff.core.errors import AskedError
 
 FORMAT = 1
+LIMIT = 1 << 53  # of the numbers in a trace: what every reader of JSON takes exactly
 HOLE = "□"  # that of canvas.py, which would bring torch with it
 
 
@@ -97,8 +99,8 @@ def recording(path: str | os.PathLike[str], header: Mapping[str, Any]) -> Iterat
     """Writes a trace: the header at once, then each shot that it is handed."""
     try:
         stream = Path(path).open("w", encoding="utf-8", newline="\n")  # noqa: SIM115  (closed below)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise OSError(
             f"cannot write the trace {str(path)!r} ({reason}); name a file in a folder that can be written"
         ) from error
@@ -124,8 +126,9 @@ def read(path: str | os.PathLike[str]) -> Trace:
         raise AskedError(
             f"trace {str(path)!r} line {number} is not UTF-8; pass a file that --trace has written"
         ) from None
-    except OSError as error:
-        raise AskedError(f"trace {str(path)!r} cannot be read ({error.strerror}); pass a file of --trace") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AskedError(f"trace {str(path)!r} cannot be read ({reason}); pass a file of --trace") from error
     return parse(text, str(path))
 
 
@@ -139,25 +142,26 @@ def parse(text: str, name: str = "trace") -> Trace:
         raise AskedError(f"trace {name!r} is empty; its first line must be a header with 'trace': {FORMAT}")
     header = _object(whole[0], name, 1)
     if header.get("trace") != FORMAT:
-        found = f"of format {header['trace']!r}" if "trace" in header else "without 'trace'"
+        found = f"of format {reprlib.repr(header['trace'])}" if "trace" in header else "without 'trace'"
         raise AskedError(f"trace {name!r} line 1 is a header {found}, expected 'trace': {FORMAT}; record it anew")
     shots = tuple(_read_shot(_object(line, name, k), name, k) for k, line in enumerate(whole[1:], 2) if line.strip())
     return Trace(header, shots)
 
 
 def _is_json(line: str) -> bool:
+    return _value(line) is not None
+
+
+def _value(line: str) -> Any:
+    """The JSON value of a line, None where it has none or is nested too deeply."""
     try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _object(line: str, name: str, number: int) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        value = None
+    value = _value(line)
     if not isinstance(value, dict):
         raise _broken(name, number, "is no JSON object")
     return value
@@ -166,15 +170,15 @@ def _object(line: str, name: str, number: int) -> dict[str, Any]:
 def _read_shot(value: Mapping[str, Any], name: str, number: int) -> Shot:
     try:
         shot = Shot(
-            rows=tuple(_whole(row) for row in value["rows"]),
-            texts=tuple(_text(text) for text in value["texts"]),
-            level=float(value["level"]),
-            forwards=tuple(_whole(spent) for spent in value["forwards"]),
-            changed=tuple(tuple(_whole(k) for k in places) for places in value["changed"]),
+            rows=tuple(map(_whole, _list(value["rows"]))),
+            texts=tuple(map(_text, _list(value["texts"]))),
+            level=_number(value["level"]),
+            forwards=tuple(map(_whole, _list(value["forwards"]))),
+            changed=tuple(tuple(map(_whole, _list(places))) for places in _list(value["changed"])),
         )
     except KeyError as error:
         raise _broken(name, number, f"has no {error}") from None
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise _broken(name, number, f"is no state of texts ({error})") from None
     if len({len(shot.rows), len(shot.texts), len(shot.forwards), len(shot.changed)}) > 1 or not shot.rows:
         raise _broken(name, number, "does not have a row, a text, forwards and changed characters for each text")
@@ -185,15 +189,27 @@ def _read_shot(value: Mapping[str, Any], name: str, number: int) -> Shot:
     return shot
 
 
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise AskedError(f"{value!r} is no count")
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise AskedError(f"{reprlib.repr(value)} is no list")
     return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < LIMIT:
+        raise AskedError(f"{reprlib.repr(value)} is no count")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) >= LIMIT:
+        raise AskedError(f"{reprlib.repr(value)} is no number")
+    return float(value)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise AskedError(f"{value!r} is no text")
+        raise AskedError(f"{reprlib.repr(value)} is no text")
     value.encode()  # half a surrogate pair could be read, but never written
     return value
 
