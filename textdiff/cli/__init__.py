@@ -43,19 +43,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code or 0
     except SystemExit as stop:  # argparse has spoken, or a signal asks us to end
-        return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
-        return _say("interrupted", 130, debug)
+        code = stop.code if isinstance(stop.code, int) else 0
+        return _say(_with_notes("terminated", stop), code, debug) if code == 128 + signal.SIGTERM else code
+    except KeyboardInterrupt as stop:
+        return _say(_with_notes("interrupted", stop), 130, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is silent, too
         return 0
     except AskedError as error:
-        return _say(str(error), 2, debug)
+        return _say(_with_notes(str(error), error), 2, debug)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            return _say(f"the output cannot be written ({error.strerror}); make room or write elsewhere", 1, debug)
-        expected = isinstance(error, (OSError, TextdiffError))
-        return _say(str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
+            message = f"the output cannot be written ({error.strerror}); make room or write elsewhere"
+        else:
+            expected = isinstance(error, (OSError, TextdiffError))
+            message = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
+        return _say(_with_notes(message, error), 1, debug)
+
+
+def _with_notes(message: str, error: BaseException) -> str:
+    """The message, and what was said of it on the way up: where the results so far are."""
+    return "; ".join([message, *getattr(error, "__notes__", [])])
 
 
 def _take_up(words: list[str], arguments: argparse.Namespace) -> None:

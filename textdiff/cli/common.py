@@ -67,14 +67,16 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def writing(path: str | None) -> Iterator[TextIO]:
-    """stdout, or a file that appears under its name when everything is written, and not at all if anything fails."""
+def writing(path: str | None, keep: bool = False) -> Iterator[TextIO]:
+    """stdout, or a file that appears under its name when everything is written.
+
+    If anything fails, nothing of it stays; with `keep` what was written stays as FILE.partial, and the error says so.
+    """
     if path is None or path == "-":
         yield sys.stdout
         return
+    check_writable(path)
     target = Path(path).resolve()
-    if target.is_dir():
-        raise IsADirectoryError(f"cannot write {path!r}: it is a folder; name a file")
     try:
         if target.exists() and not target.is_file():  # a pipe or a device
             stream, temporary = target.open("w", encoding="utf-8"), None
@@ -94,14 +96,38 @@ def writing(path: str | None) -> Iterator[TextIO]:
             if temporary is not None:
                 os.fsync(stream.fileno())
         if temporary is not None:
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~mask)
-            temporary.replace(target)
+            _publish(temporary, target)
             temporary = None
+    except BaseException as error:
+        if keep and temporary is not None and temporary.stat().st_size:
+            partial = target.with_name(f"{target.name}.partial")
+            _publish(temporary, partial)
+            temporary = None
+            error.add_note(f"what was finished is in {str(partial)!r}")
+        raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | None) -> None:
+    """OSError where a file cannot be written; asked before the work that it is for."""
+    if path is None or path == "-":
+        return
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {path!r}: it is a folder; name a file")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        reason = "Permission denied" if target.parent.is_dir() else "No such file or directory"
+        raise OSError(f"cannot write {path!r} ({reason}); name a file in a folder that can be written")
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Put a file that is written under its name, with the rights that a new file has, or those of the file it replaces."""
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~mask)
+    temporary.replace(target)
 
 
 @contextlib.contextmanager
@@ -162,7 +188,7 @@ def in_colour(out: TextIO) -> bool:
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def progress_bar(a: argparse.Namespace, total: int, unit: str) -> Any:
+def progress_bar(a: argparse.Namespace, total: int | None, unit: str) -> Any:
     """A progress bar on stderr, on a terminal only."""
     from tqdm import tqdm
 

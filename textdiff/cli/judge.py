@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
-import os
+import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from textdiff.cli.bulk import Conditions, bulk_flags, forms_of, incoming, joined, results, separated, through
 from textdiff.cli.common import (
     add_verb,
+    check_writable,
     format_flags,
     in_colour,
-    json_line,
     log,
     model_flags,
     names_of,
@@ -22,12 +25,14 @@ from textdiff.cli.common import (
     open_pipeline,
     progress_bar,
     read_records,
-    records_of,
     text_flags,
     writing,
 )
 from textdiff.cli.pictures import of_images
 from textdiff.core.errors import AskedError
+from textdiff.data.records import Record
+
+_PLACE = re.compile(r"\s*\d+\s*:\s*\d+\s*")
 
 
 def add(verbs: Any) -> None:
@@ -42,7 +47,8 @@ def add(verbs: Any) -> None:
     p.add_argument("--svg", metavar="FILE", help="the detail as a heat map")
     p.add_argument("--png", metavar="FILE", help="the same in pixels")
     p.add_argument("--font", metavar="FILE", help="for PNG: a font with the characters (one of the system's)")
-    p.add_argument("--seed", type=int, default=0, help="(0)")
+    p.add_argument("--seed", type=int, help="(that of the record, or 0)")
+    bulk_flags(p)
     model_flags(p)
     format_flags(p)
 
@@ -59,6 +65,7 @@ def add(verbs: Any) -> None:
         metavar="LINE:POSITION=READING",
         help="how a character is read: 3:5=平, 3:5=去翰, or 看=平 wherever it stands; may be repeated",
     )
+    bulk_flags(p)
     p.add_argument("--json", action="store_true", help="JSON Lines")
     p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
 
@@ -102,43 +109,73 @@ def add(verbs: Any) -> None:
     p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
 
 
-def score(a: argparse.Namespace) -> None:
-    records = records_of(a)
-    with writing(a.out) as out:
-        pipe = open_pipeline(a)
-        form = a.form or [record.get("form") for record in records]
-        with progress_bar(a, len(records), "text") as bar:
-            texts = [record["text"] for record in records]
-            scores = pipe.score(
-                texts, form, process=a.process, levels=a.levels, repeats=a.repeats, seed=a.seed, callback=bar.update
-            )
-            details = pipe.detail(texts, form) if a.detail or a.svg or a.png else None
-        if details is None:
-            for one in scores:
-                print(json_line(one) if a.format == "jsonl" else score_line(one), file=out)
-            return
-        _draw_heat(a, details)
-        for one, detail in zip(scores, details, strict=True):
-            _write_detail(one, detail, a.format, out)
-        if a.format == "text" and in_colour(out):
-            from textdiff.show.watching import scale
+def score(a: argparse.Namespace) -> int:
+    records = incoming(a)
+    total = len(a.text) or None
+    for path in (a.svg, a.png):
+        check_writable(path)
+    pipe = open_pipeline(a)
+    detailed, drawn = a.detail or a.svg or a.png, list[Any]()
+    told = Conditions(pipe.model)
 
-            scale(out)
+    def work(chunk: list[Record]) -> list[Any]:
+        return _scored(pipe, a, chunk, told, bool(detailed))
+
+    def show(record: Record, result: Any, out: TextIO) -> None:
+        one, detail = result
+        if a.svg or a.png:
+            drawn.append(detail)
+        if a.format == "jsonl":
+            print(joined(_with_detail(one, detail), record.fields), file=out)
+        elif detail is None:
+            print(score_line(one), file=out)
+        else:
+            _write_detail(one, detail, out)
+
+    failed = through(a, results(records, work, a.on_error == "skip"), show, total=total)
+    _draw_heat(a, drawn)
+    return 1 if failed else 0
+
+
+def _scored(pipe: Any, a: argparse.Namespace, chunk: list[Record], told: Conditions, detailed: bool) -> list[Any]:
+    """(score, detail or None) of each record.  Records with seeds of their own are scored by these."""
+    seeds = [record.get("seed") if a.seed is None else a.seed for record in chunk]
+    found: dict[int, Any] = {}
+    for seed in dict.fromkeys(seeds):
+        rows = [k for k, one in enumerate(seeds) if one == seed]
+        some = [chunk[k] for k in rows]
+        texts, form, said = [record.text for record in some], forms_of(some, a.form), told.of(some)
+        scores = pipe.score(texts, form, process=a.process, levels=a.levels, repeats=a.repeats, seed=seed or 0, **said)
+        details = pipe.detail(texts, form, **said) if detailed else [None] * len(texts)
+        found |= dict(zip(rows, zip(scores, details, strict=True), strict=True))
+    return [found[k] for k in range(len(chunk))]
 
 
 def score_line(one: Any) -> str:
     error = "" if one.standard_error is None else f" ± {one.standard_error:.4f}"
     unknown = f", {one.unknown} unknown" if one.unknown else ""
-    text = "".join(one.text.splitlines())
-    return f"{one.nats_per_char:.4f}{error} nats/char  {one.characters} characters{unknown}  {text}"
+    text, (short, unit) = "".join(one.text.splitlines()), unit_of(one)
+    return f"{one.nats_per_char:.4f}{error} nats/{short}  {one.characters} {unit}s{unknown}  {text}"
 
 
-def _write_detail(one: Any, detail: Any, style: str, out: TextIO) -> None:
-    """A score and the nats of each character: a JSON line, colours at a terminal, or a table."""
-    if style == "jsonl":
-        more = {k: v for k, v in dataclasses.asdict(detail).items() if k not in ("text", "form", "model")}
-        print(json.dumps(dataclasses.asdict(one) | {"detail": more}, ensure_ascii=False), file=out)
-        return
+def unit_of(one: Any) -> tuple[str, str]:
+    """What the numbers of a score count: characters, or tokens where these are something else."""
+    bare = "".join(one.text.split())
+    letters = [c for c in bare if unicodedata.category(c)[0] != "P"]
+    alike = one.characters in (len(one.text), len(bare), len(letters))
+    return ("char", "character") if alike else ("token", "token")
+
+
+def _with_detail(one: Any, detail: Any) -> dict[str, Any]:
+    """The keys of a JSON line: a score, and the nats of each character where they were asked for."""
+    result = dataclasses.asdict(one)
+    if detail is not None:
+        result["detail"] = {k: v for k, v in dataclasses.asdict(detail).items() if k not in ("text", "form", "model")}
+    return result
+
+
+def _write_detail(one: Any, detail: Any, out: TextIO) -> None:
+    """A score and the nats of each character, in colours at a terminal, or as a table."""
     print(score_line(one), file=out)
     if in_colour(out):
         from textdiff.show.watching import coloured
@@ -153,7 +190,7 @@ def _write_detail(one: Any, detail: Any, style: str, out: TextIO) -> None:
 
 def _draw_heat(a: argparse.Namespace, details: Sequence[Any]) -> None:
     """The heat map, where it is asked for."""
-    if not (a.svg or a.png):
+    if not details:
         return
     from textdiff.show import pictures
 
@@ -169,24 +206,36 @@ def _draw_heat(a: argparse.Namespace, details: Sequence[Any]) -> None:
 def check(a: argparse.Namespace) -> int:
     from textdiff.verse import checker
 
-    records = records_of(a)
-    pronounce = dict(a.reading)
-    for key in pronounce if len(records) > 1 else ():
-        if not any(key in record["text"] for record in records):
-            raise AskedError(
-                f"--reading {key} names no character of the {len(records)} texts; pass a place with one text"
-            )
-    broken = 0
-    with writing(a.out) as out:
-        colours = out is sys.stdout and out.isatty() and not os.environ.get("NO_COLOR")
-        for k, record in enumerate(records):
-            text = record["text"]
-            here = {key: value for key, value in pronounce.items() if len(records) == 1 or key in text}
-            report = checker.check(text, a.form or record.get("form"), pronounce=here)
-            broken += report.broken
-            blank = "\n" if k and not a.json else ""
-            print(blank + (json_line(report) if a.json else checker.describe(report, colours=colours)), file=out)
-    return 3 if broken else 0
+    for key, value in a.reading:
+        if not _PLACE.fullmatch(key):
+            checker.check(key, pronounce={key: value})  # whether it is a character that can be read so
+    records = incoming(a)
+    first = list(itertools.islice(records, 2))
+    records = itertools.chain(first, records)
+    places = [key for key, _ in a.reading if _PLACE.fullmatch(key)]
+    if places and len(first) > 1:
+        raise AskedError(f"--reading {places[0]} is a place, but there is more than one text; name the character")
+    met, broken = set[str](), 0
+
+    def one(record: Record) -> Any:
+        here = {key: value for key, value in a.reading if key in places or key in record.text}
+        met.update(here)
+        return checker.check(record.text, a.form or record.get("form"), pronounce=here)
+
+    def show(record: Record, report: Any, out: TextIO) -> None:
+        nonlocal broken
+        broken += report.broken
+        if a.json:
+            print(joined(report, record.fields), file=out)
+        else:
+            write(checker.describe(report, colours=in_colour(out)), out)
+
+    write = separated()
+    found = results(records, lambda chunk: [one(record) for record in chunk], a.on_error == "skip")
+    failed = through(a, found, show, total=len(a.text) or None)
+    if unmet := [key for key, _ in a.reading if key not in met]:
+        raise AskedError(f"--reading {unmet[0]} names no character of any text; leave it out")
+    return 1 if failed else 3 if broken else 0
 
 
 def reading(text: str) -> tuple[str, str]:

@@ -122,12 +122,24 @@ def _sized(name: str) -> Form | None:
     return None
 
 
+_OLD_FORM_NAMES = str.maketrans("絕詩", "绝诗")
+_PINYIN = {  # what is said for short, and the names without a hyphen
+    "wujue": "wuyan-jueju",
+    "qijue": "qiyan-jueju",
+    "wulu": "wuyan-lushi",
+    "wulv": "wuyan-lushi",
+    "qilu": "qiyan-lushi",
+    "qilv": "qiyan-lushi",
+} | {name.replace("-", ""): name for name in FORMS}
+
+
 def get_form(name: str) -> Form:
     """The form of that name: English (wuyan-jueju), Chinese (五言绝句), short (五绝) or sized (couplet:7, lines:4x32)."""
     if sized := _sized(str(name).strip().lower()):
         return sized
     named = {alias: form for form in FORMS.values() for alias in (form.name, form.chinese, form.short)}
-    form = named.get(str(name).strip().lower().replace("_", "-").replace(" ", "-"))
+    plain = str(name).strip().lower().replace("_", "-").replace(" ", "-").translate(_OLD_FORM_NAMES)
+    form = named.get(plain) or named.get(_PINYIN.get(plain.replace("-", ""), ""))
     if form is None:
         near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)
         known = ", ".join(f"{form.name} ({form.chinese}, {form.short})" for form in FORMS.values())

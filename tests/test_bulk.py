@@ -1,0 +1,192 @@
+"""Many texts through one verb: in order, as they are done, with their own keys; what is wrong is named, or skipped."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny import QUATRAIN, poem_model, saved, sentence_model
+
+from textdiff import cli
+from textdiff.cli import bulk
+from textdiff.data.records import Record
+from textdiff.pipeline.text import Pipeline
+
+ONELINE = QUATRAIN.replace("\n", "")
+COMMAND = [sys.executable, "-m", "textdiff"]
+
+
+@pytest.fixture(scope="module")
+def poems(tmp_path_factory) -> str:
+    return saved(poem_model(form="wuyan-jueju"), tmp_path_factory.mktemp("models") / "poems")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> str:
+    return saved(sentence_model(), tmp_path_factory.mktemp("models") / "words")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs a command in this process: (exit code, stdout, stderr); the folder it runs in is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bulk, "CHUNKS", (2, 3))
+
+    def call(*words: object, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = cli.main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def lines(*records: object) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def judge(verb: str, poems: str) -> list[str]:
+    return (
+        [verb, "--json"] if verb == "check" else [verb, "--json", "--model", poems, "--levels", "1", "--repeats", "1"]
+    )
+
+
+VERBS = ["score", "check"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_record_keeps_its_keys_and_its_place(run, poems, verb):
+    records = [{"id": k, "text": QUATRAIN, "tags": ["a"], "model": "mine"} for k in range(8)]
+    code, out, err = run(*judge(verb, poems), stdin=lines(*records))
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code in (0, 3) and err == ""
+    assert [one["id"] for one in found] == list(range(8)) and all(one["tags"] == ["a"] for one in found)
+    if verb == "score":
+        assert found[0]["model"] == poems and found[0]["input"] == {"model": "mine"}, (
+            "nothing is lost where both have a key"
+        )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_wrong_record_ends_the_work_after_those_before_it(run, poems, verb, tmp_path):
+    records = [{"text": QUATRAIN}] * 4 + [{"text": QUATRAIN, "form": "七绝"}] + [{"text": QUATRAIN}] * 3
+    (tmp_path / "in.jsonl").write_text(lines(*records), encoding="utf-8")
+    code, out, err = run(*judge(verb, poems), "--file", "in.jsonl")
+    assert code == 2 and len(out.splitlines()) == 4
+    assert (
+        err.startswith("textdiff: 'in.jsonl' line 5: text has 20 characters, but form 'qiyan-jueju'")
+        and err.count("\n") == 1
+    )
+    code, out, err = run(*judge(verb, poems), "--file", "in.jsonl", "--out", "out.jsonl")
+    assert (code, out) == (2, "") and "what was finished is in" in err and "out.jsonl.partial" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.partial"]
+    assert len((tmp_path / "out.jsonl.partial").read_text(encoding="utf-8").splitlines()) == 4
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_wrong_record_is_skipped_where_that_is_asked_for(run, poems, verb, tmp_path):
+    text = lines({"text": QUATRAIN}, {"text": 5, "id": 1}) + "nonsense\n"
+    text += lines(
+        {"text": QUATRAIN, "form": "七绝", "id": 3}, {"text": QUATRAIN, "seed": "x"}, {"text": QUATRAIN, "id": 5}
+    )
+    code, out, err = run(*judge(verb, poems), "--on-error", "skip", stdin=text)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (1, "textdiff: 4 of 6 records were skipped, as they are wrong\n")
+    assert ["error" in one for one in found] == [False, True, True, True, True, False]
+    assert found[1]["id"] == 1 and found[1]["error"].startswith("stdin line 2 has as text 5")
+    assert found[3]["id"] == 3 and found[3]["error"].startswith("stdin line 4: text has 20 characters")
+    assert found[5]["id"] == 5
+    code, out, err = run(*judge(verb, poems), "--on-error", "skip", "--rejects", "bad", stdin=text)
+    assert code == 1 and len(out.splitlines()) == 2 and err.count("\n") == 1 and "they are in 'bad'" in err
+    bad = [json.loads(line) for line in (tmp_path / "bad").read_text(encoding="utf-8").splitlines()]
+    assert [one["text"] for one in bad] == [5, "nonsense", QUATRAIN, QUATRAIN]
+    code, out, err = run(*judge(verb, poems), "--rejects", "bad2", stdin=text)
+    assert (code, out) == (2, "") and "pass --on-error skip" in err and not (tmp_path / "bad2").exists()
+
+
+def test_titles_forms_and_seeds_of_records_are_used(run, poems):
+    pipe = Pipeline.from_pretrained(poems)
+    records = [{"text": QUATRAIN, "title": "静夜思", "dynasty": "唐代", "seed": 5}, {"text": QUATRAIN, "form": "五绝"}]
+    _, out, _ = run(*judge("score", poems), stdin=lines(*records))
+    first, second = [json.loads(line)["nats_per_char"] for line in out.splitlines()]
+    wanted = pipe.score(QUATRAIN, title="静夜思", dynasty="tang", seed=5, levels=1, repeats=1)[0].nats_per_char
+    assert first == pytest.approx(wanted) and first != pytest.approx(second)
+    _, out, _ = run(*judge("score", poems), "--seed", 0, stdin=lines(*records))
+    assert json.loads(out.splitlines()[1])["nats_per_char"] == pytest.approx(second), "a flag stands above records"
+
+
+def test_a_model_that_takes_no_titles_says_so_once(run, words):
+    records = [{"text": "the cat sat", "title": "静夜思"}] * 5
+    code, out, err = run("score", "--model", words, "--repeats", 1, stdin=lines(*records))
+    assert code == 0 and len(out.splitlines()) == 5 and err.count("\n") == 1 and "cannot be told a title" in err
+
+
+def test_tokens_are_called_tokens_where_they_are_no_characters(run, words, poems):
+    _, out, _ = run("score", "--model", words, "the cats sat on the mat")
+    assert "nats/token  7 tokens" in out
+    _, out, _ = run("score", "--model", poems, ONELINE, "--levels", 1)
+    assert "nats/char  20 characters" in out
+
+
+def test_check_prints_nothing_where_a_reading_is_wrong(run):
+    for words, says in (
+        ([":=:"], "no characters"),
+        (["看=长"], "is no reading"),
+        (["1:1=平"], "more than one text"),
+    ):
+        code, out, err = run("check", "--reading", *words, stdin=f"{ONELINE}\n{ONELINE}\n")
+        assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+    code, out, err = run("check", "--reading", "看=平", stdin=f"{ONELINE}\n{ONELINE}\n")
+    assert code == 2 and "names no character of any text" in err
+
+
+def test_a_million_records_pass_through_without_being_held():
+    def work(chunk):
+        return [record.text for record in chunk]
+
+    alive = 0
+
+    def endless():
+        nonlocal alive
+        for k in range(100_000):
+            alive = k
+            yield Record({"text": str(k)}, f"line {k}")
+
+    found = bulk.results(endless(), work, skip=False)
+    for k, (_, result) in zip(range(1000), found, strict=False):
+        assert result == str(k) and alive - k < bulk.CHUNKS[-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+)
+def test_what_is_finished_survives_a_stop(poems, tmp_path, number, code, says):
+    command = [*COMMAND, "score", "--model", poems, "--json", "--file", "in", "--out", "out", "--levels", "1"]
+    (tmp_path / "in").write_text(f"{ONELINE}\n" * 100_000, encoding="utf-8")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 60
+        while not [p for p in tmp_path.glob(".out*") if p.stat().st_size] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) == code and process.stderr is not None
+        err = process.stderr.read()
+    assert err.startswith(b"textdiff: " + says) and err.count(b"\n") == 1 and b"out.partial" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.partial"]
+    found = [json.loads(line) for line in (tmp_path / "out.partial").read_text(encoding="utf-8").splitlines()]
+    assert found and all(one["characters"] == 20 for one in found)
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_work(run, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for flag in ("--out", "--svg", "--png"):
+        for path, says in (("no/such/file", "No such file"), ("folder", "is a folder")):
+            code, out, err = run("score", "--model", "absent-model", ONELINE, flag, path)
+            assert (code, out) == (1, "") and "cannot write" in err and says in err
+    if os.getuid():
+        (tmp_path / "folder").chmod(0o500)
+        assert "Permission denied" in run("check", ONELINE, "--out", "folder/x")[2]

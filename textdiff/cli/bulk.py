@@ -1,0 +1,219 @@
+"""Many texts through one verb: read as they are needed, worked on in chunks, written in their order as they are done.
+
+What a record says and a result does not is passed on: a JSON line has the keys of the result, and then the record's own.  Where
+both have a key and differ, the record's value stands under `input`.
+
+A wrong record ends the work with its file and line (--on-error stop), after what stands before it was written.  With --on-error
+skip it becomes {"error": …, its keys} in its place among JSON Lines, or a line of --rejects FILE, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+from textdiff.cli.common import Parser, check_writable, log, progress_bar, writing
+from textdiff.core.errors import AskedError
+from textdiff.data.records import Record, read
+from textdiff.verse.names import dynasty_of
+
+CHUNKS = (
+    16,
+    64,
+    256,
+)  # records worked on together: few at first, so that something is seen soon; then the last of them
+SHOWN = 10  # messages about wrong records that are shown one by one
+
+Work = Callable[[list[Record]], Sequence[Any]]  # the results of some records, or an AskedError
+Show = Callable[[Record, Any, TextIO], None]  # writes the result of a record
+
+
+def bulk_flags(p: Parser) -> None:
+    p.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a wrong record: end, or go on without it (stop)",
+    )
+    p.add_argument(
+        "--rejects", metavar="FILE", help="with --on-error skip: write the wrong records here, as JSON Lines"
+    )
+
+
+def incoming(a: argparse.Namespace) -> Iterator[Record]:
+    """The texts of the command line, of --file or of stdin.  The first is read at once, so that a mistake is said early."""
+    if a.text and a.file:
+        raise AskedError("both TEXT and --file are given; pass one of them")
+    if a.rejects and a.on_error != "skip":
+        raise AskedError("--rejects FILE takes the records that are skipped; pass --on-error skip with it")
+    check_writable(a.out)
+    check_writable(a.rejects)
+    if a.text:
+        many = len(a.text) > 1
+        return iter([Record({"text": text}, f"text {k}" if many else "") for k, text in enumerate(a.text, start=1)])
+    if a.file is None and sys.stdin.isatty():
+        raise AskedError("there is no text; pass TEXT, --file FILE, or pipe it in")
+    return opened(sys.stdin if a.file in (None, "-") else a.file, a.on_error)
+
+
+def opened(source: Any, on_error: str = "stop") -> Iterator[Record]:
+    """The records of a source, of which the first is read at once."""
+    records = read(source, note=lambda line: log(f"textdiff: {line}"))
+    first = next(records)
+    if on_error == "stop" and first.error is not None:
+        raise fault_of(first)
+    return itertools.chain([first], records)
+
+
+def fault_of(record: Record, error: AskedError | None = None) -> AskedError:
+    """What is wrong with a record, or what a verb found wrong with its text, with the file and line."""
+    if error is None:
+        return AskedError(f"{record.place} {record.error}")
+    return AskedError(f"{record.place}: {error}" if record.place else str(error))
+
+
+def results(records: Iterator[Record], work: Work, skip: bool) -> Iterator[tuple[Record, Any]]:
+    """Each record with its result, or with its AskedError where `skip`; else the error is raised when its turn comes."""
+    for size in itertools.chain(CHUNKS, itertools.repeat(CHUNKS[-1])):
+        chunk = list(itertools.islice(records, size))
+        if not chunk:
+            return
+        for record, result in _attempt(chunk, work, skip):
+            if isinstance(result, AskedError) and not skip:
+                raise result
+            yield record, result
+
+
+def _attempt(chunk: list[Record], work: Work, skip: bool) -> list[tuple[Record, Any]]:
+    """The results of a chunk; halves are tried where the whole fails, down to the record that is wrong."""
+    sound = list(itertools.takewhile(lambda record: record.error is None, chunk))
+    if len(sound) < len(chunk):
+        wrong, rest = chunk[len(sound)], chunk[len(sound) + 1 :]
+        done = [*(_attempt(sound, work, skip) if sound else []), (wrong, fault_of(wrong))]
+        return done + (_attempt(rest, work, skip) if rest and skip else [])
+    try:
+        return list(zip(chunk, work(chunk), strict=True))
+    except AskedError as error:
+        if len(chunk) == 1:
+            return [(chunk[0], fault_of(chunk[0], error))]
+    half = len(chunk) // 2
+    done = _attempt(chunk[:half], work, skip)
+    if not skip and isinstance(done[-1][1], AskedError):
+        return done
+    return done + _attempt(chunk[half:], work, skip)
+
+
+@dataclass
+class Outgoing:
+    """Where results go, and what became of the records so far."""
+
+    out: TextIO
+    rejects: TextIO | None
+    show: Show
+    as_json: bool
+    failed: int = 0
+    total: int = 0
+
+    def write(self, record: Record, result: Any) -> None:
+        self.total += 1
+        if not isinstance(result, AskedError):
+            self.show(record, result, self.out)
+            self.out.flush()
+            return
+        self.failed += 1
+        line = joined({"error": str(result)}, record.fields)
+        if self.rejects is not None:
+            print(line, file=self.rejects, flush=True)
+        elif self.as_json:
+            print(line, file=self.out, flush=True)
+        elif self.failed <= SHOWN:
+            log(f"textdiff: {result}")
+
+
+def through(
+    a: argparse.Namespace,
+    records: Iterable[tuple[Record, Any]],
+    show: Show,
+    unit: str = "text",
+    total: int | None = None,
+) -> int:
+    """Write the result of every record; the number of records that had none."""
+    as_json = getattr(a, "json", False) or getattr(a, "format", "text") == "jsonl"
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(writing(a.out, keep=True))
+        rejects = stack.enter_context(writing(a.rejects, keep=True)) if a.rejects else None
+        bar = stack.enter_context(progress_bar(a, total, unit))
+        outgoing = Outgoing(out, rejects, show, as_json)
+        for record, result in records:
+            outgoing.write(record, result)
+            bar.update()
+    if outgoing.failed:
+        where = f"; they are in {a.rejects!r}" if a.rejects else ""
+        log(f"textdiff: {outgoing.failed} of {outgoing.total} records were skipped, as they are wrong{where}")
+    return outgoing.failed
+
+
+def joined(result: Any, fields: Mapping[str, Any]) -> str:
+    """A JSON line with the keys of the result and then those of the record; see the head of this file."""
+    mine = dict(result) if isinstance(result, Mapping) else asdict(result)
+    plain = set(fields) <= {"text"}
+    others = {} if plain else {k: v for k, v in fields.items() if k in mine and not _same(mine[k], v)}
+    line = mine | {key: value for key, value in fields.items() if key not in mine}
+    if others and "input" in line:
+        others["input"] = line.pop("input")
+    return json.dumps(line | ({"input": others} if others else {}), ensure_ascii=False, default=str)
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    return bool(mine == theirs) or theirs in (None, "")
+
+
+def forms_of(chunk: Sequence[Record], form: str | None) -> list[str | None]:
+    """The form of each record: what was asked for all of them, or its own."""
+    return [form or record.get("form") for record in chunk]
+
+
+class Conditions:
+    """What a model is told of records: their titles and dynasties, where it can be told them."""
+
+    def __init__(self, model: Any):
+        self.model, self.warned = model, False
+
+    def of(self, chunk: Sequence[Record]) -> dict[str, list[str | None]]:
+        from textdiff.networks.tokenization import title_characters
+
+        said = {}
+        for name, usual in (("title", title_characters), ("dynasty", dynasty_of)):
+            values = [record.get(name) for record in chunk]
+            values = [value if value is not None and usual(value) else None for value in values]
+            if any(values) and name not in self.model.told:
+                self._warn(name)
+            elif any(values):
+                said[name] = [dynasty_of(v) if v and name == "dynasty" else v for v in values]
+        return said
+
+    def _warn(self, name: str) -> None:
+        if not self.warned:
+            log(
+                f"textdiff: model {self.model.name} cannot be told a {name}; what the records say of it is passed on only"
+            )
+        self.warned = True
+
+
+def separated() -> Callable[[str, TextIO], None]:
+    """Writes texts one after another, with an empty line around a text of several lines."""
+    before: str | None = None
+
+    def write(text: str, out: TextIO) -> None:
+        nonlocal before
+        apart = before is not None and ("\n" in text or "\n" in before)
+        out.write(("\n" if apart else "") + text + "\n")
+        before = text
+
+    return write
