@@ -18,10 +18,12 @@ from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import sentencepiece_tokenizer
 from textdiff.pipeline import canvas
 from textdiff.pipeline.text import Pipeline
-from textdiff.processes import TOKENS
+from textdiff.processes import PROCESSES, TOKENS
 from textdiff.processes.mask import Mask
 from textdiff.samplers import SAMPLERS
-from textdiff.verify.tokens import ExactPredictor, Space, chain_law, sequence
+from textdiff.verify.chains import chain_law
+from textdiff.verify.spaces import ExactPredictor, Space
+from textdiff.verify.tokens import sequence
 from textdiff.verse import script
 from textdiff.verse.forms import FORMS, get_form
 
@@ -362,7 +364,7 @@ def test_text_around_hidden_positions_has_its_law_with_these_unknown(sampler):
     start = torch.zeros_like(space.p0)
     start[space.code(torch.tensor([[3, 3, 3]]))] = 1.0
     step = attribute(SAMPLERS[sampler].path)()
-    law, _ = chain_law(partly, Mask(3), step, sequence(sampler, "mask", 2, None), predictor, start)
+    law, _ = chain_law(partly, Mask(3), step, sequence(PROCESSES["mask"], SAMPLERS[sampler], 2, None), predictor, start)
     wanted: dict[tuple[int, ...], float] = {}
     for code in space.support().tolist():
         text = (3, *space.decode(torch.tensor([code]))[0, 1:].tolist())

@@ -19,7 +19,8 @@ from textdiff.core.rng import Rng
 from textdiff.processes.cold import Cold
 from textdiff.samplers import ancestral
 from textdiff.training.loss import weighted_nll
-from textdiff.verify.values import gaussian_draw, last, linear_predictor, moments, value_law, wasserstein
+from textdiff.verify.normals import GaussianLaw, linear_predictor, moments
+from textdiff.verify.values import chain_law, last
 
 SHAPES = {"values": ((5,), (5,)), "image": ((2, 3, 4), (1, 1, 1)), "pixels": ((2, 3, 4), (1, 3, 4))}
 every_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -147,11 +148,11 @@ def test_with_a_terminal_law_and_noise_it_generates_the_data():
     target = covariance + sigma**2 * torch.eye(2).double()
 
     def distance(step: Any, steps: int, draw: Any = None) -> float:
-        return wasserstein(*value_law(process, step, steps, predictor, 2, draw)[:2], mean, target)
+        return chain_law(process, step, steps, predictor, 2, draw)[0].wasserstein(GaussianLaw(mean, target))
 
     few, many = (distance(ancestral.improved(), steps) for steps in (25, 100))
     assert many < 0.35 * few and many < 0.03
-    assert abs(distance(ancestral.improved(), 25, gaussian_draw(mean, covariance)) - few) < 1e-9
+    assert abs(distance(ancestral.improved(), 25, GaussianLaw(mean, covariance).draw) - few) < 1e-9
     assert distance(ancestral.baseline(), 100) > 0.2
 
 

@@ -22,7 +22,8 @@ from textdiff.samplers import SAMPLERS
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.corrector import sweep_levels
 from textdiff.samplers.particles import resampled
-from textdiff.verify.tokens import ExactPredictor, Space, enumerate_draws
+from textdiff.verify.enumeration import enumerate_draws
+from textdiff.verify.spaces import ExactPredictor, Space
 from textdiff.verse.constraints import E, Law, P, Restricted, W, Z, constrained, law
 from textdiff.verse.forms import Form, _table, get_form, regulated, rhyme_groups, tone, tone_fit
 from textdiff.verse.prosody import Prosody, check_given, kept_to, pattern_of, verse_law

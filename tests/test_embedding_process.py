@@ -20,8 +20,11 @@ from textdiff.core.rng import Rng
 from textdiff.core.schedules import get_schedule
 from textdiff.processes.embedding import embedding
 from textdiff.samplers import ancestral
-from textdiff.verify.tokens import Space, enumerate_draws, total_variation
-from textdiff.verify.values import FINE, expected_bound, last, moments, posterior_predictor, run
+from textdiff.verify.enumeration import enumerate_draws
+from textdiff.verify.normals import FINE, expected_bound, moments
+from textdiff.verify.spaces import Space, total_variation
+from textdiff.verify.values import last, run
+from textdiff.verify.vectors import posterior
 
 COSINE, LINEAR, SQRT, FLOW = (get_schedule(name) for name in ("cosine", "linear", "sqrt", "flow"))
 quickly = settings(max_examples=25, deadline=None)
@@ -125,7 +128,7 @@ def test_the_last_step_ends_at_the_very_tokens_that_were_drawn():
     state = last(
         sample(
             torch.zeros(200, 2, dtype=torch.long), torch.ones(200, 2).bool(), even_levels(4), ancestral.ddpm(),
-            predictor=posterior_predictor(process, space), process=process, rng=Rng(range(200)),
+            predictor=posterior(process, space), process=process, rng=Rng(range(200)),
         )
     )  # fmt: skip
     assert torch.equal(process.decode(state.x), state.x0)
@@ -138,7 +141,7 @@ def test_the_last_step_ends_at_the_very_tokens_that_were_drawn():
 def test_the_posterior_is_that_of_bayes_rule_written_out():
     space = Space.random(2, 3, seed=4)
     process = made(space, 2)
-    predictor = posterior_predictor(process, space)
+    predictor = posterior(process, space)
     x_t, t = Rng([5, 6]).normal(2, 2), torch.tensor([[0.3, 0.3], [0.9, 0.9]]).double()
     (logits,) = (predictor(x_t, t).logits().view(2, 2, 3),)
     texts = space.decode(space.support())
@@ -160,7 +163,7 @@ def test_score_interpolation_is_the_exact_posterior_mean():
     space = Space.random(1, 4, seed=6)
     process = made(space, 3)
     x_t, t = Rng(range(5)).normal(1, 3), torch.full((5, 1), 0.4).double()
-    prediction = posterior_predictor(process, space)(x_t, t)
+    prediction = posterior(process, space)(x_t, t)
     mean, deviation = prediction.expect(process.encode)
     alpha, beta = COSINE(torch.tensor(0.4).double())
     vectors = process.encode(torch.arange(4))
@@ -181,7 +184,7 @@ def test_the_score_of_the_expected_vector_is_that_of_the_mixture():
     vectors = process.encode(torch.arange(4))
     density = space.p0[space.support()].log() - (x_t - alpha * vectors).square().sum(-1) / (2 * beta**2)
     (score,) = torch.autograd.grad(density.logsumexp(-1).sum(), x_t)
-    mean, _ = posterior_predictor(process, space)(x_t.detach(), level.expand(5, 1)).expect(process.encode)
+    mean, _ = posterior(process, space)(x_t.detach(), level.expand(5, 1)).expect(process.encode)
     assert torch.allclose(score, -(x_t.detach() - alpha * mean) / beta**2, atol=1e-9)
 
 
@@ -193,7 +196,7 @@ ROWS = 4000
 def sampled(space: Space, process: Any, step: Any, steps: int) -> Tensor:
     """Frequencies over codes of ROWS texts, from the prior."""
     given_ids = torch.zeros(ROWS, space.length, dtype=torch.long)
-    x, _ = run(process, step, steps, posterior_predictor(process, space), given_ids, Rng(torch.arange(ROWS)))
+    x, _ = run(process, step, steps, posterior(process, space), given_ids, Rng(torch.arange(ROWS)))
     return torch.bincount(space.code(x), minlength=len(space.p0)) / ROWS
 
 
@@ -223,7 +226,7 @@ def test_two_tokens_have_their_law_exactly(step):
     """By quadrature over every normal and enumeration of every draft; under `flow` the prior is the law of x_1."""
     space = Space.random(1, 2, seed=7)
     process = embedding(SIGNED, torch.arange(2), FLOW)
-    predictor = posterior_predictor(process, space)
+    predictor = posterior(process, space)
 
     def end(item: Tensor, rng: Rng) -> Tensor:
         return space.code(run(process, step, 2, predictor, space.decode(item), rng)[0])
@@ -248,7 +251,7 @@ def excess(space: Space, process: Any, predictor: Any) -> float:
 def test_the_bound_of_one_position_is_above_the_entropy_and_comes_down_to_it(schedule):
     space = Space.random(1, 2, seed=7)
     few, many = (
-        excess(space, process, posterior_predictor(process, space))
+        excess(space, process, posterior(process, space))
         for process in (embedding(SIGNED, torch.arange(2), schedule, steps=steps) for steps in (20, 80))
     )
     assert 0 < many < 0.3 * few and many < 0.05
@@ -257,7 +260,7 @@ def test_the_bound_of_one_position_is_above_the_entropy_and_comes_down_to_it(sch
 def test_the_bound_of_two_positions_stays_above_the_entropy_and_comes_near_it():
     space = Space.random(2, 2, seed=8, concentration=0.3)
     few, many = (
-        excess(space, process, posterior_predictor(process, space))
+        excess(space, process, posterior(process, space))
         for process in (embedding(SIGNED, torch.arange(2), COSINE, steps=steps) for steps in (12, 48))
     )
     assert 0 < many < 0.3 * few and many < 0.1
@@ -266,7 +269,7 @@ def test_the_bound_of_two_positions_stays_above_the_entropy_and_comes_near_it():
 def test_a_predictor_that_knows_less_has_a_larger_bound():
     space = Space.random(1, 2, seed=7)
     process = embedding(SIGNED, torch.arange(2), COSINE, steps=20)
-    exact = posterior_predictor(process, space)
+    exact = posterior(process, space)
 
     def flat(x_t: Tensor, t: Tensor, **told: Any) -> Categorical:
         return exact(x_t, t, **told).map(lambda logits, *_: logits / 2)
@@ -280,7 +283,7 @@ def test_nelbo_estimates_that_bound_from_seeds():
     rows = 1500
     texts = space.decode((space.p0.cumsum(0) < (torch.arange(rows).double()[:, None] + 0.5) / rows).sum(-1))
     bound = nelbo(
-        texts, torch.ones_like(texts).bool(), predictor=posterior_predictor(process, space), process=process,
+        texts, torch.ones_like(texts).bool(), predictor=posterior(process, space), process=process,
         seeds=torch.arange(rows), levels=10, rows=10**5,
     )  # fmt: skip
     error = bound.std().item() / math.sqrt(rows)

@@ -1,7 +1,7 @@
 """Laws of the processes of values and vectors, of the Gaussian bridges, chains, bounds and losses, and parity with diffusers.
 
 Means and covariances are no estimates: everything here that draws normals is an affine function of them, which
-`verify_values.moments` reads off (its equation (1)).
+`verify.normals.moments` reads off (its equation (1)).
 """
 
 from __future__ import annotations
@@ -28,18 +28,8 @@ from textdiff.processes.embedding import embedding
 from textdiff.processes.gaussian import Gaussian
 from textdiff.samplers import ancestral
 from textdiff.training.loss import weighted_nll
-from textdiff.verify.values import (
-    SIGNS,
-    Units,
-    affine,
-    expected_bound,
-    gaussian_draw,
-    last,
-    linear_predictor,
-    moments,
-    value_law,
-    wasserstein,
-)
+from textdiff.verify.normals import SIGNS, GaussianLaw, Units, affine, expected_bound, linear_predictor, moments
+from textdiff.verify.values import chain_law, last
 
 SCHEDULE = {name: get_schedule(name) for name in ("linear", "cosine", "flow")}
 SCHEDULE["own"] = lambda t: (1 - t.double() ** 2 / 2, 2 * t.double())  # general α, β
@@ -369,8 +359,8 @@ COVARIANCE = f64([1.0, 0.5, -0.2], [0.5, 0.7, 0.1], [-0.2, 0.1, 0.4])
 
 
 def chain_distance(process: Gaussian, step: Any, steps: int, predictor: Any, mean: Tensor, covariance: Tensor) -> float:
-    found = value_law(process, step, steps, predictor, len(mean), gaussian_draw(mean, covariance))
-    return wasserstein(*found[:2], mean, covariance)
+    data = GaussianLaw(mean, covariance)
+    return chain_law(process, step, steps, predictor, len(mean), data.draw)[0].wasserstein(data)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "flow"])

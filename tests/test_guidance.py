@@ -8,10 +8,14 @@ from normals import Data
 
 from textdiff.core.predictions import Categorical, Normal
 from textdiff.core.schedules import get_schedule
+from textdiff.processes import PROCESSES
+from textdiff.samplers import SAMPLERS
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.edit import marginal
 from textdiff.shaping.tokens import banned, gradient_of, guided, steered, steered_tokens
-from textdiff.verify.tokens import ExactPredictor, Space, build, chain_law, corrupted_law, sequence, total_variation
+from textdiff.verify.chains import chain_law
+from textdiff.verify.spaces import ExactPredictor, Space, corrupted_law, total_variation
+from textdiff.verify.tokens import build, sequence
 
 # -- values ---------------------------------------------------------------------------------------------------------------
 
@@ -113,7 +117,9 @@ def test_first_order_guidance_by_a_log_linear_classifier_is_exact_where_position
     predictor = steered_tokens(ExactPredictor(space, process), classifier(w), 1.0)
     start = aim.p0 @ corrupted_law(aim, process, 1.0)
     if name == "mask":
-        law, _ = chain_law(space, process, step, sequence("improved", name, 3, None), predictor, start)
+        law, _ = chain_law(
+            space, process, step, sequence(PROCESSES[name], SAMPLERS["improved"], 3, None), predictor, start
+        )
         assert total_variation(law, aim.p0) < 1e-6  # the gradient is float32
     level = 0.7
     exact = ExactPredictor(aim, process).table(level)

@@ -16,7 +16,8 @@ from textdiff.core.rng import Rng
 from textdiff.processes import TOKENS
 from textdiff.processes.replacement import Redraw
 from textdiff.processes.uniform import Uniform
-from textdiff.verify.tokens import ExactPredictor, Space, build, corrupted_law, exact_bound
+from textdiff.verify.spaces import ExactPredictor, Space, corrupted_law, exact_bound
+from textdiff.verify.tokens import build
 
 BOUNDED = [p for p in TOKENS if p != "redraw"]
 SPACES = [Space.random(3, 3), Space.random(2, 4, seed=1), Space.random(4, 2, seed=2)]

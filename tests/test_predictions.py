@@ -22,7 +22,7 @@ from textdiff.core.predictions import (
     positions_of,
 )
 from textdiff.core.rng import PIECE, Rng
-from textdiff.verify.tokens import enumerate_draws
+from textdiff.verify.enumeration import enumerate_draws
 
 INF = math.inf
 

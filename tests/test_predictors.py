@@ -39,7 +39,7 @@ from textdiff.networks.tokenization import POEM_PREFIX, POEM_SPECIALS, character
 from textdiff.processes.mask import Mask
 from textdiff.samplers.ancestral import baseline, improved
 from textdiff.shaping.tokens import allowed, banned, nucleus, tempered, top_k
-from textdiff.verify.tokens import enumerate_draws
+from textdiff.verify.enumeration import enumerate_draws
 
 LINES = ["the cat sat on the mat", "床前明月光，疑是地上霜。", "a dog ran under two trees at the moon"] * 4
 SIZES = {

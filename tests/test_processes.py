@@ -17,7 +17,7 @@ from textdiff.core.rng import Rng
 from textdiff.processes import TOKENS
 from textdiff.processes.replacement import Replacement, other_tokens
 from textdiff.processes.uniform import Uniform
-from textdiff.verify.tokens import enumerate_draws
+from textdiff.verify.enumeration import enumerate_draws
 
 EXACT_COUNT = ("mask", "replacement", "redraw")
 

@@ -2,38 +2,125 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import broken
 import pytest
 import torch
 
+from textdiff import verify as package
 from textdiff.core.resolve import attribute
-from textdiff.core.rng import Rng
-from textdiff.processes import TOKENS
+from textdiff.processes import PROCESSES, TOKENS
 from textdiff.samplers import SAMPLERS
-from textdiff.verify.tokens import Space, check, corrupted_law, enumerate_draws, verify
+from textdiff.verify.rows import Asked
+from textdiff.verify.spaces import Space, corrupted_law
+from textdiff.verify.tokens import DEFAULT, Setting, build
+from textdiff.verify.tokens import check as checked
+from textdiff.verify.walk import verify
 
 SMALL = Space.random(2, 3, seed=5)
+PAGE = (Path(__file__).parent.parent / "docs" / "frame.md").read_text(encoding="utf-8")
+
+
+setting = functools.cache(Setting.of)
+
+
+def check(space, process, sampler, *, step=None, claim=None, **options):
+    return checked(Asked(process, sampler, options, step=step, claim=claim), setting(process, space))
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(verify())
+    return [row for process in TOKENS for row in verify(process=process)]
+
+
+def by_pair(rows):
+    """The rows of one position a step, by sampler, process and options."""
+    return {(row.sampler, row.process, row.options): row for row in rows if row.steps >= 3}
 
 
 def test_every_line_of_the_tables_is_checked_and_holds(rows):
     pairs = {(row.sampler, row.process) for row in rows}
-    in_form = {("improved", "mask, in form"), ("confidence", "mask, in form")}
-    assert pairs == {(s, p) for s, entry in SAMPLERS.items() for p in entry.processes if p in TOKENS} | in_form
+    serving = {(s, p) for s, line in SAMPLERS.items() for p in TOKENS if line.serves(p)}
+    in_form = {(s, "mask, in form") for s in ("improved", "confidence", "margin", "entropy")}
+    assert pairs == serving | in_form
     assert [row for row in rows if not row.ok] == []
-    claimed = {(row.sampler, row.process) for row in rows if row.claim == "exact"}
-    assert claimed == {(s, p) for s, entry in SAMPLERS.items() for p in entry.exact}
+    exact = {(row.sampler, row.process) for row in rows if row.claim == "exact"}
+    assert exact == {(s, p) for s, line in SAMPLERS.items() for p in TOKENS if line.is_exact(p)}
 
 
 def test_what_is_called_approximate_is(rows):
-    """But for entropy-bounded steps, which with a tight bound on a small space go one position at a time."""
+    """But for two that go one position at a time here: entropy-bounded steps, and masks of which one alone would be drawn anew."""
     for row in rows:
-        if row.claim == "approximate" and row.sampler != "entropy-bounded":
+        if row.claim == "approximate" and not row.options.startswith(("gamma=", "share=0.2")):
             assert row.total_variation > 1e-3, row
+
+
+# -- the figures that the documentation prints -------------------------------------------------------------------------------
+
+
+def shown(figure: float, digits: int = 3) -> str:
+    return f"{figure:.{digits}f}".removeprefix("0")
+
+
+def cells() -> dict[tuple[str, str, str], str]:
+    """The table of docs/frame.md: sampler, process and options (a share, if any) -> what is printed."""
+    head, _, *lines = re.search(r"(\| sampler \| mask .*?\n)\n", PAGE, flags=re.S)[1].splitlines()
+    names = [cell.strip() for cell in head.strip("|").split("|")]
+    table = {}
+    for line in lines:
+        first, *row = [cell.strip() for cell in line.strip("|").split("|")]
+        share = re.search(r"share (\.\d+)", first)
+        for sampler in re.findall(r"`([a-z-]+)`", first):
+            for name, cell in zip(names[1:], row, strict=True):
+                if name in PROCESSES and cell:
+                    table[sampler, name, f"share={float(share[1])}" if share else ""] = cell
+    return table
+
+
+def test_the_table_of_total_variations_prints_what_is_computed(rows):
+    computed = {
+        (sampler, process, options if options.startswith("share=") else ""): row
+        for (sampler, process, options), row in by_pair(rows).items()
+        if process in PROCESSES
+    }
+    table = cells()
+    assert table.keys() == computed.keys()
+    for key, cell in table.items():
+        row = computed[key]
+        if cell == "**exact**":
+            assert row.claim == "exact" and row.total_variation < 1e-6, key
+        elif cell == "exact at γ = 0":
+            assert check(DEFAULT, "mask", "entropy-bounded", gamma=0.0).total_variation < 1e-6
+        else:
+            assert shown(row.total_variation) == cell, key
+    default = SAMPLERS["refresh"]
+    assert re.search(r"`refresh`, share (\.\d+) \(the default\)", PAGE)[1] == shown(
+        inspect.signature(attribute(default.path)).parameters["share"].default, 1
+    )
+
+
+def test_the_bounds_and_the_cost_of_the_prior_are_printed_as_computed(rows):
+    row = {(sampler, process): row for (sampler, process, _), row in by_pair(rows).items()}
+    said = re.search(r"costs `edit` (\S+),", PAGE)[1]
+    assert said == shown(row["edit", "replacement"].shipped_prior)
+    mask, marginal, count = re.search(
+        r"mask (\S+),\s+replacement (\S+) nats by the marginal rule and (\S+) by the count rule", PAGE
+    ).groups()
+    assert mask == "0" and abs(row["improved", "mask"].excess) < 1e-9
+    assert marginal == shown(row["edit", "replacement"].excess, 2)
+    assert count == shown(row["edit-count", "replacement"].excess, 2)
+    uniform, steps = re.search(r"uniform (\.\d+) at (\d+) steps", PAGE).groups()
+    assert uniform == shown(row["improved", "uniform"].excess)
+    assert int(steps) == build("uniform", SMALL).steps
+
+
+# -- laws of the rows --------------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_prior_costs_something_for_replacement_alone(rows):
@@ -60,7 +147,7 @@ def test_forwards_are_what_the_table_of_samplers_says(rows):
                 assert abs(row.forwards - row.steps) < 1e-9
 
 
-EXACT = [(s, p) for s, entry in SAMPLERS.items() for p in entry.exact]
+EXACT = [(s, p) for s, line in SAMPLERS.items() for p in TOKENS if line.is_exact(p)]
 
 
 @pytest.mark.parametrize(("sampler", "process"), EXACT)
@@ -101,7 +188,7 @@ def test_entropy_bounded_pays_for_its_speed():
 )
 def test_a_broken_sampler_that_claims_to_be_exact_is_caught(sampler, process):
     like = "gibbs" if sampler == "wrong_level" else "improved"
-    row = check(Space.random(3, 3), process, like, step=getattr(broken, sampler)(), claim="exact")
+    row = check(DEFAULT, process, like, step=getattr(broken, sampler)(), claim="exact")
     assert not row.ok
 
 
@@ -134,7 +221,7 @@ def test_a_mask_that_is_left_is_caught_whatever_is_claimed(sampler):
 )
 def test_a_broken_process_is_caught(process, sampler):
     rows = list(verify(process=process, sampler=sampler, claim="exact"))
-    assert rows and not any(row.ok for row in rows)
+    assert rows and not any(row.ok for row in rows if row.process == process)
 
 
 # -- a user's own -------------------------------------------------------------------------------------------------------
@@ -148,7 +235,7 @@ def test_a_users_own_sampler_is_checked_by_its_path():
 
 def test_a_users_own_process_is_checked_with_the_samplers_it_fits():
     rows = list(verify(process="broken:Own"))
-    assert {row.sampler for row in rows} == {s for s, entry in SAMPLERS.items() if "mask" in entry.processes}
+    assert {row.sampler for row in rows} == {s for s, line in SAMPLERS.items() if line.serves("mask")}
     assert all(row.ok for row in rows)
     exact = {row.sampler: row.total_variation < 1e-9 for row in rows if row.steps >= 3}
     assert exact["improved"] and exact["gibbs"] and not exact["baseline"]
@@ -177,57 +264,11 @@ def test_an_unknown_claim_is_refused():
         list(verify(claim="perfect"))
 
 
-# -- the enumeration itself ---------------------------------------------------------------------------------------------
-
-FREE = torch.tensor([True, False, True, True])
-WEIGHTS = torch.tensor([0.1, 0.0, 0.6, 0.3])
-
-
-def code(x: torch.Tensor) -> torch.Tensor:
-    return (x.long() * 5 ** torch.arange(x.shape[-1])).sum(-1)
-
-
-DRAWS = {
-    "ranks": lambda rng, n: code((rng.ranks(FREE.expand(n, -1)) * 3 - 0.5).clamp(max=4).round()),
-    "ranks first": lambda rng, n: code(
-        (rng.ranks(FREE.expand(n, -1), first=torch.tensor([False, True, True, True]).expand(n, -1)) * 3 - 0.5)
-        .clamp(max=4)
-        .round()
-    ),
-    "subset": lambda rng, n: code(rng.subset(FREE.expand(n, -1), torch.full((n,), 2))),
-    "successive": lambda rng, n: code(
-        rng.successive(
-            lambda mask: WEIGHTS.log().expand(n, -1), torch.tensor([True] * 4).expand(n, -1), torch.full((n,), 2)
-        )
-    ),
-    "bernoulli": lambda rng, n: code(rng.bernoulli(WEIGHTS.expand(n, -1))),
-    "bernoulli, one a row": lambda rng, n: rng.bernoulli(WEIGHTS[2].expand(n)).long(),
-    "integers": lambda rng, n: code(rng.integers(torch.tensor([1, 2, 3, 4]).expand(n, -1))),
-    "categorical": lambda rng, n: rng.categorical(WEIGHTS.log().expand(n, -1)),
-    "categorical at": lambda rng, n: code(
-        rng.categorical(
-            WEIGHTS.log().expand(2 * n, -1), at=(torch.arange(n).repeat_interleave(2), torch.tensor([1, 3]).repeat(n))
-        ).view(n, 2)
-    ),
-}
-
-
-@pytest.mark.parametrize("draw", DRAWS)
-def test_enumerated_draws_have_the_frequencies_of_real_ones(draw):
-    """Two routes to one law: every outcome with its weight, and 20,000 rows of the generator that ships."""
-    rows = 20_000
-    _, outcome, weight = enumerate_draws(lambda items, rng: DRAWS[draw](rng, len(items)), torch.zeros(1), 4)
-    law = torch.zeros(5**4, dtype=torch.float64).index_add_(0, outcome, weight)
-    assert abs(law.sum().item() - 1) < 1e-12
-    share = torch.bincount(DRAWS[draw](Rng(torch.arange(rows)), rows), minlength=5**4) / rows
-    assert (share[law == 0] == 0).all()
-    assert (abs(share - law) < 5 * (law * (1 - law) / rows).sqrt() + 1e-9).all()
+# -- spaces ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("process", TOKENS)
 def test_the_law_of_corruption_is_a_law(process):
-    from textdiff.verify.tokens import build
-
     law = corrupted_law(SMALL, build(process, SMALL), 0.5)
     assert torch.allclose(law[SMALL.support()].sum(-1), torch.ones(9, dtype=torch.float64))
 
@@ -239,16 +280,10 @@ def test_a_space_with_a_given_token_keeps_to_it():
     assert abs(given.p0.sum().item() - 1) < 1e-12
 
 
-def test_a_draw_for_some_rows_has_its_law_and_leaves_the_others_alone():
-    logits = torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64).log()
-
-    def f(items: torch.Tensor, rng: Rng) -> torch.Tensor:
-        some = (items == 1).nonzero()[:, 0]
-        drawn = torch.full_like(items, 9)
-        drawn[some] = rng.rows(some).categorical(logits.expand(len(some), -1))
-        return drawn
-
-    index, outcome, weight = enumerate_draws(f, torch.tensor([0, 1]), 1)
-    assert outcome[index == 0].tolist() == [9] and weight[index == 0].tolist() == [1.0]
-    found = torch.zeros(3, dtype=torch.float64).index_add_(0, outcome[index == 1], weight[index == 1])
-    assert torch.allclose(found, logits[0].exp())
+def test_the_package_offers_the_walk_and_its_parts_without_importing_them():
+    assert package.verify is verify
+    assert {getattr(package, name).__name__ for name in package.NAMES} == {*package.NAMES}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+    code = "import sys, textdiff.verify; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

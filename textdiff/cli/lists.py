@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import itertools
 import json
 import sys
 from collections.abc import Iterable
@@ -48,7 +47,9 @@ def add(verbs: Any) -> None:
 
 
 _COLUMNS = """columns:
-  from p(x1)   total variation of the law of results from p(x0), started from the exact law at level 1
+  sampler      with the values of its options; `refresh` has a row for the default share, and one for a larger share
+  from p(x1)   total variation of the law of results from p(x0), started from the exact law at level 1; of values (D=2) the
+               2-Wasserstein distance
   prior        the same, started from the prior that ships
   one          the same on texts of one position, where every sampler must be exact
   astray       probability of a result that shows [MASK] or another given text, which must be 0
@@ -60,9 +61,9 @@ of the chain with its particles' weights from p(x0 | in form), whichever is larg
 `from p(x1)` the gap between the chain and p(x0 | in form), which is not claimed to be 0.
 
 For values (gaussian, cold) the distance is the 2-Wasserstein distance to the exact law, by a mean of p(x0 | x_t) alone; `one`
-is that of one dimension by all of p(x0 | x_t), for cold from the true x0 under x + t·e.  For embedded texts it is a total
-variation by the marginals, over 10,000 draws; `one` and excess are by quadrature on two tokens.  Where a sampler draws no
-x̂0 (heun, interpolation), `one` is with a known x0.
+is that of one dimension by all of p(x0 | x_t).  Where noise is left at level 0 (cold), the law with that noise counts, too.
+For embedded texts it is a total variation by the marginals, over 10,000 draws; `one` and excess are by quadrature on two
+tokens.  Where a sampler draws no x̂0 (heun, interpolation), `one` is with a known x0.
 
 Every "exact", and the columns one and astray, hold to 1e-6, and a distance "in limit" falls with four times the steps, or
 the row is BROKEN and the exit code 1."""
@@ -89,43 +90,41 @@ def animate(a: argparse.Namespace) -> None:
 def verify(a: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from textdiff.processes import PROCESSES
     from textdiff.verify.laws import verify_laws
-    from textdiff.verify.tokens import verify as tokens
-    from textdiff.verify.values import VALUES, verify_values
+    from textdiff.verify.walk import verify as walk
 
     def progress(work: Iterable[Any]) -> Iterable[Any]:
         return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
 
-    chosen: dict[str, Any] = {"process": a.process, "sampler": a.sampler, "claim": a.claim, "progress": progress}
-    rows: Iterable[Any] = () if a.process in VALUES else tokens(full=a.full, **chosen)
+    def shown(figure: float, width: int) -> str:
+        return f"{figure:{width}.4f}" if figure >= 1e-4 else f"{figure:{width}.0e}"
+
     broken = total = 0
-    for row in itertools.chain(rows, verify_values(**chosen)):
+    for row in walk(full=a.full, process=a.process, sampler=a.sampler, claim=a.claim, progress=progress):
         if a.json:
             print(json.dumps(dataclasses.asdict(row) | {"ok": row.ok}), flush=True)
         else:
             if not total:
                 print(
-                    f"{'space':9} {'process':14} {'sampler':16} {'steps':>5}  {'claim':11} {'from p(x1)':>10} {'prior':>8} "
-                    f"{'one':>8} {'astray':>8} {'excess':>8} {'forwards':>8}"
+                    f"{'space':9} {'process':13} {'sampler':28} {'steps':>5}  {'claim':11} {'from p(x1)':>10} {'prior':>7} "
+                    f"{'one':>7} {'astray':>7} {'excess':>7} {'forwards':>8}"
                 )
             excess = "-" if row.excess is None else f"{round(row.excess, 4) + 0.0:.4f}"  # no minus zero
             print(
-                f"{row.space:9} {row.process:14} {row.sampler:16} {row.steps:5}  {row.claim:11} {row.total_variation:10.1e} "
-                f"{row.shipped_prior:8.4f} {row.one_position:8.0e} {row.astray:8.0e} {excess:>8} {row.forwards:8.2f}"
-                + ("" if row.ok else "  BROKEN"),
+                f"{row.space:9} {row.process:13} {f'{row.sampler} {row.options}':28} {row.steps:5}  {row.claim:11} "
+                f"{shown(row.total_variation, 10)} {shown(row.shipped_prior, 7)} {shown(row.one_position, 7)} "
+                f"{shown(row.astray, 7)} {excess:>7} {row.forwards:8.2f}" + ("" if row.ok else "  BROKEN"),
                 flush=True,
             )
         broken += not row.ok
         total += 1
-    if not total:
-        raise AskedError(
-            f"sampler {a.sampler!r} does not serve process {a.process!r}; 'textdiff samplers' lists what does"
-        )
-    if a.process in (None, "gaussian") and a.sampler is None:
+    of_values = a.process in PROCESSES and PROCESSES[a.process].data == "values"
+    if a.sampler is None and (a.process is None or of_values):
         for law in verify_laws(progress):
             record = dataclasses.asdict(law) | {"ok": law.ok}
-            shown = f"{law.law:56} {law.gap:8.1e}  at most {law.limit:.0e}" + ("" if law.ok else "  BROKEN")
-            print(json.dumps(record) if a.json else shown, flush=True)
+            line = f"{law.law:56} {law.gap:8.1e}  at most {law.limit:.0e}" + ("" if law.ok else "  BROKEN")
+            print(json.dumps(record) if a.json else line, flush=True)
             broken += not law.ok
             total += 1
     if broken:

@@ -42,6 +42,8 @@ class Entry:
     noise: Literal["reused", "fresh", "mixed"] = "reused"
     # It follows the mean of p(x0 | x_t) instead of a draft that is drawn: of values and vectors, exact where x0 is known.
     by_mean: bool = False
+    # Of tokens: options under which `textdiff verify` runs it beside its defaults.
+    also: tuple[dict[str, float], ...] = ()
     # Of values and vectors: comes to p(x0) as the steps grow in number, by exact means or marginals alone.
     converges: bool = False
 
@@ -87,6 +89,7 @@ SAMPLERS: dict[str, Entry] = {
         needs=("renews",),
         options=("share",),
         noise="mixed",
+        also=({"share": 0.7},),  # two of three positions; the default is one, which leaves masks where they are
     ),
     "ddpm": Entry(
         path="textdiff.samplers.ancestral:ddpm",
