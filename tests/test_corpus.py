@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from textdiff import cli
 from textdiff.core.errors import AskedError
 from textdiff.data import corpus
 from textdiff.verse import forms as verse
@@ -227,6 +228,43 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="did you mean"):
         corpus.prepare(source, out, forms=["七言绝"])
     assert not out.exists()
+
+
+GOOD = {"author": "王安石", "title": "梅花", "paragraphs": ["墙角数枝梅，凌寒独自开。", "遥知不是雪，为有暗香来。"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"null", "is no list of poems"),
+        (b'{"paragraphs": []}', "is no list of poems"),
+        (b"[null]", "poem 1 is no object"),
+        (json.dumps([GOOD, {"paragraphs": [3]}]).encode(), "poem 2 is no object"),
+        (json.dumps([GOOD | {"paragraphs": "天"}]).encode(), "poem 1 is no object"),
+        (json.dumps([GOOD | {"author": 7}]).encode(), "poem 1 is no object"),
+        (json.dumps([GOOD | {"title": "\ud800"}]).encode(), "poem 1 is no object"),
+        (json.dumps([GOOD | {"paragraphs": ["天\0地"]}]).encode(), "poem 1 is no object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[{", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"[" + b"9" * 5000 + b"]", "is not JSON"),
+        (b"\xff\xfe[", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_of_a_clone_is_named_in_one_line(content, says, tmp_path, capsys):
+    (tmp_path / "poet.tang.0.json").write_bytes(content)
+    assert cli.main(["data", "prepare", str(tmp_path), str(tmp_path / "out"), "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert "poet.tang.0.json'" in err and says in err and err.count("\n") == 1 and "Error" not in err
+
+
+def test_what_is_called_gz_and_is_not_is_read_for_what_it_is(tmp_path):
+    plain = jsonl(tmp_path / "in.jsonl", [poem(1), poem(2)])
+    (tmp_path / "false.jsonl.gz").write_bytes(plain.read_bytes())
+    assert list(corpus.read(tmp_path / "false.jsonl.gz")) == list(corpus.read(plain))
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes())[:-20])
+    with pytest.raises(AskedError, match=r"cut\.jsonl\.gz' cannot be read"):
+        list(corpus.read(tmp_path / "cut.jsonl.gz"))
 
 
 def test_a_source_is_never_replaced_by_the_output(tmp_path):

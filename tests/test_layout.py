@@ -192,7 +192,6 @@ KNOWN: dict[str, list[str]] = {
         "pipeline/refine > pipeline/text",
     ],
     "long": [
-        "data/corpus",
         "networks/folder",
         "pipeline/canvas",
         "pipeline/refine",

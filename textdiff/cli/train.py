@@ -22,9 +22,11 @@ def add(verbs: Any) -> None:
     data = verbs.add_parser("data", help="prepare data", description="Prepare data.", allow_abbrev=False)
     tasks = data.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
     p = add_verb(
-        tasks, "prepare", data_prepare, "from a clone of chinese-poetry, or text or JSON Lines, to fixed-form data"
+        tasks, "prepare", data_prepare, "from a clone of chinese-poetry, or texts of any kind, to fixed-form data"
     )
-    p.add_argument("source", metavar="SOURCE", help="the clone's folder, a .txt or a .jsonl file")
+    p.add_argument(
+        "source", metavar="SOURCE", help="the clone's folder, or what the other verbs read: text, JSON Lines, a table"
+    )
     p.add_argument("out", metavar="OUT", help="folder for train, validation and test")
     p.add_argument("--form", action="append", default=[], help="keep this form only; may be repeated")
     p.add_argument("--keep-traditional", action="store_true", help="leave traditional characters as they are")

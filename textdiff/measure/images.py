@@ -80,7 +80,8 @@ class Classifier:
     @torch.no_grad()
     def labels(self, images: Tensor) -> Tensor:
         """The likeliest class of each image, (N,)."""
-        return self.head(self.features(images)).argmax(-1)
+        logits: Tensor = self.head(self.features(images))
+        return logits.argmax(-1)
 
 
 def train_classifier(
@@ -174,7 +175,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     shared = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     apart = (a.mean(0) - b.mean(0)).square().sum()
-    return (apart + cov_a.trace() + cov_b.trace() - 2 * shared).item()
+    return float(apart + cov_a.trace() + cov_b.trace() - 2 * shared)
 
 
 def energy(x: Tensor, y: Tensor) -> float:

@@ -218,7 +218,8 @@ def parallel_accuracy(
         true = association(upper, lower).mean(-1)[:, None]
         foil = association(*np.broadcast_arrays(upper[:, None], others[drawn, 2 * couplet + 1])).mean(-1)  # (N, 10)
         wins.append((true > foil) + 0.5 * (true == foil))
-    return np.mean(np.concatenate(wins, axis=1), axis=1)
+    means: Values = np.mean(np.concatenate(wins, axis=1), axis=1)
+    return means
 
 
 # -- copying --------------------------------------------------------------------------------------------------------------
@@ -347,7 +348,8 @@ def js_unigram(poems: Sequence[Poem], reference: Sequence[Poem]) -> float:
 def _distribution(poems: Sequence[Poem]) -> Values:
     """Relative frequencies by code point."""
     counts = np.bincount(codes(joined(poems)))
-    return counts / counts.sum()
+    shares: Values = counts / counts.sum()
+    return shares
 
 
 def _entropy(p: Values) -> float:
