@@ -23,7 +23,7 @@ TABLES = [
     "processes/__init__",
     "samplers/__init__",
     "verse/forms",
-    "verse/checker",
+    "verse/checker/judge",
     "core/resolve",
 ]
 TABLES += ["core/errors", "core/moved", *(name for name in FILES if name.startswith("cli/"))]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from textdiff import cli
-from textdiff.verse import checker
+from textdiff.verse import checker, sounds
 from textdiff.verse import forms as verse
 from textdiff.verse.checker import check
 
@@ -26,7 +26,7 @@ def of(tone: str, group: str | None = None) -> list[str]:
     """Characters whose one reading has this tone (and group)."""
     return [
         character
-        for character, listed in verse._table().items()
+        for character, listed in sounds._table().items()
         if len(listed) == 1 and (listed[0].tone == "平") == (tone == "p") and group in (None, listed[0].rhyme)
     ]
 
@@ -300,7 +300,7 @@ def test_a_character_of_two_readings_never_breaks_and_is_to_be_decided():
 
 def test_at_a_rhyme_word_one_reading_has_tone_and_group_at_once():
     """A character that is level in another group and oblique in the right one's parallel does not rhyme."""
-    group = next(r.rhyme for r in verse.readings("看") if r.tone == "平")
+    group = next(r.rhyme for r in sounds.readings("看") if r.tone == "平")
     rows = tones("aBbA", WUJUE)
     text = written(rows)
     assert check(changed(text, 4, 5, "看")).broken  # level only in 寒, where 东 is wanted
@@ -310,7 +310,7 @@ def test_at_a_rhyme_word_one_reading_has_tone_and_group_at_once():
     assert report.rhyme.neighbours is None and report.rhyme.verdict == "unknown"
     assert report.decide[0].options == ("去翰", "平寒") and set(report.decide[0].matters) >= {"rhyme", "tone"}
     assert check(rhyming, pronounce={"4:5": "平"}).verdict == "ok"
-    assert check(rhyming, pronounce={20: verse.Reading("平", "寒")}).verdict == "ok"
+    assert check(rhyming, pronounce={20: sounds.Reading("平", "寒")}).verdict == "ok"
     assert check(rhyming, pronounce={"看": "去翰"}).places() == ((4, 5),)
 
 
@@ -343,7 +343,7 @@ def test_the_end_of_the_first_line_may_stay_open():
 def test_verdicts_are_those_of_all_choices_of_readings():
     """By enumeration: broken under every choice, unknown if under some, and so for every certain and every open finding."""
     rng = random.Random(0)
-    some = [c for c, listed in verse._table().items() if 2 <= len(listed) <= 3]
+    some = [c for c, listed in sounds._table().items() if 2 <= len(listed) <= 3]
     seen = set()
     for trial in range(60):
         form, opening = rng.choice([WUJUE, QIJUE]), rng.choice(list(verse.SEQUENCES))
@@ -354,9 +354,9 @@ def test_verdicts_are_those_of_all_choices_of_readings():
         text = written(rows, rhyme_first=True)
         places = rng.sample([(k, i) for k in range(1, 5) for i in range(1, form.width + 1)], 3)
         if trial % 2:  # two rhyme words of one group and other readings
-            rhymes = [c for c in some if {r.tone for r in verse.readings(c)} >= {"平"}]
+            rhymes = [c for c in some if {r.tone for r in sounds.readings(c)} >= {"平"}]
             word = rng.choice(rhymes)
-            other = rng.choice(of("p", rng.choice([r.rhyme for r in verse.readings(word) if r.tone == "平"])))
+            other = rng.choice(of("p", rng.choice([r.rhyme for r in sounds.readings(word) if r.tone == "平"])))
             text = changed(changed(text, 2, form.width, word), 4, form.width, other)
             places = [(2, form.width), *[place for place in places if place[1] != form.width]]
         for k, i in places:
@@ -364,7 +364,7 @@ def test_verdicts_are_those_of_all_choices_of_readings():
                 text = changed(text, k, i, rng.choice(some))
         rows = text.split("\n")
         report = check(text)
-        options = [verse.readings(rows[k - 1][i - 1]) for k, i in places]
+        options = [sounds.readings(rows[k - 1][i - 1]) for k, i in places]
         reports = [
             check(text, pronounce={f"{k}:{i}": r for (k, i), r in zip(places, choice, strict=True)})
             for choice in itertools.product(*options)
@@ -433,7 +433,7 @@ def test_shuffled_lines_agree_with_verse_but_for_rescue():
         if report.broken:
             assert not verse.regulated(lines)
         elif "大拗" not in names(report):
-            assert verse.rhyme_level(lines) is not False and verse.tone_fit(lines).regular
+            assert sounds.rhyme_level(lines) is not False and verse.tone_fit(lines).regular
 
 
 def test_a_text_of_another_shape_has_tones_and_no_verdict():
@@ -479,8 +479,8 @@ def test_traditional_characters_are_read_as_simplified_ones():
 
 
 def test_classes_hold_every_level_group():
-    assert len(checker.NEIGHBOURS) == 14
-    assert {"平" + group for names in checker.NEIGHBOURS for group in names} == set(verse._RHYME_NAMES)
+    assert len(sounds.NEIGHBOURS) == 14
+    assert {"平" + group for names in sounds.NEIGHBOURS for group in names} == set(sounds._RHYME_NAMES)
 
 
 # -- the verb -------------------------------------------------------------------------------------------------------------

@@ -24,9 +24,12 @@ from textdiff.samplers.corrector import sweep_levels
 from textdiff.samplers.particles import resampled
 from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verify.spaces import ExactPredictor, Space
-from textdiff.verse.constraints import E, Law, P, Restricted, W, Z, constrained, law
-from textdiff.verse.forms import Form, _table, get_form, regulated, rhyme_groups, tone, tone_fit
-from textdiff.verse.prosody import Prosody, check_given, kept_to, pattern_of, verse_law
+from textdiff.verse.constrained import RestrictedPrediction, constrained
+from textdiff.verse.forms import Form, get_form, regulated, tone_fit
+from textdiff.verse.law import E, Law, P, W, Z
+from textdiff.verse.pattern import kept_to, pattern_of
+from textdiff.verse.prosody import Prosody, check_given, verse_law
+from textdiff.verse.sounds import _table, rhyme_groups, tone
 
 # Eight tokens, and the mask: letters, and rhyme groups (of their level readings).
 LETTERS = (P, P, P, E, E, Z, Z, W)
@@ -101,7 +104,7 @@ def texts() -> Tensor:
 
 
 def tiny(told: dict) -> Law:
-    return law(2, 2, letters=(*LETTERS, W), unread=MASK, writable=WRITABLE, **told)
+    return Law.of(2, 2, letters=(*LETTERS, W), unread=MASK, writable=WRITABLE, **told)
 
 
 def product(seed: int, sharp: float = 2.0) -> Tensor:
@@ -152,7 +155,7 @@ def test_a_joint_draw_has_the_law_of_the_product_restricted_to_the_set(name: str
     assert prediction.log_mass().item() == pytest.approx(expected.sum().log().item(), abs=1e-9)
 
 
-def prediction_rows(set_: Law, logits: Tensor, x_t: Tensor, at: Tensor | None = None) -> Restricted:
+def prediction_rows(set_: Law, logits: Tensor, x_t: Tensor, at: Tensor | None = None) -> RestrictedPrediction:
     def predictor(x, t, *, at=None, condition=None, previous=None):
         positions = at[1]
         return Categorical(lambda index: logits[positions[index]], at, x)
@@ -163,7 +166,7 @@ def prediction_rows(set_: Law, logits: Tensor, x_t: Tensor, at: Tensor | None = 
     return prediction.pin(x_t, x_t != MASK)
 
 
-def predict(set_: Law, logits: Tensor, x_t: Tensor) -> Restricted:
+def predict(set_: Law, logits: Tensor, x_t: Tensor) -> RestrictedPrediction:
     return prediction_rows(set_, logits, x_t)
 
 
@@ -281,7 +284,7 @@ def verses(
     if process == "replacement":
         walked = Replacement(torch.arange(unread))
         x = walked.prior(given, free, rng=rng)
-        draft = Restricted(predictor(x, free.double()), told, free, given).draw(rng=rng)
+        draft = RestrictedPrediction(predictor(x, free.double()), told, free, given).draw(rng=rng)
         pattern = pattern_of(told, draft)
         walked = Replacement(torch.arange(unread), tokens=pattern.tokens)
         shaped = kept_to(predictor, pattern, several=steps is not None or sampler not in ("edit", "gibbs"))

@@ -26,19 +26,9 @@ from textdiff.pipeline import canvas
 from textdiff.pipeline import text as module
 from textdiff.pipeline.text import MERIT_LEVELS, QUALITIES, Output, Pipeline
 from textdiff.shaping.tokens import guided
-from textdiff.verse.forms import (
-    FORMS,
-    LICENSED_B,
-    SEQUENCES,
-    TYPES,
-    get_form,
-    line_types,
-    regulated,
-    rhyme_groups,
-    tone,
-    widened,
-)
+from textdiff.verse.forms import FORMS, LICENSED_B, SEQUENCES, TYPES, get_form, line_types, regulated, widened
 from textdiff.verse.prosody import place_keyword
+from textdiff.verse.sounds import rhyme_groups, tone
 
 POEMS, WORDS = Pipeline(poem_model()), Pipeline(sentence_model())
 SMALL = {"form": "wuyan-jueju", "steps": 4}

@@ -13,8 +13,9 @@ from textdiff import cli
 from textdiff.core.errors import AskedError
 from textdiff.data import corpus
 from textdiff.verse import forms as verse
+from textdiff.verse import sounds
 
-ALPHABET = list(verse._table())[:3000]
+ALPHABET = list(sounds._table())[:3000]
 
 
 def poem(seed: int, form: str = "qiyan-jueju", alphabet: list[str] = ALPHABET) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from textdiff.verse import forms as verse
+from textdiff.verse import sounds
 
 PATH = Path(__file__).parents[1] / "data" / "poems.jsonl"
 POEMS = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
@@ -27,7 +28,7 @@ def test_there_are_poems_in_all_four_forms():
 def test_every_poem_has_its_shape_and_its_rhyme(poem):
     assert set(poem) == {"form", "text", "title", "author"} and poem["title"] and poem["author"] == "textdiff"
     assert verse.get_form(poem["form"]).split(poem["text"]) == lines(poem)
-    assert verse.rhyme_level(lines(poem)) is True and verse.rhyme_distinct(lines(poem))
+    assert sounds.rhyme_level(lines(poem)) is True and sounds.rhyme_distinct(lines(poem))
 
 
 def test_most_poems_are_regulated():
@@ -35,7 +36,7 @@ def test_most_poems_are_regulated():
 
 
 def test_every_character_is_simplified_and_has_a_reading():
-    unread = {c for poem in POEMS for line in lines(poem) for c in line if not verse.readings(c)}
+    unread = {c for poem in POEMS for line in lines(poem) for c in line if not sounds.readings(c)}
     assert not unread
 
 

@@ -196,9 +196,6 @@ KNOWN: dict[str, list[str]] = {
         "pipeline/canvas",
         "pipeline/refine",
         "pipeline/text",
-        "verse/checker",
-        "verse/constraints",
-        "verse/prosody",
     ],
     "named": [
         "cli/lists: gaussian",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import subprocess
 import sys
 
 import pytest
 
-from textdiff.core.moved import MOVED
+from textdiff.core.moved import DIVIDED, MOVED
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -17,6 +18,29 @@ def test_an_old_name_warns_and_is_the_new_module(old):
     with pytest.warns(DeprecationWarning, match=f"{old} is now {MOVED[old]}"):
         module = importlib.import_module(old)
     assert module is importlib.import_module(MOVED[old]) and module.__spec__.name == MOVED[old]
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "new"),
+    [
+        ("constraints", "law", "law:Law.of"),
+        ("constraints", "Law", "law:Law"),
+        ("constraints", "constrained", "constrained:constrained"),
+        ("constraints", "Restricted", "constrained:RestrictedPrediction"),
+        ("constraints", "partitions", "rhymes:partitions"),
+        ("verse.constraints", "P", "law:P"),
+        ("prosody", "kept_to", "pattern:kept_to"),
+        ("prosody", "Prosody", "prosody:Prosody"),
+    ],
+)
+def test_a_module_that_was_divided_still_gives_its_names_and_warns(old, name, new):
+    sys.modules.pop(f"textdiff.{old}", None)
+    with pytest.warns(DeprecationWarning, match=f"textdiff.{old} is now {DIVIDED[f'textdiff.{old}'][0]}"):
+        module = importlib.import_module(f"textdiff.{old}")
+    file, _, path = new.partition(":")
+    assert getattr(module, name) == operator.attrgetter(path)(importlib.import_module(f"textdiff.verse.{file}"))
+    with pytest.raises(AttributeError, match="stands in none of"):
+        module.nothing_of_that_name  # noqa: B018
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from textdiff.measure import poems as metrics
 from textdiff.measure.poems import Association, Train
 from textdiff.verse import forms as verse
+from textdiff.verse import sounds
 
 FILE = Path(__file__).parents[1] / "data/poems.jsonl"
 RECORDS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
@@ -79,7 +80,7 @@ def test_rhyme(words, level, loose, either, share):
 
 
 def test_every_level_group_has_a_class_of_neighbours():
-    assert len(metrics.NEIGHBOURS) == 14 and len(set("".join(metrics.NEIGHBOURS))) == 30
+    assert len(sounds.NEIGHBOURS) == 14 and len(set("".join(sounds.NEIGHBOURS))) == 30
 
 
 def test_rhyme_words_may_stand_once():

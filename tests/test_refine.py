@@ -17,8 +17,8 @@ from textdiff.core.rng import Rng
 from textdiff.pipeline.refine import misfits, place, weakest
 from textdiff.pipeline.text import Pipeline
 from textdiff.samplers import SAMPLERS
-from textdiff.verse.constraints import E, P, Z, law
 from textdiff.verse.forms import get_form, regulated, split_at_punctuation
+from textdiff.verse.law import E, Law, P, Z
 from textdiff.verse.prosody import possible
 
 POEMS = Pipeline(poem_model(RHYMES))
@@ -119,7 +119,7 @@ def test_a_kept_character_that_contradicts_the_prosody_is_named():
 
 def small_law(**more):
     letters = [P, P, Z, Z, E, P, Z]
-    return law(2, 3, letters=letters, unread=6, writable=torch.arange(7) < 6, **more)
+    return Law.of(2, 3, letters=letters, unread=6, writable=torch.arange(7) < 6, **more)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from textdiff.verse import forms as verse
+from textdiff.verse import sounds
 
 LEVEL, OBLIQUE, BOTH = "天", "月", "看"
 
@@ -61,22 +62,22 @@ def test_text_of_another_shape_has_no_form(text):
 
 
 def test_readings_have_a_tone_and_a_group():
-    table = verse._table()
+    table = sounds._table()
     assert 8000 < len(table) < 12000
     assert all(ord(character) > 0x3000 for character in table)
     assert {reading.tone for listed in table.values() for reading in listed} == set("平上去入")
     assert len({reading for listed in table.values() for reading in listed}) == 106
-    assert verse.readings("东") == (verse.Reading("平", "东"),) and verse.readings("?") == ()
+    assert sounds.readings("东") == (sounds.Reading("平", "东"),) and sounds.readings("?") == ()
 
 
 @pytest.mark.parametrize("character, tone", [("天", "level"), ("月", "oblique"), ("看", "either"), ("x", "unknown")])
 def test_tone_has_four_values(character, tone):
-    assert verse.tone(character) == tone
+    assert sounds.tone(character) == tone
 
 
 def test_level_groups_are_among_all_groups():
-    assert verse.rhyme_groups("看") == {"平寒"}
-    assert verse.rhyme_groups("看", level_only=False) == {"平寒", "去翰"}
+    assert sounds.rhyme_groups("看") == {"平寒"}
+    assert sounds.rhyme_groups("看", level_only=False) == {"平寒", "去翰"}
 
 
 @pytest.mark.parametrize(
@@ -85,42 +86,42 @@ def test_level_groups_are_among_all_groups():
 )
 def test_rhyme_is_three_valued(endings, answer):
     lines = [line for ending in endings for line in ("天月", "天" + ending)]
-    assert verse.rhyme_level(lines) is answer
+    assert sounds.rhyme_level(lines) is answer
 
 
 def test_the_thirty_level_groups_are_those_of_the_table_in_their_order():
-    names = [verse.rhyme_name(group) for group in verse._RHYME_NAMES]
+    names = [sounds.rhyme_name(group) for group in sounds._RHYME_NAMES]
     assert len(names) == 30 and (names[0], names[14], names[15], names[29]) == (
         "上平一东", "上平十五删", "下平一先", "下平十五咸"
     )  # fmt: skip
-    used = {reading for listed in verse._table().values() for reading in listed}
-    assert set(verse._RHYME_NAMES) == {r.tone + r.rhyme for r in used if r.tone == "平"}
-    assert verse.rhyme_name("去霰") == "去声霰"
+    used = {reading for listed in sounds._table().values() for reading in listed}
+    assert set(sounds._RHYME_NAMES) == {r.tone + r.rhyme for r in used if r.tone == "平"}
+    assert sounds.rhyme_name("去霰") == "去声霰"
     with pytest.raises(ValueError, match=r"'阳'.*such as"):
-        verse.rhyme_name("阳")
+        sounds.rhyme_name("阳")
 
 
 @pytest.mark.parametrize("name", ["七阳", "阳", "下平七阳", "平阳", "下平阳", " 七陽韻 ", "平声阳", "平聲陽"])
 def test_a_level_group_has_many_names(name):
-    assert verse.get_rhyme(name) == "平阳"
+    assert sounds.get_rhyme(name) == "平阳"
 
 
 def test_every_printed_name_finds_its_group():
-    assert [verse.get_rhyme(verse.rhyme_name(group)) for group in verse._RHYME_NAMES] == list(verse._RHYME_NAMES)
+    assert [sounds.get_rhyme(sounds.rhyme_name(group)) for group in sounds._RHYME_NAMES] == list(sounds._RHYME_NAMES)
     traditional = dict(zip("東魚齊刪蕭鹽", "东鱼齐删萧盐", strict=True))
-    assert all(verse.get_rhyme(written) == "平" + group for written, group in traditional.items())
+    assert all(sounds.get_rhyme(written) == "平" + group for written, group in traditional.items())
 
 
 @pytest.mark.parametrize("name, near", [("六阳", "七阳"), ("七", "七虞"), ("十六东", "一东"), ("去霰", ""), ("", "")])
 def test_an_unknown_group_is_answered_with_the_known_ones_and_the_nearest(name, near):
     answer = f"unknown rhyme {name!r}.*一东 .*十五咸" + (f".*mean.*{near}" if near else "")
     with pytest.raises(ValueError, match=answer):
-        verse.get_rhyme(name)
+        sounds.get_rhyme(name)
 
 
 def test_a_rhyme_word_may_stand_once():
-    assert verse.rhyme_distinct(["天月", "天风", "天月", "天东"])
-    assert not verse.rhyme_distinct(["天月", "天风", "天月", "月风"])
+    assert sounds.rhyme_distinct(["天月", "天风", "天月", "天东"])
+    assert not sounds.rhyme_distinct(["天月", "天风", "天月", "月风"])
 
 
 @pytest.mark.parametrize("width", [5, 7])

@@ -12,8 +12,10 @@ from textdiff.core.levels import count_levels
 from textdiff.core.rng import Rng
 from textdiff.processes.mask import Mask
 from textdiff.samplers.ancestral import improved
-from textdiff.verify.tokens import ExactPredictor, Space, enumerate_draws
-from textdiff.verse.constraints import E, Law, P, W, Z, constrained, law
+from textdiff.verify.enumeration import enumerate_draws
+from textdiff.verify.spaces import ExactPredictor, Space
+from textdiff.verse.constrained import constrained
+from textdiff.verse.law import E, Law, P, W, Z
 
 LETTERS = (P, Z, E, W, P)  # the last but one has no reading, and is never written
 FREE, MASK = 3, len(LETTERS)  # a text has three positions
@@ -27,7 +29,7 @@ def world() -> tuple[Space, ExactPredictor]:
 
 def patterned(**more: object) -> Law:
     writable = torch.arange(MASK + 1) < MASK
-    return law(1, FREE, letters=(*LETTERS, W), unread=MASK, writable=writable, sequences=[[["pzp", "zpp"]]], **more)
+    return Law.of(1, FREE, letters=(*LETTERS, W), unread=MASK, writable=writable, sequences=[[["pzp", "zpp"]]], **more)
 
 
 def inside(text: list[int], no_repeat: bool) -> bool:

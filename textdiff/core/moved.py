@@ -10,9 +10,12 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from operator import attrgetter
 from types import ModuleType
+from typing import Any
 
 FOLDERS = {  # new folder -> the modules that moved there, by their old names below textdiff
     "core": "contracts rng levels schedules predictions bridges likelihood resolve samplers.loop",
@@ -21,7 +24,7 @@ FOLDERS = {  # new folder -> the modules that moved there, by their old names be
     "networks": "predictors.folder predictors.images predictors.masked_lm predictors.reading predictors.causal "
     "predictors.denoiser predictors.fast_float32 tokenization",
     "shaping": "predictors.analytic predictors.bins predictors.upsample predictors.skips",
-    "verse": "script checker prosody constraints",
+    "verse": "script checker",
     "data": "records corpus image_data",
     "show": "trace watching heat pictures animation mosaic",
     "pipeline": "canvas images refine",
@@ -45,6 +48,12 @@ RENAMED = {
 MOVED |= {
     f"textdiff.{where}{old}": f"textdiff.measure.{new}" for where in ("", "measure.") for old, new in RENAMED.items()
 }
+DIVIDED = {  # modules that were divided -> where their names stand now
+    "textdiff.constraints": ("textdiff.verse.law", "textdiff.verse.constrained", "textdiff.verse.rhymes"),
+    "textdiff.verse.constraints": ("textdiff.verse.law", "textdiff.verse.constrained", "textdiff.verse.rhymes"),
+    "textdiff.prosody": ("textdiff.verse.prosody", "textdiff.verse.pattern"),
+}
+NEW_NAMES = {"law": "Law.of", "Restricted": "RestrictedPrediction", "Rhymes": "RhymeTable", "MEETS": "MARKS"}
 EMPTY = "textdiff.predictors"  # the folder is gone, and only its modules have new names
 
 
@@ -54,14 +63,29 @@ class OldNames(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self, is_package=True) if fullname in MOVED or fullname == EMPTY else None
+        known = fullname in MOVED or fullname in DIVIDED or fullname == EMPTY
+        return ModuleSpec(fullname, self, is_package=True) if known else None
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
         if old == EMPTY:
             return
+        if old in DIVIDED:
+            news = " and ".join(DIVIDED[old])
+            warnings.warn(f"{old} is now {news}; the old name goes in version 0.3", DeprecationWarning, stacklevel=2)
+            vars(module)["__getattr__"] = partial(_found, DIVIDED[old])
+            return
         warnings.warn(f"{old} is now {MOVED[old]}; the old name goes in version 0.3", DeprecationWarning, stacklevel=2)
         sys.modules[old] = importlib.import_module(MOVED[old])
+
+
+def _found(modules: Sequence[str], name: str) -> Any:
+    """The first of `modules` that has a name, perhaps under its new name, gives it."""
+    for module in modules:
+        found = importlib.import_module(module)
+        if hasattr(found, NEW_NAMES.get(name, name).partition(".")[0]):
+            return attrgetter(NEW_NAMES.get(name, name))(found)
+    raise AttributeError(f"{name!r} stands in none of {', '.join(modules)}")
 
 
 def install() -> None:

@@ -33,6 +33,7 @@ from textdiff.data.records import records
 from textdiff.data.repeats import near_repeats
 from textdiff.data.tables import is_folder
 from textdiff.verse import forms as verse
+from textdiff.verse import sounds
 
 PARTS = ("train", "validation", "test")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3007\U00020000-\U000323af]+")
@@ -271,11 +272,11 @@ def simplified(poem: Poem) -> Poem:
     A poem whose characters all have a reading in our table of simplified ones is simplified already and passes as it is.
     """
     words = (poem.text, poem.author, poem.title)
-    if all(map(verse.readings, "".join(_HAN.findall("".join(words))))):
+    if all(map(sounds.readings, "".join(_HAN.findall("".join(words))))):
         return poem
     convert = _converter()
     if convert is None:
-        strange = [c for c in poem.text if c != "\n" and not verse.readings(c)]
+        strange = [c for c in poem.text if c != "\n" and not sounds.readings(c)]
         if len(strange) * 20 >= len(poem.text):
             raise ImportError(
                 f"the source has traditional characters ({''.join(strange)} in {poem.lines[0]!r}), and OpenCC, which makes them "

@@ -30,14 +30,10 @@ from textdiff.core.rng import Rng
 from textdiff.measure.counts import KneserNey
 from textdiff.measure.grams import SYMBOLS, Poem, Values, alphabet_of, codes, find, grams_of, joined, lines_of
 from textdiff.verse import forms as verse
+from textdiff.verse import sounds
 
 NEAR = 0.4  # of a poem's 4-grams in one train poem: a near copy
 FOILS = 10  # lower lines that the true one is compared with
-# Groups of 平水韵 that later poets rhymed with one another; 元 and 佳 go two ways.
-NEIGHBOURS = (
-    *("东冬", "江阳", "支微齐", "鱼虞", "佳灰", "真文元", "元寒删先"),
-    *("萧肴豪", "歌", "佳麻", "庚青蒸", "尤", "侵", "覃盐咸"),
-)
 
 
 # -- form -----------------------------------------------------------------------------------------------------------------
@@ -69,23 +65,23 @@ def _han(character: str) -> bool:
 
 def rhyme_level(poems: Sequence[Poem]) -> Values:
     """Whether one level group of 平水韵 holds every even line's ending, (N,)."""
-    return _values(verse.rhyme_level(poem) is True for poem in poems)
+    return _values(sounds.rhyme_level(poem) is True for poem in poems)
 
 
 def rhyme_loose(poems: Sequence[Poem]) -> Values:
-    """Whether one class of neighbouring level groups (NEIGHBOURS) holds every even line's ending, (N,)."""
+    """Whether one class of neighbouring level groups (`sounds.NEIGHBOURS`) holds every even line's ending, (N,)."""
 
-    def classes(character: str) -> frozenset[str]:
-        groups = {group[1:] for group in verse.rhyme_groups(character)}
-        return frozenset(held for held in NEIGHBOURS if groups & set(held))
+    def classes(character: str) -> frozenset[int]:
+        groups = (sounds.neighbour_classes(group[1:]) for group in sounds.rhyme_groups(character))
+        return frozenset[int]().union(*groups)
 
-    return _values(bool(frozenset.intersection(*map(classes, verse.rhyme_words(poem)))) for poem in poems)
+    return _values(bool(frozenset.intersection(*map(classes, sounds.rhyme_words(poem)))) for poem in poems)
 
 
 def rhyme_all(poems: Sequence[Poem]) -> Values:
     """Whether one group, level or oblique, holds every even line's ending, (N,)."""
     return _values(
-        bool(frozenset.intersection(*(verse.rhyme_groups(c, level_only=False) for c in verse.rhyme_words(poem))))
+        bool(frozenset.intersection(*(sounds.rhyme_groups(c, level_only=False) for c in sounds.rhyme_words(poem))))
         for poem in poems
     )
 
@@ -94,8 +90,8 @@ def rhyme_share(poems: Sequence[Poem]) -> Values:
     """The share of even lines that end in the level group most of them end in, (N,)."""
 
     def share(poem: Poem) -> float:
-        words = verse.rhyme_words(poem)
-        groups = Counter(group for word in words for group in verse.rhyme_groups(word))
+        words = sounds.rhyme_words(poem)
+        groups = Counter(group for word in words for group in sounds.rhyme_groups(word))
         return max(groups.values(), default=0) / len(words)
 
     return _values(map(share, poems))
@@ -103,7 +99,7 @@ def rhyme_share(poems: Sequence[Poem]) -> Values:
 
 def rhyme_distinct(poems: Sequence[Poem]) -> Values:
     """Whether no rhyme word stands twice, (N,)."""
-    return _values(map(verse.rhyme_distinct, poems))
+    return _values(map(sounds.rhyme_distinct, poems))
 
 
 # -- tones ----------------------------------------------------------------------------------------------------------------

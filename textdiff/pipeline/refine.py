@@ -33,9 +33,9 @@ from textdiff.pipeline import canvas
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.text import MERIT_LEVELS, Plan, Start
 from textdiff.processes import PROCESSES
-from textdiff.verse.constraints import LEVEL as LEVEL_TONE
-from textdiff.verse.constraints import OBLIQUE, Law, P, W, Z
 from textdiff.verse.forms import Form
+from textdiff.verse.law import LEVEL as LEVEL_TONE
+from textdiff.verse.law import OBLIQUE, Law, P, W, Z
 from textdiff.verse.prosody import possible
 
 if TYPE_CHECKING:

@@ -42,9 +42,11 @@ from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import sweep_levels
 from textdiff.samplers.particles import resampled
 from textdiff.shaping.tokens import allowed, banned, guided, nucleus, tempered
-from textdiff.verse.constraints import Law, Restricted, constrained
+from textdiff.verse.constrained import RestrictedPrediction, constrained
 from textdiff.verse.forms import FORMS, Form, get_form, guess_form, regulated, split_at_punctuation
-from textdiff.verse.prosody import Prosody, check_given, kept_to, pattern_of, place_keyword, preferred, verse_law
+from textdiff.verse.law import Law
+from textdiff.verse.pattern import kept_to, pattern_of
+from textdiff.verse.prosody import Prosody, check_given, place_keyword, preferred, verse_law
 
 if TYPE_CHECKING:
     from textdiff.pipeline.refine import Refined
@@ -826,7 +828,7 @@ class Pipeline:
             return replace(scene, predictor=constrained(scene.predictor, law, weigh=plan.particles is not None))
         if start is None:
             x = scene.process.prior(scene.given, scene.free, rng=rng.branch())
-            draft = Restricted(_everywhere(scene, x), law, scene.free, scene.given).draw(rng=rng.branch())
+            draft = RestrictedPrediction(_everywhere(scene, x), law, scene.free, scene.given).draw(rng=rng.branch())
         else:
             draft = start.text
         pattern = pattern_of(law, draft)

@@ -22,7 +22,8 @@ from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verify.rows import Asked, Row
 from textdiff.verify.spaces import Space, total_variation
 from textdiff.verify.tokens import Setting, sampler_line, sequence
-from textdiff.verse.constraints import E, P, W, Z, constrained, law
+from textdiff.verse.constrained import constrained
+from textdiff.verse.law import E, Law, P, W, Z
 
 # Six tokens: level, level, either, oblique, one without a reading, which is never written, and either.
 LETTERS, GROUPS = (P, P, E, Z, W, E), ("a", "ab", "b", "", "", "b")
@@ -53,7 +54,7 @@ def check(asked: Asked, setting: Setting) -> Row:
     """A sampler of a process that masks, with a prediction that is restricted to the law at every step."""
     space, exact = setting.space, setting.exact
     blank = torch.full((1, space.length), space.size)
-    set_ = law(
+    set_ = Law.of(
         2, 2, letters=(*LETTERS, W), unread=space.size, words=(1, 3),
         sequences=[[[marks[:2]], [marks[2:]]] for marks in SEQUENCES],
         groups=[*map(frozenset, GROUPS), frozenset()],

@@ -7,7 +7,10 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `forms`, which was this module in version 0.1."""
+    """The names that this module had in version 0.1; they stand in `forms` and `sounds` now."""
     if not name.startswith("_"):
-        return getattr(importlib.import_module("textdiff.verse.forms"), name)
+        for part in ("forms", "sounds"):
+            module = importlib.import_module(f"textdiff.verse.{part}")
+            if hasattr(module, name):
+                return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,4 @@
-"""Regular Chinese verse: the four forms, and the classical tones and rhymes of their characters.
-
-Tones.  平 is level, 上 去 入 are oblique.  Rhymes are the 106 groups of 平水韵; regulated verse rhymes in level groups.
+"""Regular Chinese verse: its forms, by every usual name, and the tonal sequences that they keep.
 
 Line types (p level, z oblique, · free under 一三五不论); a line of seven is a line of five behind `·` and the opposite
 of its second position:
@@ -10,8 +8,6 @@ of its second position:
 
 A quatrain is one of the four sequences in SEQUENCES; an octave is a quatrain followed by the one with an unrhymed
 opening and the same even lines.  平起 and 仄起 go by the second character: they change places between fives and sevens.
-
-Three-valued answers: True, False, or None where a character without a reading leaves it open.
 """
 
 from __future__ import annotations
@@ -21,10 +17,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
 from textdiff.core.errors import AskedError
+from textdiff.verse.sounds import rhyme_distinct, rhyme_level, tone
 
 HOLE = "□"
 
@@ -122,25 +118,44 @@ def _sized(name: str) -> Form | None:
     return None
 
 
-_OLD_FORM_NAMES = str.maketrans("絕詩", "绝诗")
-_PINYIN = {  # what is said for short, and the names without a hyphen
-    "wujue": "wuyan-jueju",
-    "qijue": "qiyan-jueju",
-    "wulu": "wuyan-lushi",
-    "wulv": "wuyan-lushi",
-    "qilu": "qiyan-lushi",
-    "qilv": "qiyan-lushi",
-} | {name.replace("-", ""): name for name in FORMS}
+def _spelt_plainly(name: object) -> str:
+    """A name without case, accents, spaces and hyphens, in simplified characters: Wǔ-jué and wujue are the same."""
+    letters = unicodedata.normalize("NFKD", str(name)).casefold()
+    return "".join(c for c in letters if c.isalnum()).translate(_SIMPLIFIED)
+
+
+_SIMPLIFIED = str.maketrans("絕絶詩對聯", "绝绝诗对联")
+_WAYS = {  # how the parts of a form's name are written
+    "五": ("五", "wu", "5"),
+    "七": ("七", "qi", "7"),
+    "绝": ("绝句", "绝", "jueju", "jue"),
+    "律": ("律诗", "律", "lushi", "lu", "lvshi", "lv"),
+}
+
+
+@cache
+def _named_forms() -> dict[str, Form]:
+    """The forms by all their names, spelt plainly."""
+    return {
+        number + middle + kind: form
+        for form in FORMS.values()
+        for number in _WAYS[form.short[0]]
+        for middle in ("", "言", "yan")
+        for kind in _WAYS[form.short[1]]
+    }
 
 
 def get_form(name: str) -> Form:
-    """The form of that name: English (wuyan-jueju), Chinese (五言绝句), short (五绝) or sized (couplet:7, lines:4x32)."""
+    """The form of that name.
+
+    English (wuyan-jueju, wujue, 5-jue), Chinese in simplified or traditional characters (五言绝句, 五言絕句), short (五绝), or
+    with its size (couplet:7, lines:4x32).
+    """
     if sized := _sized(str(name).strip().lower()):
         return sized
-    named = {alias: form for form in FORMS.values() for alias in (form.name, form.chinese, form.short)}
-    plain = str(name).strip().lower().replace("_", "-").replace(" ", "-").translate(_OLD_FORM_NAMES)
-    form = named.get(plain) or named.get(_PINYIN.get(plain.replace("-", ""), ""))
+    form = _named_forms().get(_spelt_plainly(name))
     if form is None:
+        named = [alias for form in FORMS.values() for alias in (form.name, form.chinese, form.short)]
         near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)
         known = ", ".join(f"{form.name} ({form.chinese}, {form.short})" for form in FORMS.values())
         known += f", {' and '.join(SIZED_FORMS)}"
@@ -161,100 +176,6 @@ def guess_form(text: str) -> Form | None:
 def split_at_punctuation(text: str) -> list[str]:
     """The runs of a text between white space and punctuation; `_` counts as a character, it stands for a hole."""
     return "".join("\n" if c.isspace() or (unicodedata.category(c)[0] == "P" and c != "_") else c for c in text).split()
-
-
-class Reading(NamedTuple):
-    """One classical reading of a character: its tone, one of 平上去入, and its group of 平水韵 (平 and 东, say)."""
-
-    tone: str
-    rhyme: str
-
-
-@cache
-def _table() -> dict[str, tuple[Reading, ...]]:
-    text = resources.files("textdiff.verse").joinpath("readings.tsv").read_text(encoding="utf-8")
-    rows = (line.split("\t") for line in text.splitlines())
-    return {character: tuple(Reading(r[0], r[1:]) for r in listed.split(" ")) for character, listed in rows}
-
-
-def readings(character: str) -> tuple[Reading, ...]:
-    """The classical readings of a simplified character; empty where none is known."""
-    return _table().get(character, ())
-
-
-@cache
-def tone(character: str) -> str:
-    """'level', 'oblique', 'either' (it has readings of both kinds) or 'unknown'."""
-    kinds = {"level" if reading.tone == "平" else "oblique" for reading in readings(character)}
-    return "either" if len(kinds) == 2 else kinds.pop() if kinds else "unknown"
-
-
-def rhyme_groups(character: str, level_only: bool = True) -> frozenset[str]:
-    """The groups of 平水韵 a character belongs to, named with their tone: {'平东'}."""
-    return frozenset(r.tone + r.rhyme for r in readings(character) if r.tone == "平" or not level_only)
-
-
-@cache
-def all_rhymes() -> frozenset[str]:
-    """The 106 groups of 平水韵, named with their tone."""
-    return frozenset(r.tone + r.rhyme for listed in _table().values() for r in listed)
-
-
-_LEVEL_GROUPS = {"上平": "东冬江支微鱼虞齐佳灰真文元寒删", "下平": "先萧肴豪歌麻阳庚青蒸尤侵覃盐咸"}  # in order
-_NUMERALS = [*"一二三四五六七八九十", "十一", "十二", "十三", "十四", "十五"]
-_RHYME_NAMES = {
-    f"平{group}": f"{volume}{number}{group}"
-    for volume, groups in _LEVEL_GROUPS.items()
-    for number, group in zip(_NUMERALS, groups, strict=True)
-}
-_SIMPLIFIED = str.maketrans("東魚虞齊刪蕭陽鹽韻聲", "东鱼虞齐删萧阳盐韵声")
-
-
-def get_rhyme(name: str) -> str:
-    """The level group of 平水韵 of that name, as `rhyme_groups` spells it: 七阳, 阳, 下平七阳, 平阳, 陽 give 平阳."""
-    named = {}
-    for group, full in _RHYME_NAMES.items():
-        for alias in (full[2:], full, group, group[1:], full[:2] + group[1:], f"平声{group[1:]}"):
-            named[alias] = group
-    wanted = str(name).strip().translate(_SIMPLIFIED).removesuffix("韵")
-    if wanted in named:
-        return named[wanted]
-    same = [full[2:] for group, full in _RHYME_NAMES.items() if group[1:] in wanted]  # 六阳: right group, wrong number
-    near = same[:3] or difflib.get_close_matches(wanted, [full[2:] for full in _RHYME_NAMES.values()], n=3, cutoff=0.5)
-    known = " ".join(full[2:] for full in _RHYME_NAMES.values())
-    raise AskedError(
-        f"unknown rhyme {name!r}; regulated verse rhymes in one of the level groups {known}"
-        + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
-    )
-
-
-def rhyme_name(group: str) -> str:
-    """The name of a group for printing: 平阳 is 下平七阳, 去霰 is 去声霰."""
-    if group in _RHYME_NAMES:
-        return _RHYME_NAMES[group]
-    if len(group) == 2 and group[0] in "上去入":
-        return f"{group[0]}声{group[1]}"
-    raise AskedError(f"unknown rhyme group {group!r}; a group is a tone and a character, such as '平阳' or '去霰'")
-
-
-def rhyme_words(lines: Sequence[str]) -> list[str]:
-    """The last characters of the even lines."""
-    return [line[-1] for line in lines[1::2]]
-
-
-def rhyme_level(lines: Sequence[str]) -> bool | None:
-    """Whether one level group holds every even line's ending; None if an ending without a reading leaves it open."""
-    words = rhyme_words(lines)
-    known = [rhyme_groups(word) for word in words if readings(word)]
-    if known and not frozenset.intersection(*known):
-        return False
-    return True if len(known) == len(words) else None
-
-
-def rhyme_distinct(lines: Sequence[str]) -> bool:
-    """Whether no rhyme word stands twice."""
-    words = rhyme_words(lines)
-    return len(set(words)) == len(words)
 
 
 TYPES = {"a": "·z·pz", "b": "·p·zz", "A": "·z·pp", "B": "·p·zp"}

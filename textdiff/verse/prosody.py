@@ -1,11 +1,11 @@
 """Classical prosody as something to ask for: which tones, which rhyme, how firmly.
 
-    strict     every text keeps it: a `constraints.Law`, and for the replacement process the same law pinned to one pattern
+    strict     every text keeps it: a `law.Law`, and for the replacement process one pattern of that law (`pattern`)
     prefer:w   what does not fit the patterns that the text so far suggests loses w nats
-    off        nothing
+    off        nothing is asked
 
 A tone fits if one reading of the character has it; at a rhyme word one reading must fit tone and group at once.  Characters
-without a reading are never written, and fit anything where they are given.  b lines may take the licensed 平平仄平仄.
+without a reading are never written, and fit anything where they are given.  Lines of type b may take the licensed 平平仄平仄.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,19 +24,11 @@ from textdiff.core.errors import AskedError
 from textdiff.core.predictions import Categorical
 from textdiff.core.rng import Rng
 from textdiff.shaping.tokens import shaped
-from textdiff.verse.constraints import LEAST, LETTERS, LEVEL, MEETS, OBLIQUE, E, Law, P, Restricted, W, Z, law
-from textdiff.verse.forms import (
-    LICENSED_B,
-    SEQUENCES,
-    TYPES,
-    Form,
-    get_rhyme,
-    line_types,
-    readings,
-    rhyme_groups,
-    tone,
-    widened,
-)
+from textdiff.verse.constrained import RestrictedPrediction
+from textdiff.verse.forms import LICENSED_B, SEQUENCES, TYPES, Form, line_types, widened
+from textdiff.verse.law import LETTERS, MARKS, E, Law, P, W, Z
+from textdiff.verse.rhymes import LEAST
+from textdiff.verse.sounds import get_rhyme, readings, rhyme_groups, tone
 
 WEIGHT = 2.0  # nats of `prefer`
 AVOIDABLE = {"guping": "guping", "孤平": "guping", "sanpingwei": "sanpingwei", "三平尾": "sanpingwei"}
@@ -51,12 +42,12 @@ class Prosody:
     tones: str = "off"  # strict, prefer or off
     rhyme: str = "off"
     pattern: str | None = None  # part of a sequence's name: 平起, 首句入韵, 仄起首句不入韵; None: the model's choice
-    group: str | None = None  # a level group, as verse.rhyme_groups names it; None: the model's choice
+    group: str | None = None  # a level group, as sounds.rhyme_groups names it; None: the model's choice
     tone_weight: float = WEIGHT
     rhyme_weight: float = WEIGHT
     avoid: tuple[str, ...] = ()  # of guping and sanpingwei
     no_repeat: bool = False
-    room: int = 1  # poems whose rhyme words must find place in a group beside each other
+    room: int = 1  # a rhyme group must have words for so many poems; the replacement process exchanges words and needs spare ones
 
     @classmethod
     def parse(
@@ -67,9 +58,9 @@ class Prosody:
         avoid: str | Sequence[str] | None = None,
         no_repeat: bool = False,
     ) -> Prosody:
-        """From the words of a caller: strict, prefer, prefer:WEIGHT or off; tones also a pattern, rhyme also a group.
+        """From a caller's words: strict, prefer, prefer:WEIGHT or off; `tones` may also be a pattern, `rhyme` a group.
 
-        `prosody` is what `tones` and `rhyme` are where they are not told.  A pattern or group by name is strict.
+        `prosody` stands for `tones` and `rhyme` where these are None.  A pattern or group by name is strict.
         """
         one, weight = _firmness("prosody", prosody or "off")
         if one is None:
@@ -107,18 +98,19 @@ class Prosody:
 
     @property
     def strict(self) -> bool:
-        """Whether anything must hold."""
+        """Whether there is something that every text must keep."""
         return "strict" in (self.tones, self.rhyme) or self.no_repeat
 
     @property
     def preferring(self) -> bool:
+        """Whether tones or rhyme are preferred without being strict."""
         return "prefer" in (self.tones, self.rhyme)
 
 
 def _firmness(name: str, word: str) -> tuple[str | None, float]:
-    """(strict, prefer or off, weight), None for another word."""
+    """(strict, prefer or off; the weight), or None in the first place for any other word."""
     head, _, tail = word.partition(":")
-    if word == "auto":  # strict, and the model chooses which
+    if word == "auto":  # strict, and the model chooses pattern and group
         return "strict", WEIGHT
     if head in ("strict", "off") and not tail:
         return head, WEIGHT
@@ -144,7 +136,7 @@ def openings(form: Form, pattern: str | None) -> list[str]:
 def verse_law(
     form: Form, prosody: Prosody, characters: Sequence[str], unread: int, writable: Tensor, device: Any = "cpu"
 ) -> Law:
-    """The law of the strict parts for a vocabulary: characters (V) as the tokenizer writes its tokens."""
+    """The law of what is strict, for a vocabulary: characters (V) as the tokenizer writes its tokens."""
     if form.lines not in (4, 8) or form.width not in (5, 7):
         raise AskedError(
             f"prosody is defined for quatrains and octaves of 5 or 7 characters, not for form {form.name!r}"
@@ -159,15 +151,16 @@ def verse_law(
         letters = [P] * len(letters)
     groups = [rhyme_groups(c) if len(c) == 1 else frozenset() for c in characters]
     if prosody.group is not None:
-        groups = [held & {prosody.group} for held in groups]
+        groups = [belongs & {prosody.group} for belongs in groups]
     can = writable.tolist()
     sizes: dict[str, int] = {}
-    for k, held in enumerate(groups):
-        for group in held:
+    for k, belongs in enumerate(groups):
+        for group in belongs:
             sizes[group] = sizes.get(group, 0) + can[k]
     if prosody.room > 1:
-        groups = [frozenset(g for g in held if sizes[g] >= prosody.room * (form.lines // 2 + 1)) for held in groups]
-    return law(
+        enough = prosody.room * (form.lines // 2 + 1)
+        groups = [frozenset(group for group in belongs if sizes[group] >= enough) for belongs in groups]
+    return Law.of(
         form.lines,
         form.width,
         letters=letters,
@@ -184,7 +177,7 @@ def verse_law(
 
 
 def _patterns(kind: str, width: int, avoid: Sequence[str]) -> list[str]:
-    """The patterns of a line type, with its licence, and without what is to be avoided."""
+    """The patterns of a line type, the licensed one among them, without those that have a fault to avoid."""
     five = [TYPES[kind]]
     if kind == "b":
         five = [TYPES["b"], LICENSED_B]
@@ -196,11 +189,16 @@ def _patterns(kind: str, width: int, avoid: Sequence[str]) -> list[str]:
 
 
 def check_given(law: Law, ids: Tensor, free: Tensor, form: Form, characters: Sequence[str]) -> None:
-    """ValueError naming the first given character (in reading order) that no text of the law can hold; ids, free (L,)."""
+    """AskedError that names the first given character, in reading order, with which no text of the law is left; ids, free (L,)."""
     where = (~free).nonzero()[:, 0].tolist()
-    if not where or possible(law, ids, where):
+    if possible(law, ids, where):
         return
-    size = next(n for n in range(1, len(where) + 1) if not possible(law, ids, where[:n]))
+    size = next(n for n in range(len(where) + 1) if not possible(law, ids, where[:n]))
+    if size == 0:
+        raise AskedError(
+            f"no text of form {form.name!r} keeps what is asked with the model's {int(law.writable.sum())} characters; "
+            f"relax --tones or --rhyme, or leave --no-repeat out"
+        )
     place = where[size - 1]
     line, column = place // form.width + 1, place % form.width + 1
     character = characters[int(ids[place])]
@@ -217,19 +215,18 @@ def check_given(law: Law, ids: Tensor, free: Tensor, form: Form, characters: Seq
 
 
 def possible(law: Law, ids: Tensor, where: Sequence[int]) -> bool:
-    """Whether some text of the law has ids (L,) at these positions."""
+    """Whether some text of the law has ids (L,) at the positions `where`."""
     x = torch.full_like(ids, law.unread)
     x[list(where)] = ids[list(where)]
     if law.no_repeat and len(set(ids[list(where)].tolist())) < len(where):
         return False
     rest = x[None] == law.unread
-    if not rest.any():
-        rest = torch.zeros_like(rest)
-    return bool(Restricted(uniform(law, x[None], rest), law, rest, x[None]).log_mass().item() > -torch.inf)
+    mass = RestrictedPrediction(uniform(law, x[None], rest), law, rest, x[None]).log_mass()
+    return bool(mass.item() > -torch.inf)
 
 
 def uniform(law: Law, x: Tensor, where: Tensor) -> Categorical:
-    """Every writable token alike at `where` (B, L) bool, x (B, L) elsewhere."""
+    """The prediction that finds all writable tokens alike at `where` (B, L) bool, and has x (B, L) elsewhere."""
     rows, positions = where.nonzero(as_tuple=True)
     logits = torch.where(law.writable, 0.0, -torch.inf).double()
     return Categorical(lambda index: logits.expand(len(index), -1), (rows, positions), x)
@@ -245,9 +242,10 @@ def place_keyword(
     *,
     rng: Rng,
 ) -> tuple[Tensor, Tensor]:
-    """given and free with the tokens of `keyword` standing together within one line of `width` tokens, (B, L).
+    """given and free (B, L) once the tokens of `keyword` stand together within one line of `width` tokens.
 
-    The place is drawn in proportion to what the prediction gives the tokens there, times the mass of the law that is left.
+    The place is drawn: each with probability in proportion to what the prediction gives the tokens there, times the mass Z of
+    the law that is left once they stand.
     """
     rows = len(given)
     size = given.shape[1]
@@ -268,7 +266,7 @@ def place_keyword(
         if law is not None:
             where = torch.zeros_like(free).index_fill(1, span, True)
             rest = free & ~where
-            score = score + Restricted(prediction.pin(x, ~rest), law, rest, x).log_mass()
+            score = score + RestrictedPrediction(prediction.pin(x, ~rest), law, rest, x).log_mass()
         scores[:, j] = torch.where(fits, score, -torch.inf)
     if (scores == -torch.inf).all(-1).any():
         raise AskedError(
@@ -290,15 +288,16 @@ def preferred(
 ) -> Predictor:
     """`predictor` tilted towards the patterns and groups that the text so far suggests.
 
-    With n(s) the positions where x_t breaks sequence s, P(s) ∝ exp(−w·n(s)), and the logits of v at i gain
-    log Σ_s P(s) exp(−w·[v breaks s at i]); for rhyme words the same with groups.  Before anything stands all are alike.
+    With n(s) the number of positions where x_t breaks sequence s, P(s) ∝ exp(−w·n(s)), and the logit of token v at position i
+    gains log Σ_s P(s) exp(−w·[v breaks s at i]).  At rhyme words the same is done with groups in the place of sequences.
+    Before anything stands, all sequences and groups count alike.
     """
     letter_of = torch.tensor([_LETTER[tone(c)] if len(c) == 1 else W for c in characters], device=device)
     tones = rhyme = None
     if prosody.tones == "prefer":
         meets = [
             [
-                [any(letter in MEETS[p[j]] for p in _patterns(kind, form.width, ())) for letter in range(LETTERS)]
+                [any(letter in MARKS[p[j]] for p in _patterns(kind, form.width, ())) for letter in range(LETTERS)]
                 for kind in line_types(opening, form.lines)
                 for j in range(form.width)
             ]
@@ -307,8 +306,8 @@ def preferred(
         tones = (torch.tensor(meets, device=device), prosody.tone_weight)  # (S, L, 4)
     if prosody.rhyme == "prefer":
         names = sorted({group for c in characters if len(c) == 1 for group in rhyme_groups(c)})
-        held = [rhyme_groups(c) if len(c) == 1 else frozenset() for c in characters]
-        table = torch.tensor([[name in own for name in names] for own in held], device=device)  # (V, G)
+        groups = [rhyme_groups(c) if len(c) == 1 else frozenset() for c in characters]
+        table = torch.tensor([[name in belongs for name in names] for belongs in groups], device=device)  # (V, G)
         rhyme = (table, prosody.rhyme_weight)
     words = torch.tensor([(k + 1) * form.width - 1 for k in range(1, form.lines, 2)], device=device)
 
@@ -325,11 +324,11 @@ def preferred(
             gain = torch.einsum("sb,slc->blc", share, loss).log()  # (B, L, 4)
             gains.append(lambda rows, positions: gain[rows, positions][:, letter_of])
         if rhyme is not None:
-            held_by, firmness = rhyme
+            belongs_to, firmness = rhyme
             there = x_t[:, words]
-            off = (~held_by[there] & (there != unread)[..., None]).sum(1)  # (B, G)
+            off = (~belongs_to[there] & (there != unread)[..., None]).sum(1)  # (B, G)
             suggested = (-firmness * off.double()).softmax(-1)
-            fits = suggested @ held_by.T.double()  # (B, V)
+            fits = suggested @ belongs_to.T.double()  # (B, V)
             leaning = (fits + (1 - fits) * math.exp(-firmness)).log()
             gains.append(lambda rows, positions: torch.where(torch.isin(positions, words)[:, None], leaning[rows], 0.0))
 
@@ -337,120 +336,6 @@ def preferred(
             for gain in gains:
                 logits = logits + gain(rows, positions).to(logits.dtype)
             return logits
-
-        return shaped(predictor, shape)(x_t, t, at=at, condition=condition, previous=previous)
-
-    return predict
-
-
-# -- the replacement process ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Pattern:
-    """One pattern and one rhyme group for each row: every position has a class of tokens, and rhyme words differ."""
-
-    classes: Tensor  # (B, L) index into table
-    table: Tensor  # (K, V) bool
-    words: tuple[int, ...]  # positions that must differ
-    no_repeat: bool
-
-    @cached_property
-    def place(self) -> Tensor:
-        """The how-manieth of its class a token is, from 1, (K, V)."""
-        return self.table.long().cumsum(-1)
-
-    @cached_property
-    def listed(self) -> tuple[Tensor, Tensor]:
-        """(tokens (K, most) sorted and padded, how many (K,)) of the classes."""
-        sizes = self.table.sum(-1)
-        order = (~self.table).long().argsort(dim=-1, stable=True)
-        return order[:, : int(sizes.max())], sizes
-
-    def tokens(self, x: Tensor, where: Tensor, *, rng: Rng, differ: bool) -> Tensor:
-        """Uniform tokens of the classes at `where` (B, L) bool, other than x's if `differ`; x elsewhere.
-
-        Words differ from one another and from all words of x, so that any mixture with x has no word twice.
-        """
-        listed, sizes = self.listed
-        inside = self.table[self.classes, x] & differ
-        drawn = rng.integers(torch.where(where, sizes[self.classes] - inside.long(), 1))
-        drawn = drawn + (inside & (drawn >= self.place[self.classes, x] - 1)).long()
-        result = torch.where(where, listed[self.classes, drawn], x)
-        apart = range(x.shape[1]) if self.no_repeat else self.words
-        if not apart:
-            return result
-        pick = rng.branch()
-        taken = torch.zeros(len(x), self.table.shape[1], dtype=torch.bool, device=x.device)
-        standing = ~where if not differ else torch.ones_like(where)
-        for k in apart:
-            taken = taken.scatter(1, x[:, k, None], standing[:, k, None] | taken.gather(1, x[:, k, None]))
-        for k in apart:
-            able = self.table[self.classes[:, k]] & ~taken
-            token = pick.categorical(torch.where(able, 0.0, -torch.inf))
-            token = torch.where(where[:, k], token, x[:, k])
-            result = result.index_put((torch.arange(len(x), device=x.device), torch.tensor(k)), token)
-            taken = taken.scatter(1, token[:, None], True)
-        return result
-
-
-def pattern_of(law: Law, draft: Tensor) -> Pattern:
-    """The first pattern, line by line, and group that a draft (B, L) of the law keeps."""
-    letters = law.letter[draft]
-    sequences, patterns = law.alive(letters)
-    sequence = ((sequences[:, None] >> torch.arange(law.sequences, device=draft.device)) & 1).argmax(-1)
-    asks = law.required((sequences, patterns))
-    marks = torch.where(asks == LEVEL, 1, torch.where(asks == OBLIQUE, 2, 0))
-    can = law.writable
-    level, oblique = (law.letter == P) | (law.letter == E), (law.letter == Z) | (law.letter == E)
-    table = [can, can & level, can & oblique]
-    if law.rhymes is not None:
-        rhymes, ends = law.rhymes, list(law.words)
-        held = rhymes.member[rhymes.place[draft[:, ends]]].all(1) & (rhymes.size == 1)  # (B, K)
-        group = held.long().argmax(-1)
-        inside = torch.zeros(len(rhymes.size), len(law.letter), dtype=torch.bool, device=draft.device)
-        inside[:, rhymes.tokens] = rhymes.member.T
-        table += list(can & inside)
-        marks[:, ends] = 3 + group[:, None].expand(-1, len(ends))
-        if law.first is not None:
-            rhyming = (law.rhyming_first >> sequence) & 1 == 1
-            marks[:, law.first] = torch.where(rhyming, 3 + group, 2)
-    return Pattern(marks, torch.stack(table), law.ends if law.distinct else (), law.no_repeat)
-
-
-def kept_to(predictor: Predictor, pattern: Pattern, several: bool) -> Predictor:
-    """`predictor` of a replacement process within `pattern`: the tokens of each position's class, words unlike the others.
-
-    With `several` replacements at a time each token may become a word at one of the words' positions only, dealt anew as the
-    text changes, so that no two that are drawn together can be the same.  What stands is always allowed.
-    """
-    apart = list(pattern.words)
-
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
-        standing = torch.zeros(len(x_t), pattern.table.shape[1], dtype=torch.bool, device=x_t.device)
-        slot = torch.full((x_t.shape[1],), -1, device=x_t.device)
-        if apart:
-            standing = standing.scatter(1, x_t[:, apart], True)
-            slot[apart] = torch.arange(len(apart), device=x_t.device)
-        if pattern.no_repeat:
-            standing = standing.scatter(1, x_t, True)
-        deal = x_t[:, apart].sum(-1) if apart else x_t[:, 0]
-
-        def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-            kind = pattern.classes[rows, positions]
-            able = pattern.table[kind]
-            word = slot[positions]
-            barred = standing[rows] & ((word >= 0)[:, None] | pattern.no_repeat)
-            if several and apart:
-                turn = (pattern.place[kind] + deal[rows][:, None]) % len(apart)
-                barred = barred | ((turn != word[:, None]) & (word >= 0)[:, None])
-            able = able & ~barred
-            able = able.scatter(1, x_t[rows, positions][:, None], True)
-            top = logits.amax(-1, keepdim=True)
-            logits = torch.where(top > -torch.inf, logits - top, 0.0).clamp(min=math.log(LEAST))
-            return logits.masked_fill(~able, -torch.inf)
 
         return shaped(predictor, shape)(x_t, t, at=at, condition=condition, previous=previous)
 

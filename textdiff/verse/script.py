@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 
 from textdiff.core.errors import AskedError
-from textdiff.verse.forms import readings
+from textdiff.verse.sounds import readings
 
 VARIANTS = {"t": "s2t", "tw": "s2tw", "hk": "s2hk"}
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3007\U00020000-\U000323af]")

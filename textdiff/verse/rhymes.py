@@ -1,0 +1,211 @@
+"""Rhyme words that share a group and differ: their mass under independent positions, and an exact draw of them.
+
+There are K open words; position k takes the rhyme token v with weight w_k(v).  A token may be in several groups, so summing over
+groups would count a tuple of words once for each group that it shares.  Inclusion and exclusion over the sets G of groups
+counts it once,
+
+    1[the words share a group] = Σ_{∅ ≠ G} (−1)^{|G|+1} · 1[every group of G holds every word]                         (1)
+
+and only such G matter as all belong to one token.  That all words differ is a sum over the set partitions π of the positions,
+
+    1[all words differ] = Σ_π Π_{b ∈ π} (−1)^{|b|−1} (|b| − 1)! · 1[the words of block b are the same]                 (2)
+
+(the Möbius function of the partition lattice).  The product of both, summed over all tuples, leaves for each G and π a product
+over blocks, each a sum over the tokens that every group of G holds:
+
+    Z = Σ_G (−1)^{|G|+1} Σ_π Π_{b ∈ π} (−1)^{|b|−1} (|b| − 1)! Σ_{v ∈ ∩G} Π_{k ∈ b} w_k(v)                             (3)
+
+Words that stand restrict the sum to the G whose groups hold them, and their tokens have weight 0 elsewhere.  The words are drawn
+one after another, each token v in proportion to w_k(v) times (3) for the words after it, with v taken out.
+
+*Two words, worked.*  Groups a = {1, 2} and b = {2, 3}.  The sets G are {a}, {b} and {a, b} (token 2 has both).  With all
+weights 1 the partitions give |∩G|² − |∩G|: 2 for {a}, 2 for {b}, 0 for {a, b}, so Z = 2 + 2 − 0 = 4, the pairs 12, 21, 23, 32.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from textdiff.core.errors import AskedError
+from textdiff.core.rng import Rng
+
+LEAST = 1e-12  # a mass that rounding may eat is at least this to some power, where there is one at all
+
+
+@dataclass(frozen=True, eq=False)
+class RhymeTable:
+    """Which of the C tokens that rhyme stand in which of the K sets of groups, the G of (1)."""
+
+    tokens: Tensor  # (C,) ids of the tokens that have a group
+    place: Tensor  # (V,) index of a token among them, C where it has no group
+    pair_token: Tensor  # (N,) the pairs of a token, as an index into `tokens`, …
+    pair_set: Tensor  # (N,) … and a set whose groups all hold it
+    sign: Tensor  # (K,) (−1)^{|G|+1}
+    size: Tensor  # (K,) |G|
+    member: Tensor  # (C, K) bool: the same pairs as a table
+    level_only: Tensor  # (C,) bool: the token has no oblique reading
+
+    def masses(self, w: Tensor) -> Tensor:
+        """Σ over the tokens of each set of weights w (n, C), (n, K)."""
+        return w.new_zeros(len(w), len(self.sign)).index_add(1, self.pair_set, w[:, self.pair_token])
+
+
+def rhyme_table(groups: Sequence[frozenset[str]], level: Tensor, writable: Tensor, enough: int) -> RhymeTable:
+    """From each token's groups (V); level (V,) bool where a token has level readings alone.
+
+    Groups with fewer than `enough` writable tokens are left out; AskedError if none remains.
+    """
+    can = writable.tolist()
+    counts: dict[str, int] = {}
+    for k, belongs in enumerate(groups):
+        for group in belongs:
+            counts[group] = counts.get(group, 0) + can[k]
+    large = {group for group, n in counts.items() if n >= enough}
+    tokens = [k for k, belongs in enumerate(groups) if belongs & large]
+    if not tokens:
+        raise AskedError(
+            f"no rhyme group asked for has the {enough} tokens that it takes; ask for another, or for less"
+        )
+    numbers: dict[tuple[str, ...], int] = {}
+    pairs = []
+    for place, k in enumerate(tokens):
+        names = sorted(groups[k] & large)
+        for n in range(1, len(names) + 1):
+            for chosen in itertools.combinations(names, n):
+                pairs.append((place, numbers.setdefault(chosen, len(numbers))))
+    device = level.device
+    index = torch.tensor(tokens, dtype=torch.long, device=device)
+    pair_token, pair_set = torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2).T
+    member = torch.zeros(len(tokens), len(numbers), dtype=torch.bool, device=device)
+    member[pair_token, pair_set] = True
+    place_of = torch.full((len(groups),), len(tokens), device=device)
+    place_of[index] = torch.arange(len(tokens), device=device)
+    size = torch.tensor([len(chosen) for chosen in numbers], device=device)
+    sign = 1.0 - 2.0 * (1 - size % 2).double()
+    return RhymeTable(index, place_of, pair_token, pair_set, sign, size, member, level[index])
+
+
+@dataclass(frozen=True)
+class OpenWords:
+    """The rhyme words of n rows: K of them open, each row's open ones first; R words in all, open or standing."""
+
+    table: RhymeTable
+    distinct: bool
+    weights: Tensor  # (n, K, C) w_k(v) of (3), 0 where a row has fewer than K open words
+    open: Tensor  # (n, K) bool
+    slot: Tensor  # (n, K) which of the R words the k-th is
+    common: Tensor  # (n, sets) bool: the G whose groups hold every word that stands
+    possible: Tensor  # (n,) bool: the words that stand share a group and differ
+    words: int  # R
+
+    @classmethod
+    def of(cls, table: RhymeTable, distinct: bool, weights: Tensor, counts: Tensor, read: Tensor) -> OpenWords:
+        """From weights (n, R, C), which words count (n, R) and which are read from a prediction (n, R), bool.
+
+        A word that counts is open if it is read and stands if it is not; a word that stands has one token's weight.
+        """
+        standing, open_ = counts & ~read, counts & read
+        common = torch.ones(len(counts), len(table.sign), dtype=torch.bool, device=counts.device)
+        used = torch.zeros(len(counts), weights.shape[-1], dtype=torch.bool, device=counts.device)
+        possible = torch.ones(len(counts), dtype=torch.bool, device=counts.device)
+        for k in range(counts.shape[1]):
+            here, one = standing[:, k], weights[:, k] > 0
+            possible = possible & ~(here & ~one.any(-1))
+            if distinct:
+                possible = possible & ~(here & (one & used).any(-1))
+            common = common & (table.masses(weights[:, k]).gt(0) | ~here[:, None])
+            used = used | (one & here[:, None])
+        order = (~open_).long().argsort(dim=-1, stable=True)[:, : int(open_.sum(-1).max()) if len(counts) else 0]
+        open_ = open_.gather(1, order)
+        weights = weights.gather(1, order[..., None].expand(-1, -1, weights.shape[-1]))
+        weights = weights * open_[..., None] * ~(used & distinct)[:, None]
+        possible = possible & (common.any(-1) | ~standing.any(-1))
+        return cls(table, distinct, weights, open_, order, common, possible, counts.shape[1])
+
+    def mass(self) -> Tensor:
+        """Z (n,) of (3); a tiny number where rounding eats a mass that there is."""
+        inner = {block: self.table.masses(product) for block, product in _blocks(self.weights, self.distinct)}
+        total = torch.zeros(self.common.shape, dtype=torch.float64, device=self.common.device)
+        for blocks, sign in partitions(self.weights.shape[1], self.distinct):
+            term = torch.full_like(total, float(sign))
+            for block in blocks:
+                alone = (~self.open[:, block[0], None]) & (len(block) == 1)
+                term = term * torch.where(alone, 1.0, inner[block])
+            total = total + term
+        mass = (total * self.table.sign * self.common).sum(-1)
+        reach = self._reached(self.common, self.weights, self.open)
+        least = reach.any(-1) * LEAST ** (self.weights.shape[1] + 1)
+        return torch.where(self.open.any(-1), torch.maximum(mass, least), 1.0) * self.possible
+
+    def draw(self, size: int, rows: Tensor, rng: Rng) -> Tensor:
+        """Tokens (size, R) of a batch of `size` rows, in which these are the rows `rows` (n,); the other rows stay 0."""
+        table, pairs = self.table, self.table.pair_token
+        weights, common = self.weights, self.common
+        result = torch.zeros(size, self.words, dtype=torch.long, device=common.device)
+        for k in range(self.words):  # as many draws whichever rows stand together
+            if k >= weights.shape[1]:
+                rng.categorical(torch.zeros(size, 1, device=common.device))
+                continue
+            here, rest, open_ = self.open[:, k, None], weights[:, k + 1 :], self.open[:, k + 1 :]
+            inner = {block: (product, table.masses(product)) for block, product in _blocks(rest, self.distinct)}
+            value = weights.new_zeros(len(rows), len(pairs))  # (3) for the words after k, for each pair of token and G
+            for blocks, sign in partitions(rest.shape[1], self.distinct):
+                term = torch.full_like(value, float(sign))
+                for block in blocks:
+                    product, masses = inner[block]
+                    left = masses[:, table.pair_set] - (product[:, pairs] if self.distinct else 0.0)
+                    alone = (~open_[:, block[0], None]) & (len(block) == 1)
+                    term = term * torch.where(alone, 1.0, left)
+                value = value + term
+            value = value * (table.sign * common)[:, table.pair_set]
+            score = weights.new_zeros(len(rows), len(table.tokens)).index_add(1, pairs, value)
+            reach = self._reached(common, rest, open_)
+            able = (reach.double() @ table.member.T.double()) > 0
+            logits = (weights[:, k] * torch.where(able, score.clamp(min=LEAST**2), 0.0)).log()
+            chances = torch.full((size, len(table.tokens)), -torch.inf, dtype=torch.float64, device=common.device)
+            chances[:, 0] = 0.0
+            chances[rows] = torch.where(here, logits, chances[rows])
+            token = rng.categorical(chances)[rows]
+            result[rows, self.slot[:, k]] = torch.where(here[:, 0], table.tokens[token], result[rows, self.slot[:, k]])
+            common = torch.where(here, common & table.member[token], common)
+            if self.distinct:
+                weights = weights.masked_fill((one_hot(token, len(table.tokens)).bool() & here)[:, None], 0.0)
+        return result
+
+    def _reached(self, common: Tensor, weights: Tensor, open_: Tensor) -> Tensor:
+        """The sets of `common` (n, sets) bool in which each open word has some token with weight, (n, sets) bool."""
+        for k in range(weights.shape[1]):
+            common = common & (self.table.masses(weights[:, k]).gt(0) | ~open_[:, k, None])
+        return common
+
+
+def _blocks(weights: Tensor, distinct: bool) -> list[tuple[tuple[int, ...], Tensor]]:
+    """(block, Π of its weights (n, C)) of all blocks that `partitions` uses, from weights (n, K, C)."""
+    n = weights.shape[1]
+    sizes = range(1, (n if distinct else min(n, 1)) + 1)
+    blocks = [block for size in sizes for block in itertools.combinations(range(n), size)]
+    return [(block, weights[:, list(block)].prod(1)) for block in blocks]
+
+
+@cache
+def partitions(n: int, distinct: bool) -> tuple[tuple[tuple[tuple[int, ...], ...], int], ...]:
+    """Set partitions of n things with the coefficients of (2); without `distinct` only the finest one, with 1."""
+    if not distinct:
+        return ((tuple((k,) for k in range(n)), 1),)
+    result: list[list[tuple[int, ...]]] = [[]]
+    for k in range(n):
+        grown = []
+        for blocks in result:
+            grown += [[*blocks[:i], (*block, k), *blocks[i + 1 :]] for i, block in enumerate(blocks)]
+            grown.append([*blocks, (k,)])
+        result = grown
+    signs = [math.prod((-1) ** (len(b) - 1) * math.factorial(len(b) - 1) for b in blocks) for blocks in result]
+    return tuple((tuple(blocks), sign) for blocks, sign in zip(result, signs, strict=True))
