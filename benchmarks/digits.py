@@ -43,7 +43,7 @@ from textdiff.pipeline.images import step_of
 from textdiff.samplers.second_order import amed, fit_amed
 from textdiff.shaping.skips import across, skip_tuned
 from textdiff.shaping.upsample import above, upsampled
-from textdiff.training.reflow import bend
+from textdiff.training.images.reflow import bend
 
 FINE = 200  # evaluations of the reference solution
 ROWS = 128  # images that are drawn at a time

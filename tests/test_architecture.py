@@ -78,7 +78,7 @@ SOURCES = {"random", "secrets", "numpy.random", "torch.distributions"}
 # Where something else is drawn than a text of ours: weights, the plain loop and the inputs of a timing, and the seeds that
 # a caller's generator asks for.
 NO_TEXT = {
-    "training/start": {"randn", "randint"},
+    "training/texts/start": {"randn", "randint"},
     "networks/fast_float32": {"randn"},
     "measure/bench": DRAWS,
     "pipeline/text": {"randint"},

@@ -23,9 +23,9 @@ from textdiff.samplers.second_order import heun
 from textdiff.shaping.skips import across, skip_tuned
 from textdiff.shaping.upsample import above, level_of, matched, upsampled
 from textdiff.training.data import Group, MicroBatches
+from textdiff.training.images.reflow import bend, pairs, read
 from textdiff.training.loss import corrupted, weighted_nll
 from textdiff.training.recipe import load
-from textdiff.training.reflow import bend, pairs, read
 from textdiff.training.run import train
 
 FLOW = Gaussian(flow(), weighting="velocity")
@@ -383,7 +383,7 @@ def recipe_of_pairs(folder, *overrides):
 
 def test_a_reflow_recipe_goes_on_with_the_model_on_its_own_pairs(unet, tmp_path):
     flow_model(unet).save_pretrained(tmp_path / "first")
-    model, (train_part,), (held,) = read(recipe_of_pairs(tmp_path))
+    model, (train_part,), (held,), _ = read(recipe_of_pairs(tmp_path))
     assert (len(train_part.ids), len(held.ids)) == (6, 2)
     process, predictor = model.process("gaussian"), model.predictor("gaussian")
     x = corrupted(process, train_part.ids, torch.ones(6, 1, 1, 1, dtype=torch.float64), train_part.seeds)

@@ -19,8 +19,9 @@ from textdiff.core.likelihood import nelbo
 from textdiff.data.image_data import read_images
 from textdiff.networks.images import ImageModel
 from textdiff.pipeline.images import ImagePipeline
-from textdiff.training import images, run
+from textdiff.training import run
 from textdiff.training.data import Group
+from textdiff.training.images import reading as images
 from textdiff.training.loss import Denoiser, corrupted
 from textdiff.training.recipe import load
 from textdiff.training.trainer import bound_on, held_out, loss_on

@@ -20,7 +20,7 @@ from tiny import QUATRAIN
 from textdiff.core.errors import AskedError
 from textdiff.data import corpus
 from textdiff.data.records import pieces, read, read_records, records
-from textdiff.training.data import poems
+from textdiff.training.texts.poems import poems
 
 ROWS: list[dict[str, Any]] = [
     {"text": QUATRAIN, "form": "wuyan-jueju", "title": "静夜思", "id": 7},

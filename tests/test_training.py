@@ -17,9 +17,10 @@ from runs import PROSE, ROOT, assert_one_line, recipe_file, still, windows_recip
 from safetensors.torch import load_file
 
 from textdiff.networks.folder import TextModel
-from textdiff.training import run, start
+from textdiff.training import run
 from textdiff.training.data import Group
 from textdiff.training.recipe import load
+from textdiff.training.texts import start
 from textdiff.training.trainer import bound_on
 
 pytestmark = pytest.mark.usefixtures("one_thread")

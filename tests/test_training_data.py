@@ -17,9 +17,9 @@ from runs import POEMS, PROSE, assert_one_line, counts, micro_batches, recipe_fi
 from textdiff.core.errors import AskedError, RecipeError
 from textdiff.networks.tokenization import title_characters
 from textdiff.training import run
-from textdiff.training.data import Text, place_of, poems
 from textdiff.training.loss import Denoiser
 from textdiff.training.recipe import load
+from textdiff.training.texts.poems import Text, place_of, poems
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,17 +7,25 @@ import json
 import sys
 from typing import Any
 
-from textdiff.cli.common import Parser, add_verb, log, stage_line
+from textdiff.cli.common import Parser, add_verb, json_lines, log, stage_line
 
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
     p = add_verb(verbs, "train", train, "train by a recipe; the same command goes on where a stopped run ended")
-    p.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as recipes/quickstart.yaml")
+    p.add_argument(
+        "recipe", metavar="RECIPE", help="a YAML file, or one of 'textdiff recipes' by name, such as quickstart"
+    )
     p.add_argument("override", nargs="*", metavar="a.b=c", help="change the recipe, such as run.steps=100")
     p.add_argument("--dry-run", action="store_true", help="print parameters, tokens, steps, estimated time and memory")
     p.add_argument("--fresh", action="store_true", help="begin anew although there are checkpoints")
     p.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
+
+    p = add_verb(verbs, "recipes", recipes, "the recipes that travel with the package; with a name, what is in one")
+    p.add_argument(
+        "name", nargs="?", metavar="NAME", help="print this recipe, to be changed: 'recipes NAME > mine.yaml'"
+    )
+    p.add_argument("--json", action="store_true", help="JSON Lines")
 
     data = verbs.add_parser("data", help="prepare data", description="Prepare data.", allow_abbrev=False)
     tasks = data.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
@@ -36,13 +44,13 @@ def add(verbs: Any) -> None:
 
 
 def train(a: argparse.Namespace) -> int | None:
-    from textdiff.training import recipe as recipes
+    from textdiff.training.recipe import load
 
-    recipe = recipes.load(a.recipe, a.override)
+    recipe = load(a.recipe, a.override)
     from textdiff.training import run
 
     if a.dry_run:
-        report = run.dry_run(recipe)
+        report = run.dry_run(recipe, log=(lambda line: None) if a.quiet else log)
         print(json.dumps(report) if a.json else "\n".join(f"{name:18}{value}" for name, value in report.items()))
         return None
     try:
@@ -53,6 +61,17 @@ def train(a: argparse.Namespace) -> int | None:
     if folder is not None and run.leader():
         print(folder)
     return None
+
+
+def recipes(a: argparse.Namespace) -> None:
+    from textdiff.training import packaged
+
+    if a.name is not None:
+        print(packaged.find(a.name).read_text(encoding="utf-8"), end="")
+    elif a.json:
+        json_lines({"name": name, "summary": packaged.summary(name)} for name in packaged.names())
+    else:
+        print("\n".join(f"{name:28}{packaged.summary(name)}" for name in packaged.names()))
 
 
 def data_prepare(a: argparse.Namespace) -> None:

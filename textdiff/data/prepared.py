@@ -6,7 +6,8 @@
 
 The cache is $XDG_CACHE_HOME/textdiff/prepared (~/.cache without that variable), and nothing is lost if it is removed.  The
 key is a hash of the contents of the data, of the settings that touch them, and of the tokenizer.  A folder appears whole
-(it is renamed when all is written), and what is damaged is made again.  Of little data nothing is kept.
+(it is renamed when all is written), and what is damaged is made again.  Of little data nothing is
+kept, and what no start has used for 30 days is removed.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from textdiff.core.errors import AskedError
 from textdiff.data import sealed
 from textdiff.data.rows import Stored
 
-FORMAT = 1
+FORMAT = 2
 NAME = "prepared.json"
 KEPT = 1 << 22  # bytes of data from which on the cache is worth its place
+NEW = ".textdiff-new-"  # how the names of unfinished folders begin
 STALE = 24 * 3600  # seconds after which an unfinished folder has no owner any more
+UNUSED = 30 * 24 * 3600  # seconds after which a folder that no start has used is removed
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +56,26 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
-def get(key: str, make: Callable[[Path], dict[str, Any]], *, keep: bool) -> Prepared:
+def get(
+    key: str, make: Callable[[Path], dict[str, Any]], *, keep: bool, log: Callable[[str], object] = lambda line: None
+) -> Prepared:
     """What `make` writes into the folder it is given, or what an earlier start has kept of it under this key."""
     home = _home() if keep else None
     if home is not None:
         _sweep(home)
         found = _opened(home / key)
         if found is not None:
+            os.utime(home / key)  # used again
+            log(f"the texts are tokenised already ({_size(home / key)} in {home / key})")
             return found
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+    else:
+        _sweep(Path(tempfile.gettempdir()))
+    new = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
     try:
         sealed.seal(new, NAME, {"format": FORMAT, "about": make(new)})
         if home is not None:
             _rename(new, home / key)
+            log(f"the tokenised texts are kept for the next start ({_size(home / key)} in {home / key})")
         found = _opened(home / key if home is not None and not new.exists() else new)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -91,12 +101,17 @@ def _home() -> Path | None:
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
+def _size(folder: Path) -> str:
+    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.0f} MB"
+
+
 def _sweep(home: Path) -> None:
-    """Remove what starts that were killed have left unfinished."""
-    for folder in home.glob(".new-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > STALE:
-                shutil.rmtree(folder, ignore_errors=True)
+    """Remove what starts that were killed have left unfinished, and what no start has used for long."""
+    for pattern, seconds in ((f"{NEW}*", STALE), ("[0-9a-f]" * 32, UNUSED)):
+        for folder in home.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > seconds:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rename(new: Path, folder: Path) -> None:

@@ -62,24 +62,28 @@ class Record:
         return None if value == "" else value
 
 
-def read(source: Source, note: Note | None = None, longest: int | None = LONGEST) -> Iterator[Record]:
+def read(
+    source: Source, note: Note | None = None, longest: int | None = LONGEST, column: str = "text"
+) -> Iterator[Record]:
     """The records of a source, wrong ones among them.  AskedError for a source that cannot be read, or has no record.
 
     `note` is called with a line for people, where there is something to say.  `longest` is how many characters a line may
-    have.
+    have, and `column` the key that the texts stand in.
     """
     name = name_of(source)
     empty = True
-    for record in guarded(name, _records(source, name, note, longest)):
+    for record in guarded(name, _records(source, name, note, longest, column)):
         yield record
         empty = False
     if empty:
         raise AskedError(f"{name} is empty; pass at least one text")
 
 
-def records(source: Source, note: Note | None = None, longest: int | None = LONGEST) -> Iterator[Record]:
+def records(
+    source: Source, note: Note | None = None, longest: int | None = LONGEST, column: str = "text"
+) -> Iterator[Record]:
     """The records of a source.  AskedError at the first that is wrong, with its file and line."""
-    for record in read(source, note, longest):
+    for record in read(source, note, longest, column):
         if record.error is not None:
             raise AskedError(f"{record.place} {record.error}")
         yield record
@@ -90,15 +94,17 @@ def read_records(source: Source, note: Note | None = None) -> list[dict[str, Any
     return [dict(record.fields) for record in records(source, note)]
 
 
-def pieces(path: str | os.PathLike[str], limit: int | None = None, note: Note | None = None) -> Iterator[str]:
+def pieces(
+    path: str | os.PathLike[str], limit: int | None = None, note: Note | None = None, column: str = "text"
+) -> Iterator[str]:
     """Running text: plain text as it stands, a piece at a time, or the texts of the records with line breaks between.
 
     `limit` is a number of lines, or of records.
     """
-    if _is_plain(path):
+    if _is_plain(path, column):
         yield from guarded(name_of(path), _plain_pieces(path, limit, note))
         return
-    for number, record in enumerate(itertools.islice(records(path, note, longest=None), limit)):
+    for number, record in enumerate(itertools.islice(records(path, note, longest=None, column=column), limit)):
         yield ("\n" if number else "") + record.text
 
 
@@ -112,10 +118,10 @@ def name_of(source: Source) -> str:
 # -- kinds ----------------------------------------------------------------------------------------------------------------
 
 
-def _records(source: Source, name: str, note: Note | None, longest: int | None) -> Iterator[Record]:
-    if (rows := _table(source, name)) is not None:
+def _records(source: Source, name: str, note: Note | None, longest: int | None, column: str) -> Iterator[Record]:
+    if (rows := _table(source, name, column)) is not None:
         for number, row in rows:
-            yield checked(dict(row), f"{name} row {number}")
+            yield checked(_named(dict(row), column), f"{name} row {number}")
         return
     with _opened(source, name, note) as text:
         lines = lines_of(text, longest)
@@ -124,16 +130,16 @@ def _records(source: Source, name: str, note: Note | None, longest: int | None) 
             return
         head, lines = first.text.strip(), itertools.chain([first], lines)
         suffix = _suffix(source)
-        delimiter = tables.delimiter_of(head, suffix)
+        delimiter = tables.delimiter_of(head, suffix, column)
         if head.startswith("{"):
-            yield from (_parsed(line, name) for line in lines if line.text.strip() or line.error)
+            yield from (_parsed(line, name, column) for line in lines if line.text.strip() or line.error)
         elif _is_array(head):
             raise AskedError(f"{name} is one array of JSON; write one object a line (jq -c '.[]' does it)")
         elif delimiter is not None:
-            for number, row, wrong in tables.csv_rows(lines, delimiter):
-                yield checked(row, f"{name} line {number}", wrong)
+            for number, row, wrong in tables.csv_rows(lines, delimiter, column):
+                yield checked(_named(row, column), f"{name} line {number}", wrong)
         elif suffix in tables.SUFFIXES:
-            tables.with_text(head.split(","), name)
+            tables.with_text(head.split(","), name, column)
         else:
             yield from _paragraphs(lines, name)
 
@@ -147,7 +153,7 @@ def _suffix(source: Source) -> str:
     return Path(str(source).removesuffix(".gz")).suffix.lower() if isinstance(source, (str, os.PathLike)) else ""
 
 
-def _table(source: Source, name: str) -> Iterator[tuple[int, dict[str, Any]]] | None:
+def _table(source: Source, name: str, column: str) -> Iterator[tuple[int, dict[str, Any]]] | None:
     """The rows of a table that is no text; None for everything else."""
     if not isinstance(source, (str, os.PathLike)):
         return None
@@ -155,13 +161,13 @@ def _table(source: Source, name: str) -> Iterator[tuple[int, dict[str, Any]]] | 
     if path.is_dir():
         if not tables.is_folder(path):
             raise AskedError(f"{name} is a folder that `datasets` did not save; name a file of texts")
-        return tables.dataset_rows(str(path), name)
+        return tables.dataset_rows(str(path), name, column)
     if not path.exists() and tables.is_hub_name(str(source)):
-        return tables.dataset_rows(str(source), name)
+        return tables.dataset_rows(str(source), name, column)
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) == tables.PARQUET:
-                return tables.parquet_rows(path, name)
+                return tables.parquet_rows(path, name, column)
     return None
 
 
@@ -185,10 +191,10 @@ def _opened(source: Source, name: str, note: Note | None) -> Iterator[io.TextIOB
         wrapped.detach()  # the stream is not ours to close
 
 
-def _is_plain(path: str | os.PathLike[str]) -> bool:
+def _is_plain(path: str | os.PathLike[str], column: str) -> bool:
     """Whether a file holds running text, and neither records of JSON nor a table."""
     name = name_of(path)
-    if _table(path, name) is not None:
+    if _table(path, name, column) is not None:
         return False
 
     def heads() -> Iterator[str]:
@@ -196,7 +202,7 @@ def _is_plain(path: str | os.PathLike[str]) -> bool:
             yield from (line.text.strip() for line in lines_of(text))
 
     head = next((head for head in guarded(name, heads()) if head), "")
-    return not head.startswith("{") and not _is_array(head) and tables.delimiter_of(head, _suffix(path)) is None
+    return not head.startswith("{") and not _is_array(head) and tables.delimiter_of(head, _suffix(path), column) is None
 
 
 def _plain_pieces(path: str | os.PathLike[str], limit: int | None, note: Note | None) -> Iterator[str]:
@@ -217,7 +223,7 @@ def _plain_pieces(path: str | os.PathLike[str], limit: int | None, note: Note | 
 # -- records --------------------------------------------------------------------------------------------------------------
 
 
-def _parsed(line: Line, name: str) -> Record:
+def _parsed(line: Line, name: str, column: str) -> Record:
     """The record of a line of JSON."""
     place = f"{name} line {line.number}"
     shown = {"text": printable(line.text[:200])}
@@ -231,8 +237,8 @@ def _parsed(line: Line, name: str) -> Record:
         return Record(shown, place, f"is not JSON ({error.msg}, character {error.pos + 1}); mend or remove it")
     except ValueError as error:
         return Record(shown, place, f"is not JSON ({error}); mend or remove it")
-    if not isinstance(found, dict) or "text" not in found:
-        return Record(shown, place, "is no JSON object with a 'text'; mend or remove it")
+    if not isinstance(found, dict) or column not in found:
+        return Record(shown, place, f"is no JSON object with a {column!r}; mend or remove it")
     if line.text.count("[") + line.text.count("{") > DEEPEST and _deep(found):
         return Record(shown, place, "is nested too deeply; mend or remove it")
     if "\\u" in line.text:
@@ -240,7 +246,12 @@ def _parsed(line: Line, name: str) -> Record:
             json.dumps(found, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return Record(shown, place, "has one half of a pair of surrogates (\\\\ud8…); remove it")
-    return checked(found, place)
+    return checked(_named(found, column), place)
+
+
+def _named(fields: dict[str, Any], column: str) -> dict[str, Any]:
+    """The fields, with what stands in `column` as their `text`."""
+    return fields if column == "text" or column not in fields else fields | {"text": fields[column]}
 
 
 def _no_number(name: str) -> NoReturn:

@@ -22,17 +22,17 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+(:\w+)?")
 _FILES = re.compile(r"\.(jsonl?|txt|csv|tsv|gz|parquet|ya?ml|md)$", re.IGNORECASE)
 
 
-def delimiter_of(head: str, suffix: str) -> str | None:
-    """What parts the columns of a table that begins with this line; None where it is no table with a column `text`."""
+def delimiter_of(head: str, suffix: str, column: str) -> str | None:
+    """What parts the columns of a table that begins with this line; None where it is no table with this column of texts."""
     for delimiter in _DELIMITERS:
         names = [name.strip() for name in head.split(delimiter)]
         names = [name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name for name in names]
-        if "text" in names and (len(names) > 1 or suffix in SUFFIXES) and len(set(names)) == len(names):
+        if column in names and (len(names) > 1 or suffix in SUFFIXES) and len(set(names)) == len(names):
             return delimiter
     return None
 
 
-def csv_rows(lines: Iterable[Line], delimiter: str) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+def csv_rows(lines: Iterable[Line], delimiter: str, column: str) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     """(line number, the row, what is wrong with it) of a table whose first row has the names."""
     last, errors = 0, list[str]()
 
@@ -61,8 +61,8 @@ def csv_rows(lines: Iterable[Line], delimiter: str) -> Iterator[tuple[int, dict[
             names = [name.strip() for name in values]
             continue
         row: dict[str, Any] = {name: value if value != "" else None for name, value in zip(names, values, strict=False)}
-        if row.get("text") is None and "text" in row:
-            row["text"] = ""
+        if row.get(column) is None and column in row:
+            row[column] = ""
         if isinstance(row.get("seed"), str) and re.fullmatch(r"\s*-?\d{1,20}\s*", row["seed"]):
             row["seed"] = int(row["seed"])
         wrong = (
@@ -81,13 +81,13 @@ def is_hub_name(source: str) -> bool:
     return bool(_HUB.fullmatch(source)) and not _FILES.search(source) and not Path(source).parent.exists()
 
 
-def parquet_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def parquet_rows(path: Path, name: str, column: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a Parquet file with their numbers from 1 on."""
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            with_text(file.schema_arrow.names, name)
+            with_text(file.schema_arrow.names, name, column)
             number = 0
             for batch in file.iter_batches(batch_size=ROWS):
                 for row in batch.to_pylist():
@@ -97,7 +97,7 @@ def parquet_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise AskedError(f"{name} cannot be read ({reason_of(error)}); it may have been cut, make it again") from error
 
 
-def dataset_rows(source: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def dataset_rows(source: str, name: str, column: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a data set, of its split `train` where there are several and none is named (owner/name:split)."""
     import datasets
 
@@ -117,13 +117,14 @@ def dataset_rows(source: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]
         if "train" not in found and len(splits) != 1:
             raise AskedError(f"{name} has the splits {', '.join(splits)}, and no 'train'; name a data set of one split")
         found = found["train" if "train" in found else splits[0]]
-    with_text(found.column_names, name)
+    with_text(found.column_names, name, column)
     yield from enumerate(found, start=1)
 
 
-def with_text(columns: list[str] | None, name: str) -> None:
-    """AskedError for a table without a column of texts."""
-    if columns is not None and "text" not in columns:
+def with_text(columns: list[str] | None, name: str, column: str) -> None:
+    """AskedError for a table without its column of texts."""
+    if columns is not None and column not in columns:
         raise AskedError(
-            f"{name} has the columns {', '.join(columns)}, and no 'text'; rename the column of the texts so"
+            f"{name} has the columns {', '.join(columns)}, and no {column!r}; rename the column of the texts so"
+            + (" (or write data.column in a recipe)" if column == "text" else "")
         )

@@ -39,6 +39,10 @@ class Encoder:
         self.said[text_model.mask_id] = True
         self.of_code = np.full(CODES, -1, dtype=np.int64) if characters else np.empty(0, dtype=np.int64)
 
+    def share_unknown(self) -> float:
+        """The share of the text that the vocabulary cannot say: of the tokens, or of the characters, whichever is larger."""
+        return max(self.unknown / max(self.total, 1), self.lost / max(self.seen, 1))
+
     def rows(self, texts: list[str]) -> np.ndarray:
         """(N, L) of texts of equal length in tokens."""
         if self.characters:

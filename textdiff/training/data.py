@@ -13,37 +13,19 @@ A step is told a title, a dynasty, or not, as a whole: a slot of the prefix that
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from textdiff.core.contracts import Process, spread
-from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng, example_seed
-from textdiff.data.decoding import Note
-from textdiff.data.records import Record, records
-from textdiff.networks.tokenization import SLOT_WORDS, title_characters
-from textdiff.verse.forms import FORMS, get_form, guess_form
 
 PIECE = 1 << 20  # numbers of an order drawn at a time
 CONDITIONS = ("title", "dynasty", "label")  # slots of the prefix that a step may leave unsaid; the last is of images
-
-
-@dataclass(frozen=True)
-class Text:
-    """One text of a corpus, and what the network may be told of it."""
-
-    text: str
-    form: str | None = None
-    title: str | None = None
-    dynasty: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,59 +38,19 @@ class Group:
     seeds: Tensor | None = None  # (N,) what each is always corrupted with (reflow.py); None: anew in every epoch
 
 
-def poems(
-    path: str | Path, limit: int | None = None, conditions: Collection[str] = (), note: Note | None = None
-) -> Iterator[Text]:
-    """The poems of a source one after another; AskedError names the file, the line and what is wrong.
+class Examples(NamedTuple):
+    """What a recipe is trained with."""
 
-    The fields of `conditions` are read, too: a text may lack one, all texts may not.
-    """
-    missing = set(conditions)
-    for record in itertools.islice(records(path, note, longest=None), limit):
-        text = _poem(record, conditions)
-        missing = {name for name in missing if not getattr(text, name)}
-        yield text
-    for name in missing:
-        raise AskedError(
-            f"conditions has {name!r}, but no text of {str(path)!r} has a {name}; make the file with "
-            f"'textdiff data prepare', which keeps it, or leave {name} out of conditions"
-        )
-
-
-def _poem(record: Record, conditions: Collection[str]) -> Text:
-    text, name = record.text, record.get("form")
-    try:
-        form = (FORMS.get(name) or get_form(str(name))) if name else guess_form(text)
-        if form is None:
-            raise AskedError(f"{text[:24]!r} has the shape of no form; prepare the file first, or use kind: windows")
-        told = {key: _told(key, record.get(key)) for key in conditions}
-        return Text("".join(form.split(text)), form.name, **told)
-    except ValueError as error:
-        raise AskedError(f"{record.place}: {error}") from error
-
-
-def _told(name: str, value: Any) -> str | None:
-    """A title or dynasty that can be told; None where there is none, or no Chinese character in it."""
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise AskedError(f"{name} is {value!r}; expected text, or null where there is none")
-    if name == "title":
-        return value if title_characters(value) else None
-    if value not in SLOT_WORDS[name]:
-        raise AskedError(f"{name} is {value!r}; expected one of {', '.join(SLOT_WORDS[name])}, or null")
-    return value
+    model: Any  # before training
+    train: list[Group]
+    held: list[Group]  # held out
+    unknown: float | None = None  # of texts: the share of the tokens that the vocabulary does not know
 
 
 def unsaid(condition: Tensor, prefix: Sequence[str], slots: Collection[str], pad: int) -> Tensor:
     """`condition` (B, P) with nothing said in the slots named."""
     columns = [k for k, slot in enumerate(prefix) if slot in slots]
     return condition.index_fill(1, torch.tensor(columns, dtype=torch.long, device=condition.device), pad)
-
-
-def place_of(text: str) -> float:
-    """Where a text stands between 0 and 1, decided by itself alone: below the share held out, it is held out."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from textdiff.training.recipe import Optimizer
+from textdiff.training.sections import Optimizer
 
 
 class Pair(torch.optim.Optimizer):

@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from textdiff.core.errors import RecipeError
+from textdiff.core.resolve import attribute
 from textdiff.training.data import PIECE, Group, MicroBatches
 from textdiff.training.loss import Denoiser
-from textdiff.training.recipe import Recipe
-from textdiff.training.trainer import Model
-
-Read = Callable[[Recipe], tuple[Any, list[Group], list[Group]]]
+from textdiff.training.sections import Recipe
+from textdiff.training.trainer import Log, Model, silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +32,13 @@ class Plan:
     texts: int
     tokens: int  # over the whole run, in texts, without prefixes; values, of images
     data: str  # the fingerprint of what is learnt from: what a resumed run must have again
+    unknown: float | None  # of texts: the share of the tokens that the vocabulary does not know
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, log: Log = silent) -> Plan:
     """Data, tokenizer, network and batches of a recipe; AskedError says what is missing."""
-    read, known = _reader(recipe)
-    text_model, train, validation = read(recipe)
+    known = attribute(recipe.kind.known)(recipe) if recipe.kind.known else None
+    text_model, train, validation, unknown = attribute(recipe.kind.read)(recipe, log)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     pieces = recipe.run.accumulation * world
     if recipe.run.batch % pieces:
@@ -61,19 +61,55 @@ def plan(recipe: Recipe) -> Plan:
     per_epoch = sum(int(g.free.expand(g.ids.shape[1:]).sum()) * len(g.ids) for g in train)
     tokens = int(per_epoch * recipe.run.steps / batches.steps_per_epoch())
     parameters = sum(p.numel() for p in text_model.model.parameters())
-    return Plan(
-        text_model, batches, validation, parameters, sum(len(g.ids) for g in train), tokens, _data(text_model, train)
-    )
+    texts = sum(len(g.ids) for g in train)
+    made = Plan(text_model, batches, validation, parameters, texts, tokens, _data(text_model, train), unknown)
+    _check_room(recipe, made)
+    _check_network(made)
+    return made
 
 
-def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Parameters, tokens, steps, and time and memory estimated from two optimiser steps of the longest texts."""
-    made = plan(recipe)
-    longest = max(made.batches.groups, key=lambda g: g.ids.shape[1])
-    length, denoiser = longest.ids.shape[1], Denoiser(made.text_model)
+def _check_room(recipe: Recipe, made: Plan) -> None:
+    """RecipeError where a step cannot fit into this machine's memory."""
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return
+    needed = _step_bytes(recipe, made)
+    if needed > 2 * machine and not torch.cuda.is_available():
+        raise RecipeError(
+            f"a step of run.batch={recipe.run.batch} takes about {needed / 1e9:.0f} GB, and this machine has "
+            f"{machine / 1e9:.0f}; lower run.batch, or raise run.accumulation"
+        )
+
+
+def _check_network(made: Plan) -> None:
+    """RecipeError where the network cannot read a text of the data."""
+    longest = _longest(made)
+    first = dataclasses.replace(made.batches, groups=[longest], batch=made.batches.pieces)[0]
+    training, denoiser = made.text_model.model.training, Denoiser(made.text_model).eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            denoiser(**first)
+    except (RuntimeError, IndexError, ValueError, TypeError, KeyError, ZeroDivisionError, AttributeError) as error:
+        raise RecipeError(
+            f"the network of model.type and model.config cannot read a text of {math.prod(longest.ids.shape[1:])} tokens or "
+            f"values ({type(error).__name__}: {' '.join(str(error).split())[:200]}); change model.config"
+        ) from error
+    finally:
+        made.text_model.model.train(training)
+
+
+def _longest(made: Plan) -> Group:
+    return max(made.batches.groups, key=lambda g: g.ids.shape[1])
+
+
+def dry_run(recipe: Recipe, log: Log = silent) -> dict[str, Any]:
+    """Parameters, tokens, steps, and what they would cost: time by two optimiser steps of the longest texts, and memory."""
+    made = plan(recipe, log)
+    batches, denoiser = dataclasses.replace(made.batches, groups=[_longest(made)]), Denoiser(made.text_model)
     seconds = []
-    for index in range(2 * made.batches.pieces):
-        inputs = made.batches[index]
+    for index in range(2 * batches.pieces):
+        inputs = batches[index]
         began = time.perf_counter()
         with torch.autocast(inputs["x0"].device.type, dtype=torch.bfloat16, enabled=recipe.run.bf16):
             loss = denoiser(**inputs)
@@ -81,21 +117,37 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         seconds.append((time.perf_counter() - began) / inputs["x0"].numel())
         denoiser.zero_grad()
     averaged = 1 if recipe.optimizer.ema else 0
-    config = made.text_model.model.config
-    rows = recipe.run.batch // made.batches.pieces * length
-    activations = rows * getattr(config, "hidden_size", 512) * getattr(config, "num_hidden_layers", 6) * 34 * 4
     return {
         "parameters": made.parameters,
         "vocabulary": vocabulary(made),
         "texts": made.texts,
         "validation_texts": sum(len(g.ids) for g in made.held),
+        "unknown_tokens": None if made.unknown is None else f"{made.unknown:.2%}",
         "steps": recipe.run.steps,
         "steps_per_epoch": made.batches.steps_per_epoch(),
         "tokens": made.tokens,
         "minutes": round(made.tokens * min(seconds) * 1.1 / 60, 1),
-        "memory_mb": round((made.parameters * 4 * (4 + averaged) + activations) / 2**20),
+        "data_mb": round(_data_bytes(made) / 2**20),
+        "memory_mb": round(
+            (made.parameters * 4 * (4 + averaged) + _step_bytes(recipe, made) + _data_bytes(made)) / 2**20
+        ),
         "out": str(recipe.folder),
     }
+
+
+def _step_bytes(recipe: Recipe, made: Plan) -> int:
+    """About what one piece of a step takes: its rows, and the activations of the network."""
+    config = made.text_model.model.config
+    rows = recipe.run.batch // made.batches.pieces * math.prod(_longest(made).ids.shape[1:])
+    activations = getattr(config, "hidden_size", 512) * getattr(config, "num_hidden_layers", 6) * 34 * 4
+    return rows * (activations if made.unknown is not None else 8192) + 32 * recipe.run.batch
+
+
+def _data_bytes(made: Plan) -> int:
+    """What stays in memory of the data: rows that are in no file, and the order of the texts while it is drawn anew."""
+    tables: list[Any] = [t for g in (*made.batches.groups, *made.held) for t in (g.ids, g.condition)]
+    rows = sum(t.untyped_storage().nbytes() for t in tables if isinstance(t, Tensor))
+    return int(rows) + 20 * made.texts
 
 
 def _data(text_model: Model, groups: list[Group]) -> str:
@@ -116,13 +168,3 @@ def vocabulary(made: Plan) -> int | None:
     """Tokens of the vocabulary; None of images."""
     content = getattr(made.text_model, "content", None)
     return None if content is None else len(content)
-
-
-def _reader(recipe: Recipe) -> tuple[Read, Callable[[Tensor], Tensor] | None]:
-    """What gives (network, what is learnt from, what is held out), and `known` of MicroBatches."""
-    from textdiff.training import images, reflow
-    from textdiff.training.texts import reading
-
-    if recipe.data.kind == "images":
-        return images.read, images.shown(recipe)
-    return (reflow.read if recipe.data.kind == "pairs" else reading.read), None

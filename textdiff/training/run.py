@@ -10,58 +10,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import platform
 import shutil
 import signal
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from textdiff.core.errors import RecipeError, TextdiffError
-from textdiff.core.levels import count_levels
-from textdiff.core.loop import sample
 from textdiff.core.resolve import attribute
-from textdiff.core.rng import Rng
-from textdiff.networks.folder import TextModel
-from textdiff.processes import PROCESSES
-from textdiff.samplers import SAMPLERS
-from textdiff.shaping.tokens import banned
 from textdiff.training import checkpoints
-from textdiff.training.data import Group
 from textdiff.training.planning import Plan, dry_run, plan
 from textdiff.training.recipe import Recipe, load, to_yaml
-from textdiff.training.trainer import DiffusionTrainer, Log
+from textdiff.training.trainer import DiffusionTrainer, Log, silent
 
 __all__ = ["Stopped", "dry_run", "leader", "plan", "train"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What differs between data of several kinds once they are read (planning.py): how they are shown and described."""
-
-    previews: Callable[[Recipe, Path, Log], Callable[[Any, list[Group], int], None]]
-    card: Callable[..., str]
-    finished: Callable[[Any, list[Group]], Any] = lambda model, groups: model  # the averaged one, before it is saved
-
-
-def _kind(recipe: Recipe) -> Kind:
-    if recipe.data.kind not in ("images", "pairs"):
-        return Kind(Previews, card)
-    from textdiff.training import images
-
-    if recipe.data.kind == "pairs":
-        return Kind(images.Previews, images.card)
-    return Kind(images.Previews, images.card, images.finished)
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 class Stopped(TextdiffError):
@@ -77,17 +40,17 @@ def leader() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | None:
+def train(recipe: Recipe, *, fresh: bool = False, log: Log = silent) -> Path | None:
     """Train, or go on from the newest whole checkpoint in the output folder.
 
     Returns the model's folder, or None if the run stopped after run.minutes, before its last step (start it again to go
     on).  Stopped, on SIGINT and SIGTERM, says that there is a checkpoint.  `fresh` ignores checkpoints that are there.
     """
-    log, folder = log if leader() else _silent, recipe.folder
+    log, folder = log if leader() else silent, recipe.folder
     checkpoint = None if fresh else _checkpoint(recipe, log)
     if recipe.run.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise RecipeError("run.compile needs a C++ compiler, and there is none; install g++, or leave run.compile out")
-    made = plan(recipe)
+    made = plan(recipe, log)
     if checkpoint is not None and checkpoints.about(checkpoint)["data"] != made.data:
         raise RecipeError(
             f"the data are not those that {checkpoint} was trained on, although the recipe is the same; restore them, or "
@@ -106,19 +69,19 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = _silent) -> Path | 
 
 
 def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path | None:
-    folder, kind = recipe.folder, _kind(recipe)
+    folder = recipe.folder
     log(
         f"{made.texts} texts, {made.parameters / 1e6:.2f} M parameters, {recipe.run.steps} steps"
         + (f", {world} processes" if (world := made.batches.pieces // recipe.run.accumulation) > 1 else "")
         + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
-    previews = kind.previews(recipe, folder, log)
+    previews = attribute(recipe.kind.previews)(recipe, folder, log)
     trainer = DiffusionTrainer(made.text_model, recipe, made.batches, made.held, log, previews, made.data)
     with trainer.keeper.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step, stopped = trainer.state.global_step, trainer.keeper.stopped
         if step == recipe.run.steps and trainer.args.should_save:
-            _save(trainer, made, kind)
+            _save(trainer, made)
     if stopped is not None:
         left = f"{folder / 'model'} is written" if step == recipe.run.steps else "the same command goes on from there"
         raise Stopped(f"stopped by {stopped.name} at step {step} of {recipe.run.steps}; {left}", stopped)
@@ -152,13 +115,19 @@ def _checkpoint(recipe: Recipe, log: Log) -> Path | None:
     return found.newest
 
 
-def _save(trainer: DiffusionTrainer, made: Plan, kind: Kind) -> None:
+def _save(trainer: DiffusionTrainer, made: Plan) -> None:
     """Write the model with averaged weights, its card, and the model without averaging."""
     folder, recipe = trainer.recipe.folder, trainer.recipe
     trainer.text_model.save_pretrained(folder / "raw")
-    kind.finished(trainer.averaged(), made.batches.groups).save_pretrained(folder / "model")
+    model: Any = trainer.averaged()
+    if recipe.kind.finished:
+        model = attribute(recipe.kind.finished)(model, made.batches.groups)
+    model.save_pretrained(folder / "model")
     bounds = {k: v for entry in trainer.state.log_history for k, v in entry.items() if k.startswith("eval_")}
-    _write(folder / "model" / "README.md", kind.card(recipe, made, trainer.seconds, trainer.tokens, bounds))
+    _write(
+        folder / "model" / "README.md",
+        attribute(recipe.kind.card)(recipe, made, trainer.seconds, trainer.tokens, bounds),
+    )
     for name in ("raw", "model"):
         for left in folder.glob(f".{name}-*"):  # of a start that was killed while it wrote this folder
             shutil.rmtree(left, ignore_errors=True)
@@ -180,47 +149,6 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-class Previews:
-    """Samples at each evaluation, shown and kept; the same seeds every time."""
-
-    def __init__(self, recipe: Recipe, folder: Path, log: Log):
-        self.count, self.path, self.log = recipe.run.previews, folder / "previews.txt", log
-
-    def __call__(self, text_model: TextModel, groups: Sequence[Group], step: int) -> None:
-        if not self.count:
-            return
-        texts = preview(text_model, groups[-1], self.count)
-        for text in texts:
-            self.log(f"  {text}")
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{step}\t{text}\n" for text in texts))
-
-
-def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
-    """n texts like those of `group`, sampled with seeds 0 … n − 1."""
-    name = text_model.processes[0]
-    process = text_model.process(name)
-    device = text_model.device
-    given = group.ids[:1].to(device).expand(n, -1)
-    free = group.free.to(device).expand_as(given)
-    predictor = text_model.predictor(name)
-    if text_model.unk_id is not None:
-        predictor = banned(predictor, torch.tensor([text_model.unk_id], device=device))
-    with torch.inference_mode():
-        for state in sample(
-            given,
-            free,
-            count_levels(free.sum(-1), 16),
-            attribute(SAMPLERS[PROCESSES[name].first].path)(),
-            predictor=predictor,
-            process=process,
-            rng=Rng(range(n), device=device),
-            condition=group.condition[:1].to(device).expand(n, -1),
-        ):
-            last = state
-    return text_model.decode(process.decode(last.x))
-
-
 def _same(recipe: Recipe, earlier: Recipe) -> None:
     """A resumed run must have the data, network, optimiser and batches of the first."""
     for section in ("data", "tokenizer", "model", "processes", "conditions", "diffusion", "optimizer"):
@@ -240,33 +168,3 @@ def _write(path: Path, text: str) -> None:
     new = path.with_name(path.name + ".new")
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
-
-
-def card(recipe: Recipe, made: Plan, seconds: float, tokens: int, bounds: dict[str, float]) -> str:
-    """The model card: origin, recipe, cost and bounds."""
-    rows = "\n".join(f"| {k.removeprefix('eval_')} | {v:.4f} |" for k, v in bounds.items())
-    return f"""---
-library_name: transformers
-pipeline_tag: fill-mask
-license: apache-2.0
-tags: [textdiff, masked-diffusion]
----
-# {recipe.name}
-
-A masked language model trained by textdiff as the predictor of {", ".join(made.text_model.processes)} diffusion.
-{made.parameters / 1e6:.2f} M parameters, {made.texts} training texts, {tokens / 1e6:.1f} M tokens seen,
-{seconds / 3600:.2f} hours on {platform.machine()} with {torch.get_num_threads()} threads.
-
-| on the held-out texts, nats per token | |
-| --- | --- |
-{rows}
-
-The recipe:
-
-```yaml
-{to_yaml(recipe)}```
-
-`textdiff generate --model FOLDER` samples from it; `transformers.AutoModelForMaskedLM.from_pretrained(FOLDER)` opens it alone.
-
-{json.dumps({"transformers": transformers.__version__, "torch": torch.__version__})}
-"""

@@ -30,10 +30,14 @@ from textdiff.training import checkpoints
 from textdiff.training.data import Group, MicroBatches, unsaid
 from textdiff.training.loss import Denoiser, corrupted, weighted_nll
 from textdiff.training.optimizer import build, flatten, rate, unflatten
-from textdiff.training.recipe import Recipe, to_yaml
+from textdiff.training.sections import Recipe, to_yaml
 
 Log = Callable[[str], None]
 Model = TextModel | ImageModel
+
+
+def silent(line: str) -> None:
+    """The log of those who want none."""
 
 
 def averaging(decay: float) -> Callable[[Any, Any, Any], None]:

@@ -19,8 +19,9 @@ from textdiff.networks.tokenization import (
     frame,
     sentencepiece_tokenizer,
 )
-from textdiff.training.recipe import STARTS, Recipe, Tokenizer
-from textdiff.training.start import start_from_model
+from textdiff.training.checking import STARTS
+from textdiff.training.sections import Recipe, Tokenizer
+from textdiff.training.texts.start import start_from_model
 from textdiff.verse.forms import FORMS
 
 
@@ -60,7 +61,15 @@ def network(recipe: Recipe, tokenizer: Any, found: TextModel | None) -> TextMode
         before, after = frame(tokenizer)
         positions = len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1
         torch.manual_seed(recipe.run.seed)
-        model = transformers.AutoModelForMaskedLM.from_config(_config(recipe, tokenizer, positions))
+        config = _config(recipe, tokenizer, positions)
+        try:
+            model = transformers.AutoModelForMaskedLM.from_config(config)
+        except Exception as error:  # of many kinds: sizes that do not divide, names that are unknown, memory
+            raise _impossible(recipe, error) from error
+        if len(tokenizer) > config.vocab_size:
+            raise RecipeError(
+                f"model.config.vocab_size is {config.vocab_size}, and the tokenizer has {len(tokenizer)} tokens; leave it out"
+            )
     if found:
         start_from_model(model, tokenizer, prefix, found)
     for name in recipe.told:
@@ -102,4 +111,9 @@ def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:
             kind, **{"vocab_size": len(tokenizer), "max_position_embeddings": positions, **own, **told}
         )
     except Exception as error:  # transformers checks types and sizes with errors of several kinds
-        raise RecipeError(f"model.config does not make a {kind}: {' '.join(str(error).split())}") from error
+        raise _impossible(recipe, error) from error
+
+
+def _impossible(recipe: Recipe, error: Exception) -> RecipeError:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return RecipeError(f"model.config does not make a {recipe.model.type} ({reason}); change the keys of model.config")

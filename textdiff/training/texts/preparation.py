@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +17,25 @@ from typing import Any
 import numpy as np
 
 from textdiff.core.errors import AskedError, RecipeError
+from textdiff.data.decoding import Note
 from textdiff.data.records import pieces
 from textdiff.data.rows import kind_of
 from textdiff.data.tokens import CODES, Encoder, batched, codes
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import train_sentencepiece
-from textdiff.training.data import Text, place_of, poems
-from textdiff.training.recipe import Recipe
+from textdiff.training.packaged import data as located
+from textdiff.training.sections import Recipe
 from textdiff.training.texts.network import network, specials_of, tokenizer_of
+from textdiff.training.texts.poems import Text, place_of, poems
+from textdiff.training.trainer import Log
 
 PIECE = 1 << 20  # characters, or so
 ROWS = 4096  # poems handled at a time
+QUIET = 2.0  # seconds between two signs of life
+EQUALLY_MANY = (
+    "the poems of a form need equally many tokens, which a tokenizer of characters gives: write tokenizer: {kind: characters}, "
+    "or data.kind=windows"
+)
 SAMPLE = 10_000_000  # characters that a sentencepiece model is trained on at most
 
 
@@ -36,19 +46,16 @@ class Writer:
     folder: Path
     kind: str
     part: str
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, form: str, ids: np.ndarray, condition: np.ndarray | None = None) -> None:
         """(N, L) ids of a form, and their prefixes where they differ."""
         name = f"{self.part}-{form}" if form else self.part
-        about = self.told.setdefault(
+        about = self.tables.setdefault(
             form, {"form": form or None, "ids": f"{name}.ids", "kind": self.kind, "rows": 0, "length": ids.shape[1]}
         )
         if ids.shape[1] != about["length"]:
-            raise RecipeError(
-                f"poems of form {form} have {about['length']} and {ids.shape[1]} tokens; texts of a form need equally many, "
-                f"which a tokenizer of characters gives: write tokenizer: {{kind: characters}}"
-            )
+            raise RecipeError(f"poems of form {form} have {about['length']} and {ids.shape[1]} tokens; {EQUALLY_MANY}")
         about["rows"] += len(ids)
         for ending, table in (("ids", ids), ("told", condition)):
             if table is not None:
@@ -57,7 +64,26 @@ class Writer:
                     file.write(table.astype(self.kind).tobytes())
 
     def groups(self) -> list[dict[str, Any]]:
-        return [told for _, told in sorted(self.told.items())]
+        return [table for _, table in sorted(self.tables.items())]
+
+
+@dataclass
+class Progress:
+    """Says how far the work has come, first after a while, and then now and again."""
+
+    log: Log
+    what: str
+    done: int = 0
+    next: float = field(default_factory=lambda: time.monotonic() + QUIET)
+
+    def through(self, texts: Iterable[str]) -> Iterator[str]:
+        """The same texts, counted by their characters as they go through."""
+        for text in texts:
+            self.done += len(text)
+            if time.monotonic() > self.next:
+                self.log(f"{self.what}: {self.done / 1e6:.0f} million characters")
+                self.next = time.monotonic() + QUIET
+            yield text
 
 
 @dataclass
@@ -65,34 +91,44 @@ class Preparation:
     """Writes the files of ids of a recipe, and says what they hold."""
 
     recipe: Recipe
-    found: TextModel | None
+    start: TextModel | None  # the model that the recipe starts from
+    log: Log
 
     def make(self, folder: Path) -> dict[str, Any]:
-        """{"tokenizer": what is made for it, "train", "validation": [a group of rows]}."""
+        """{"tokenizer": what is made for it, "unknown": a share of the tokens, "train", "validation": [a group of rows]}."""
         return self._poems(folder) if self.recipe.data.kind == "poems" else self._windows(folder)
 
-    def _speech(self, told: Any) -> TextModel:
-        return network(self.recipe, tokenizer_of(self.recipe, self.found, told), self.found)
+    def _text_model(self, tokenizer: Any) -> TextModel:
+        return network(self.recipe, tokenizer_of(self.recipe, self.start, tokenizer), self.start)
 
     def _encoder(self, text_model: TextModel) -> Encoder:
         return Encoder(text_model, characters=self.recipe.tokenizer.kind == "characters")
 
-    def _made(self, folder: Path, texts: Callable[[], Iterable[str]], length: int) -> Any:
+    def _tokenizer(self, folder: Path, texts: Callable[[], Iterable[str]], length: int) -> Any:
         """What the tokenizer needs of the texts: the characters in their order, or a sentencepiece model."""
-        told = self.recipe.tokenizer
-        if told.kind == "characters":
+        section = self.recipe.tokenizer
+        if section.kind == "characters":
             counts = np.zeros(CODES, dtype=np.int64)
-            for text in texts():
+            for text in Progress(self.log, "counting characters").through(texts()):
                 counts += np.bincount(codes(text), minlength=CODES)
-            kept = np.flatnonzero(counts >= told.min_count)
+            kept = np.flatnonzero(counts >= section.min_count)
             return [chr(code) for code in sorted(kept.tolist(), key=lambda code: (-counts[code], code))]
-        if told.kind == "sentencepiece" and not told.path:
+        if section.kind == "sentencepiece" and not section.path:
             path = folder / "sample.txt"
             every = -(-length // SAMPLE)
             with path.open("w", encoding="utf-8") as file:
                 file.writelines(itertools.islice(texts(), 0, None, every))
                 file.write("\n")
-            proto = train_sentencepiece([path], vocab_size=told.size, specials=specials_of(self.recipe))
+            self.log("training the sentencepiece model")
+            try:
+                proto = train_sentencepiece([path], vocab_size=section.size, specials=specials_of(self.recipe))
+            except (RuntimeError, OSError) as error:  # what sentencepiece says of sizes that cannot be
+                reason = re.sub(r"^.*\]", "", str(error).strip().split("\n")[0]).strip(" .")
+                raise RecipeError(
+                    f"tokenizer.size is {section.size}, and sentencepiece cannot make so many entries of these texts"
+                    + (f" ({reason})" if reason else f", {len(specials_of(self.recipe))} of them special tokens")
+                    + "; choose another size"
+                ) from error
             path.unlink()
             return proto.hex()
         return None
@@ -104,21 +140,21 @@ class Preparation:
         sources = {"train": data.train, "validation": data.validation or data.train}
         limits = {"train": data.limit, "validation": None if data.validation else data.limit}
 
-        def all_of(part: str) -> Iterator[str]:
-            return _together(pieces(sources[part], limits[part]))
+        def all_of(part: str, note: Note | None = None) -> Iterator[str]:
+            return _together(pieces(located(sources[part]), limits[part], note, data.column))
 
-        total = sum(map(len, all_of("train")))
+        total = sum(map(len, Progress(self.log, "reading the texts").through(all_of("train", self.log))))
         cut = total if data.validation else int(total * (1 - data.holdout))
         spans = {"train": (0, cut), "validation": (0 if data.validation else cut, None)}
 
         def text_of(part: str) -> Iterator[str]:
             return _between(all_of(part), *spans[part])
 
-        made = self._made(folder, lambda: text_of("train"), cut)
-        text_model = self._speech(made)
-        about: dict[str, Any] = {"tokenizer": made}
+        tokenizer = self._tokenizer(folder, lambda: text_of("train"), cut)
+        text_model = self._text_model(tokenizer)
+        about: dict[str, Any] = {"tokenizer": tokenizer}
         for part in ("train", "validation"):
-            texts = text_of(part)
+            texts = Progress(self.log, f"tokenising ({part})").through(text_of(part))
             if self.recipe.tokenizer.kind == "sentencepiece":
                 texts = (text.replace("\n", " ") for text in texts)  # its pieces hold no line breaks
             writer = Writer(folder, kind_of(len(text_model.tokenizer)), part)
@@ -132,12 +168,13 @@ class Preparation:
                     rest = rest[whole:]
             if whole := len(rest) // data.length * data.length:
                 writer.write("", rest[:whole].reshape(-1, data.length))
-            if not writer.told:
+            if not writer.tables:
                 raise AskedError(
                     f"the texts for {'training' if part == 'train' else part} hold {encoder.total} tokens, less than one "
                     f"window of {data.length}; lower data.length, or give more text"
                 )
             about[part] = writer.groups()
+            about.setdefault("unknown", encoder.share_unknown())
         return about
 
     # -- poems: each a text of its form ---------------------------------------------------------------------------------
@@ -161,16 +198,23 @@ class Preparation:
                             texts.append(Text(*text))
                     yield texts
 
-        made = self._made(folder, lambda: ("".join(t.text for t in texts) for texts in of("train")), 0)
-        text_model = self._speech(made)
-        about: dict[str, Any] = {"tokenizer": made}
+        tokenizer = self._tokenizer(folder, lambda: ("".join(t.text for t in texts) for texts in of("train")), 0)
+        text_model = self._text_model(tokenizer)
+        about: dict[str, Any] = {"tokenizer": tokenizer}
         for part in ("train", "validation"):
             writer, encoder = Writer(folder, kind_of(len(text_model.tokenizer)), part), self._encoder(text_model)
             for texts in of(part):
                 for form in {t.form: None for t in texts}:
                     rows = [t for t in texts if t.form == form]
-                    writer.write(form or "", encoder.rows([t.text for t in rows]), self._told(text_model, form, rows))
+                    try:
+                        ids = encoder.rows([t.text for t in rows])
+                    except AskedError as error:
+                        raise RecipeError(
+                            f"poems of form {form} differ in their number of tokens; {EQUALLY_MANY}"
+                        ) from error
+                    writer.write(form or "", ids, self._conditions(text_model, form, rows))
             about[part] = writer.groups()
+            about.setdefault("unknown", encoder.share_unknown())
         for path in {stage.path for stage in staged.values()}:
             path.unlink()
         return about
@@ -179,21 +223,21 @@ class Preparation:
         """The poems of a file, written to `path`, so that they are taken apart once."""
         low, high = 1.0, 0.0
         with path.open("w", encoding="utf-8") as file:
-            for text in poems(source, limit, self.recipe.told):
+            for text in poems(located(source), limit, self.recipe.told, self.recipe.data.column, self.log):
                 place = place_of(text.text)
                 low, high = min(low, place), max(high, place)
                 json.dump([place, text.text, text.form, text.title, text.dynasty], file, ensure_ascii=False)
                 file.write("\n")
         return _Staged(path, (low, high))
 
-    def _told(self, text_model: TextModel, form: str | None, rows: list[Text]) -> np.ndarray | None:
+    def _conditions(self, text_model: TextModel, form: str | None, rows: list[Text]) -> np.ndarray | None:
         """The prefixes of poems; None where they are all alike."""
         if not self.recipe.told:
             return None
-        said: Any = {name: [getattr(t, name) for t in rows] for name in self.recipe.told}
+        slots: Any = {name: [getattr(t, name) for t in rows] for name in self.recipe.told}
         if "form" in text_model.prefix:
-            said["form"] = form
-        return text_model.condition(len(rows), **said).cpu().numpy()
+            slots["form"] = form
+        return text_model.condition(len(rows), **slots).cpu().numpy()
 
 
 @dataclass(frozen=True)

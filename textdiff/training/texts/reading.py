@@ -6,55 +6,90 @@ Whatever is held at once is a piece: the text itself goes from file to file (pre
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from textdiff.core.errors import RecipeError
 from textdiff.data import prepared
 from textdiff.data.rows import Rows
 from textdiff.networks.folder import TextModel
-from textdiff.training.data import Group
-from textdiff.training.recipe import Recipe
-from textdiff.training.start import start_from_statistics
+from textdiff.pipeline.text import Pipeline
+from textdiff.training.data import Examples, Group
+from textdiff.training.packaged import data as located
+from textdiff.training.sections import Recipe
 from textdiff.training.texts.network import network, start_of, tokenizer_of
 from textdiff.training.texts.preparation import Preparation
+from textdiff.training.texts.start import start_from_statistics
+from textdiff.training.trainer import Log, silent
+from textdiff.verse.forms import get_form
 
 
-def read(recipe: Recipe) -> tuple[TextModel, list[Group], list[Group]]:
-    """(the network before training, what is learnt from, what is held out)."""
-    found = start_of(recipe)
-    data = prepared.get(_key(recipe, found), Preparation(recipe, found).make, keep=_large(recipe))
-    text_model = network(recipe, tokenizer_of(recipe, found, data.about["tokenizer"]), found)
-    train = [_group(text_model, data, told) for told in data.about["train"]]
-    validation = _head([_group(text_model, data, told) for told in data.about["validation"]], recipe.run.eval_texts)
+def read(recipe: Recipe, log: Log = silent) -> Examples:
+    """The network before training, and the rows of token ids that it learns from and is held to."""
+    start = start_of(recipe)
+    data = prepared.get(_key(recipe, start), Preparation(recipe, start, log).make, keep=_large(recipe), log=log)
+    text_model = network(recipe, tokenizer_of(recipe, start, data.about["tokenizer"]), start)
+    _check_defaults(text_model)
+    _check_unknown(recipe, data.about["unknown"], log)
+    train = [_group(text_model, data, table) for table in data.about["train"]]
+    validation = _head([_group(text_model, data, table) for table in data.about["validation"]], recipe.run.eval_texts)
     if recipe.model.init == "statistics":
         start_from_statistics(text_model, train)
-    return text_model, train, validation
+    return Examples(text_model, train, validation, data.about["unknown"])
+
+
+def _check_defaults(text_model: TextModel) -> None:
+    """RecipeError where the recipe's `defaults` are none that the trained model could be opened with."""
+    try:
+        Pipeline(text_model).plan()
+        get_form(text_model.defaults.get("form", "qiyan-jueju"))
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"defaults: {error}") from error
+
+
+def _check_unknown(recipe: Recipe, share: float, log: Log) -> None:
+    """Say how much of the texts the tokenizer does not know; RecipeError where it is more than the recipe allows."""
+    if share > recipe.data.unknown:
+        raise RecipeError(
+            f"the tokenizer does not know {share:.0%} of the tokens of {recipe.data.train!r}; take a model of the language "
+            f"of the texts, or tokenizer.kind=characters, or allow it with data.unknown={math.ceil(100 * share) / 100:g}"
+        )
+    if share >= 0.001:
+        log(f"the tokenizer does not know {share:.1%} of the tokens")
 
 
 def _sources(recipe: Recipe) -> list[Path]:
-    return [Path(path) for path in (recipe.data.train, recipe.data.validation) if path]
+    return [located(path) for path in (recipe.data.train, recipe.data.validation) if path]
+
+
+def _files(source: Path) -> list[Path]:
+    """The files of a source; none of a data set of the hub."""
+    return (
+        sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source] if source.is_file() else []
+    )
 
 
 def _large(recipe: Recipe) -> bool:
-    """Whether to keep what is made: of files alone, since the key does not know what else a source holds."""
-    files = [path for path in _sources(recipe) if path.is_file()]
-    return len(files) == len(_sources(recipe)) and sum(path.stat().st_size for path in files) >= prepared.KEPT
+    """Whether the files of ids are worth keeping; what the hub has may change under the same name, and is read anew."""
+    files = [_files(source) for source in _sources(recipe)]
+    return all(files) and sum(path.stat().st_size for some in files for path in some) >= prepared.KEPT
 
 
-def _key(recipe: Recipe, found: TextModel | None) -> str:
+def _key(recipe: Recipe, start: TextModel | None) -> str:
     """What decides the files of ids."""
     data, contents = recipe.data, []
-    for path in _sources(recipe):
-        if path.is_file():
+    for source in _sources(recipe):
+        for path in _files(source):
             with path.open("rb") as file:
                 contents.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
-    settings = [data.kind, data.length, data.holdout, data.limit, recipe.told]
+    settings = [data.kind, data.length, data.holdout, data.limit, data.column, recipe.told]
     speech: list[Any] = [vars(recipe.tokenizer)]
-    for tokenizer, told in [(found.tokenizer, found.told)] if found else []:
+    for tokenizer, told in [(start.tokenizer, start.told)] if start else []:
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        speech += [backend.to_str() if backend else sorted(tokenizer.get_vocab().items()), told, found and found.prefix]
+        speech += [backend.to_str() if backend else sorted(tokenizer.get_vocab().items()), told, start and start.prefix]
     if recipe.tokenizer.path:
         path = Path(recipe.tokenizer.path).expanduser()
         files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file() and "token" in p.name)
@@ -62,15 +97,15 @@ def _key(recipe: Recipe, found: TextModel | None) -> str:
     return prepared.key_of(contents, settings, speech)
 
 
-def _group(text_model: TextModel, data: prepared.Prepared, told: dict[str, Any]) -> Group:
+def _group(text_model: TextModel, data: prepared.Prepared, table: dict[str, Any]) -> Group:
     """The rows of one file, as `Writer` (preparation.py) describes them."""
-    shape = told["rows"], told["length"]
-    form = {"form": told["form"]} if "form" in text_model.prefix else {}
+    shape = table["rows"], table["length"]
+    form = {"form": table["form"]} if "form" in text_model.prefix else {}
     condition: Any = text_model.condition(1, **form).expand(shape[0], -1)
-    if "told" in told:
-        condition = Rows(data.files[told["told"]], told["kind"], (shape[0], len(text_model.prefix)))
-    free = torch.ones(told["length"], dtype=torch.bool)
-    return Group(Rows(data.files[told["ids"]], told["kind"], shape), condition, free)
+    if "told" in table:
+        condition = Rows(data.files[table["told"]], table["kind"], (shape[0], len(text_model.prefix)))
+    free = torch.ones(table["length"], dtype=torch.bool)
+    return Group(Rows(data.files[table["ids"]], table["kind"], shape), condition, free)
 
 
 def _head(groups: list[Group], texts: int) -> list[Group]:

@@ -20,14 +20,15 @@ from textdiff.data.image_data import Images, read_images
 from textdiff.networks.images import ImageModel, unet
 from textdiff.pipeline.images import ImagePipeline
 from textdiff.show.mosaic import png
-from textdiff.training.data import Group
-from textdiff.training.recipe import Recipe, to_yaml
+from textdiff.training.data import Examples, Group
+from textdiff.training.sections import Recipe, to_yaml
+from textdiff.training.trainer import Log, silent
 
 MEASURED = 512  # images that the noise power is estimated from
 HOLES = 1 << 17  # the stream that the known regions of examples are drawn from
 
 
-def read(recipe: Recipe) -> tuple[ImageModel, list[Group], list[Group]]:
+def read(recipe: Recipe, log: Log = silent) -> Examples:
     """(the network before training, what is learnt from, what is held out)."""
     data = recipe.data
     found = read_images(
@@ -60,7 +61,7 @@ def read(recipe: Recipe) -> tuple[ImageModel, list[Group], list[Group]]:
     few = slice(recipe.run.eval_texts)
     held = Group(held.ids[few], held.condition[few], held.free)
     labels = train.condition[:, 0] if names else None
-    return model.fitted(train.ids, labels), [train], [held]
+    return Examples(model.fitted(train.ids, labels), [train], [held])
 
 
 def _group(images: Images, model: ImageModel) -> Group:

@@ -27,9 +27,10 @@ from textdiff.networks.images import ImageModel
 from textdiff.processes import PROCESSES
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.second_order import heun
-from textdiff.training.data import Group
+from textdiff.training.data import Examples, Group
 from textdiff.training.loss import corrupted
-from textdiff.training.recipe import Recipe
+from textdiff.training.sections import Recipe
+from textdiff.training.trainer import Log, silent
 
 PAIRS = 2048  # where data.limit is not given
 
@@ -89,7 +90,7 @@ def bend(states: Iterable[State]) -> Tensor:
     return total
 
 
-def read(recipe: Recipe) -> tuple[ImageModel, list[Group], list[Group]]:
+def read(recipe: Recipe, log: Log = silent) -> Examples:
     """(the model of data.train, to be trained on; its pairs; more of them, held out).
 
     Each class is told as often as the others.  Pair k depends on run.seed and k alone, so a resumed run draws them again.
@@ -122,4 +123,4 @@ def read(recipe: Recipe) -> tuple[ImageModel, list[Group], list[Group]]:
     free = torch.ones(1, *model.shape[1:], dtype=torch.bool)
     parts = [Group(x0[rows], condition[rows], free, seeds[rows]) for rows in (slice(held, n), slice(held))]
     defaults = recipe.defaults or model.defaults
-    return replace(model, name=recipe.name, defaults=defaults, analytic=None), parts[:1], parts[1:]
+    return Examples(replace(model, name=recipe.name, defaults=defaults, analytic=None), parts[:1], parts[1:])

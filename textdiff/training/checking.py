@@ -1,0 +1,201 @@
+"""Whether the values of a recipe can be, each and together; RecipeError says which cannot, what was expected, and the way out."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+from textdiff.core.errors import RecipeError
+from textdiff.core.resolve import attribute
+from textdiff.networks.images import Diffusion
+from textdiff.processes import TEXTS, of_data
+from textdiff.training.sections import KINDS, Model, Recipe, Tokenizer
+
+STARTS = ("plain", "statistics")  # model.init without a model
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "data.kind": tuple(KINDS),
+    "data.channels": (1, 3),
+    "tokenizer.kind": ("characters", "sentencepiece", "pretrained"),
+    "optimizer.name": ("adamw", "muon"),
+    "run.report_to": ("none", "tensorboard"),
+}
+
+MANY = 10**9  # of steps, texts, tokens: what is more was not meant
+RANGES = {  # low ≤ value < high
+    "data.length": (1, MANY),
+    "data.holdout": (0, 1),
+    "data.limit": (1, MANY),
+    "data.size": (1, MANY),
+    "data.steps": (1, MANY),
+    "data.unknown": (0, 1 + 1e-9),
+    "model.factor": (1e-9, math.inf),
+    "model.self_conditioning": (0, 1 + 1e-9),
+    "tokenizer.min_count": (1, MANY),
+    "tokenizer.size": (1, MANY),
+    **{
+        f"optimizer.{key}": (0, math.inf) for key in ("lr", "muon_lr", "embedding_lr", "weight_decay", "clip", "warmup")
+    },
+    "optimizer.betas": (0, 1),
+    "optimizer.decay": (0, 1 + 1e-9),
+    "optimizer.ema": (0, 1),
+    **{f"run.{key}": (1, MANY) for key in ("steps", "batch", "accumulation", "eval_every", "eval_texts")},
+    **{f"run.{key}": (1, MANY) for key in ("eval_levels", "save_every", "keep", "log_every")},
+    "run.seed": (0, 1 << 32),
+    "run.previews": (0, MANY),
+    "diffusion.factor": (1e-9, math.inf),
+    "diffusion.sigma": (0, math.inf),
+    "diffusion.holes": (0, 1 + 1e-9),
+    "diffusion.power": (1, 3),
+    "run.minutes": (0, math.inf),
+}
+
+
+def check(recipe: Recipe) -> None:
+    from textdiff.core.schedules import SCHEDULES
+    from textdiff.processes import PROCESSES
+    from textdiff.training.data import CONDITIONS
+
+    for path, choices in CHOICES.items():
+        section, key = path.split(".")
+        value = getattr(getattr(recipe, section), key)
+        if value not in choices:
+            raise RecipeError(f"{path} is {value!r}; expected one of {', '.join(map(str, choices))}")
+    for name, share in recipe.processes.items():
+        if name not in PROCESSES:
+            near = difflib.get_close_matches(name, PROCESSES, n=1)
+            raise RecipeError(f"unknown process {name!r}; did you mean {(near or list(PROCESSES))[0]!r}?")
+        if not 0 <= share < math.inf:
+            raise RecipeError(f"processes.{name} is {share}; shares are at least 0")
+    for name, share in recipe.conditions.items():
+        if name not in CONDITIONS:
+            near = difflib.get_close_matches(name, CONDITIONS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CONDITIONS)}"
+            raise RecipeError(f"unknown condition {name!r}; {hint}")
+        if not 0 <= share <= 1:
+            raise RecipeError(f"conditions.{name} is {share}; it is a share of the steps, from 0 to 1")
+    for name in recipe.conditions:
+        if name not in recipe.kind.conditions:
+            raise RecipeError(
+                f"conditions.{name} does not go with data.kind {recipe.data.kind}: title and dynasty are for data.kind poems, "
+                f"label for images; leave it out"
+            )
+    if sum(recipe.processes.values()) <= 0:
+        raise RecipeError("no process has a share above 0; write for example processes: {mask: 1.0}")
+    for path, (low, high) in RANGES.items():
+        section, key = path.split(".")
+        value = getattr(getattr(recipe, section), key)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not low <= number < high:
+                below = f" and below {high:g}" if high < math.inf else ""
+                raise RecipeError(f"{path} is {value}; it must be at least {low:g}{below}")
+    if recipe.model.schedule not in (None, *SCHEDULES):
+        raise RecipeError(f"model.schedule is {recipe.model.schedule!r}; expected one of {', '.join(SCHEDULES)}")
+    run = recipe.run
+    if run.batch % run.accumulation:
+        raise RecipeError(f"run.batch is {run.batch}, which {run.accumulation} pieces (run.accumulation) do not divide")
+    for path, value in (("data.train", recipe.data.train), ("model.init", recipe.model.init), ("name", recipe.name)):
+        if not value.strip():
+            raise RecipeError(f"{path} is empty; name something, or leave the key out")
+    if run.report_to != "none" and importlib.util.find_spec(run.report_to) is None:
+        raise RecipeError(
+            f"run.report_to is {run.report_to!r}, which is not installed; install it with "
+            f"pip install 'textdiff[{run.report_to}]', or leave run.report_to out (log.jsonl has the same figures)"
+        )
+    attribute(recipe.kind.check)(recipe)
+
+
+def check_texts(recipe: Recipe) -> None:
+    if recipe.model.type == "unet" or recipe.diffusion != Diffusion():
+        raise RecipeError("model.type unet and the section diffusion are for images; write data: {kind: images}")
+    for name in recipe.processes:
+        if name in of_data("values"):
+            raise RecipeError(
+                f"process {name} is of images, and data.kind is {recipe.data.kind}; texts take {', '.join(TEXTS)}"
+            )
+    told, model = recipe.tokenizer, recipe.model
+    if told.kind == "sentencepiece" and recipe.data.kind == "poems":
+        raise RecipeError(
+            "tokenizer.kind sentencepiece does not go with data.kind poems: the poems of a form need equally many tokens; "
+            "write tokenizer: {kind: characters}, or data.kind=windows"
+        )
+    if told.path is not None and told.kind == "characters":
+        raise RecipeError(
+            "tokenizer.path is given, but a tokenizer of kind characters is made of the texts; leave it out, or write "
+            "tokenizer.kind=pretrained"
+        )
+    if told.path is not None and not Path(told.path).expanduser().exists():
+        raise RecipeError(
+            f"tokenizer.path is {told.path!r}, and there is no such file or folder; name a saved tokenizer"
+        )
+    if told.kind == "pretrained" and not (told.path or model.pretrained or model.init not in STARTS):
+        raise RecipeError(
+            "tokenizer.kind is 'pretrained', but none of tokenizer.path, model.pretrained and model.init names one"
+        )
+    if model.init not in STARTS and model.init != "packaged" and not Path(model.init).expanduser().is_dir():
+        raise RecipeError(
+            f"model.init is {model.init!r}; expected one of plain, statistics, packaged, or the folder of a model"
+        )
+    if model.pretrained and (told.kind != "pretrained" or told.path):
+        raise RecipeError(
+            "model.pretrained brings its own tokenizer; write tokenizer: {kind: pretrained}, without a path"
+        )
+    if model.pretrained and (model.config or model.init != "plain"):
+        raise RecipeError(
+            "model.pretrained brings its configuration and weights; leave out model.config and model.init"
+        )
+
+
+def check_pairs(recipe: Recipe) -> None:
+    for section, plain in (("model", Model()), ("diffusion", Diffusion()), ("tokenizer", Tokenizer())):
+        if getattr(recipe, section) != plain:
+            raise RecipeError(
+                f"pairs are drawn from the model of data.train, which goes on as it is; leave out {section}"
+            )
+    if recipe.data.validation:
+        raise RecipeError("of the pairs a share is held out; leave out data.validation")
+    if recipe.optimizer.name != "adamw" or recipe.run.compile:
+        raise RecipeError(
+            "convolutions are trained by adamw, and not compiled; leave out optimizer.name and run.compile"
+        )
+
+
+def check_images(recipe: Recipe) -> None:
+    from textdiff.core.schedules import SCHEDULES
+    from textdiff.networks.denoiser import OUTPUTS
+    from textdiff.processes import PROCESSES, of_data
+    from textdiff.processes.degradations import get_degradation
+    from textdiff.processes.gaussian import WEIGHTINGS
+
+    told, (process, *others) = recipe.diffusion, recipe.processes
+    if others or process not in of_data("values"):
+        raise RecipeError(
+            f"processes is {', '.join(recipe.processes)}; images take one of {', '.join(of_data('values'))}"
+        )
+    if recipe.model.type != "unet" or recipe.model.pretrained or recipe.model.init != "plain":
+        raise RecipeError("a network of images is built from its configuration; write model: {type: unet, config: {…}}")
+    if recipe.tokenizer != Tokenizer() or recipe.data.validation:
+        raise RecipeError("images have no tokenizer, and their validation part is cut from them; leave both out")
+    if recipe.optimizer.name != "adamw" or recipe.run.compile:
+        raise RecipeError(
+            "convolutions are trained by adamw, and not compiled; leave out optimizer.name and run.compile"
+        )
+    for name, value, known in (
+        ("schedule", told.schedule, SCHEDULES),
+        ("output", told.output, OUTPUTS),
+        ("weighting", told.weighting, WEIGHTINGS),
+    ):
+        if value not in known:
+            raise RecipeError(f"diffusion.{name} is {value!r}; expected one of {', '.join(known)}")
+    degrades = PROCESSES[process].degrades
+    if degrades != bool(told.degradation) or (degrades and told.output != "data"):
+        raise RecipeError(
+            "process cold needs diffusion: {degradation: {name: blur}, output: data}, and only cold has a degradation"
+        )
+    if told.degradation:
+        try:
+            get_degradation(told.degradation)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"diffusion.degradation: {error}") from error
