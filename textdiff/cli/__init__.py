@@ -1,7 +1,6 @@
 """The command line: verbs, flags and help.  Each verb is a few lines that call the library.
 
-Data goes to stdout (UTF-8), everything else to stderr.  Exit codes: 0; 1 a failure (model folder, output, while running);
-2 a mistake in what was asked; 3 a poem that breaks its strict form (check); 130 interrupted.  Nothing here imports torch
+Data goes to stdout (UTF-8), everything else to stderr.  The exit codes are `Exit` (common.py).  Nothing here imports torch
 before a verb needs it.
 """
 
@@ -21,44 +20,50 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from textdiff import __version__
-from textdiff.cli import bench, draw, judge, lists, train
-from textdiff.cli.common import Parser
+from textdiff.cli import bench, draw, evaluate, judge, lists, train
+from textdiff.cli.common import Exit, Parser
 from textdiff.core.errors import AskedError, TextdiffError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    if sys.stdin is None:  # closed by the caller
-        sys.stdin = io.StringIO()
-    if sys.stdout is None:
-        return _say("stdout is closed; leave it open, or send it to a file", 1, False) if sys.stderr else 1
-    _utf8(sys.stdin, sys.stdout)
-    debug = "TEXTDIFF_DEBUG" in os.environ
-    try:
-        arguments, more = parser().parse_known_args(argv)
-        _take_up(more, arguments)
-        debug = debug or arguments.debug
-        with _quiet_libraries(debug), _terminable():
-            code = arguments.run(arguments)
-            sys.stdout.flush()
-        return code or 0
-    except SystemExit as stop:  # argparse has spoken, or a signal asks us to end
-        code = stop.code if isinstance(stop.code, int) else 0
-        return _say(_with_notes("terminated", stop), code, debug) if code == 128 + signal.SIGTERM else code
-    except KeyboardInterrupt as stop:
-        return _say(_with_notes("interrupted", stop), 130, debug)
-    except BrokenPipeError:
+    with _open_streams():
+        if sys.stdout is None:
+            return _say("stdout is closed; leave it open, or send it to a file", Exit.FAILED, False)
+        _utf8(sys.stdin, sys.stdout, sys.stderr)
+        debug = "TEXTDIFF_DEBUG" in os.environ
+        try:
+            arguments, more = parser().parse_known_args(_spelled_out(sys.argv[1:] if argv is None else list(argv)))
+            _take_up(more, arguments)
+            debug = debug or arguments.debug
+            with _quiet_libraries(debug), _terminable():
+                code = arguments.run(arguments)
+                sys.stdout.flush()
+            return code or Exit.DONE
+        except BaseException as error:
+            return _ended(error, debug)
+
+
+def _ended(error: BaseException, debug: bool) -> int:
+    """The exit code of a command that ended by an exception, which is said in a line."""
+    if isinstance(error, SystemExit):  # argparse has spoken, or a signal asks us to end
+        code = error.code if isinstance(error.code, int) else Exit.DONE
+        return _say(_with_notes("terminated", error), code, debug) if code == Exit.TERMINATED else code
+    if isinstance(error, KeyboardInterrupt):
+        return _say(_with_notes("interrupted", error), Exit.INTERRUPTED, debug)
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is silent, too
-        return 0
-    except AskedError as error:
-        return _say(_with_notes(str(error), error), 2, debug)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            message = f"the output cannot be written ({error.strerror}); make room or write elsewhere"
-        else:
-            expected = isinstance(error, (OSError, TextdiffError))
-            message = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
-        return _say(_with_notes(message, error), 1, debug)
+        return Exit.DONE
+    if isinstance(error, AskedError):
+        return _say(_with_notes(str(error), error), Exit.ASKED, debug)
+    if not isinstance(error, Exception):
+        raise error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        message = f"the output cannot be written ({error.strerror}); make room or write elsewhere"
+    else:
+        expected = isinstance(error, (OSError, TextdiffError))
+        message = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
+    return _say(_with_notes(message, error), Exit.FAILED, debug)
 
 
 def _with_notes(message: str, error: BaseException) -> str:
@@ -66,12 +71,21 @@ def _with_notes(message: str, error: BaseException) -> str:
     return "; ".join([message, *getattr(error, "__notes__", [])])
 
 
+_HOW_TO_SAY_IT = " (--title says what a poem is about, --keyword what stands in it, --template a text with holes)"
+
+
+def _spelled_out(words: list[str]) -> list[str]:
+    """`help` and `help VERB` as --help says them."""
+    return [*words[1:], "--help"] if words[:1] == ["help"] else words
+
+
 def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
     """Texts and overrides that stand behind a flag, where argparse no longer expects any."""
     many = {"train": "override", "fill": "text", "refine": "text", "score": "text", "check": "text"}.get(arguments.verb)
     strange = [word for word in words if many is None or word.startswith("-")]
     if strange:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(strange)}")
+        hint = "" if arguments.verb != "generate" or strange[0].startswith("-") else _HOW_TO_SAY_IT
+        arguments.parser.error(f"unrecognized arguments: {' '.join(strange)}{hint}")
     if many is not None:
         getattr(arguments, many).extend(words)
 
@@ -81,22 +95,47 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="textdiff", description="Discrete text diffusion: write, fill, score and train.", allow_abbrev=False
     )
+    top.epilog = "'textdiff help VERB' says more about a verb."
     top.add_argument("--version", action="version", version=f"textdiff {__version__}")
     verbs = top.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for part in (draw, judge, train, bench, lists):
+    for part in (draw, judge, evaluate, train, bench, lists):
         part.add(verbs)
     return top
+
+
+@contextlib.contextmanager
+def _open_streams() -> Iterator[None]:
+    """With something to read from and to complain to where the caller has closed stdin or stderr.
+
+    Their file numbers are taken, too: a file opened later would get them, and the libraries' complaints into it.
+    """
+    missing = [name for name in ("stdin", "stderr") if getattr(sys, name) is None]
+    if missing:
+        for number in (0, 1, 2):
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    with contextlib.ExitStack() as stack:
+        for name in missing:
+            stream = stack.enter_context(open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
+            setattr(sys, name, stream)
+            stack.callback(setattr, sys, name, None)
+        yield
 
 
 def _utf8(*streams: TextIO) -> None:
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace" if stream is sys.stderr else "strict")
 
 
 @contextlib.contextmanager
 def _quiet_libraries(debug: bool) -> Iterator[None]:
     """Keep the libraries' warnings and bars off stderr."""
+    # A small network has many short products.  Threads that spin between them cost little on an idle machine, but on a
+    # busy one they keep each other from working: a poem takes ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if debug:
         yield
         return
@@ -121,8 +160,8 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, _: Any) -> NoReturn:
-        raise SystemExit(128 + number)
+    def stop(*_: Any) -> NoReturn:
+        raise SystemExit(Exit.TERMINATED)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

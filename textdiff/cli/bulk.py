@@ -15,10 +15,10 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TextIO
 
-from textdiff.cli.common import Parser, check_writable, log, progress_bar, writing
+from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
 from textdiff.core.errors import AskedError
 from textdiff.data.records import Record, read
 from textdiff.verse.names import dynasty_of
@@ -109,31 +109,44 @@ def _attempt(chunk: list[Record], work: Work, skip: bool) -> list[tuple[Record, 
     return done + _attempt(chunk[half:], work, skip)
 
 
-@dataclass
-class Outgoing:
-    """Where results go, and what became of the records so far."""
+class Rejects(contextlib.AbstractContextManager["Rejects"]):
+    """The records that are wrong: counted, and written to --rejects FILE, or said on stderr."""
 
-    out: TextIO
-    rejects: TextIO | None
-    show: Show
-    as_json: bool
-    failed: int = 0
-    total: int = 0
+    def __init__(self, a: argparse.Namespace):
+        self.a, self.failed, self.total = a, 0, 0
+        self.stack = contextlib.ExitStack()
+        self.file = self.stack.enter_context(writing(a.rejects, keep=True)) if a.rejects else None
 
-    def write(self, record: Record, result: Any) -> None:
-        self.total += 1
-        if not isinstance(result, AskedError):
-            self.show(record, result, self.out)
-            self.out.flush()
-            return
+    def __exit__(self, *error: Any) -> None:
+        self.stack.__exit__(*error)
+
+    def take(self, record: Record, error: AskedError, place: TextIO | None = None) -> None:
+        """`place` is where the record's result would have stood, as a line of JSON."""
         self.failed += 1
-        line = joined({"error": str(result)}, record.fields)
-        if self.rejects is not None:
-            print(line, file=self.rejects, flush=True)
-        elif self.as_json:
-            print(line, file=self.out, flush=True)
+        out = place if self.file is None else self.file
+        if out is not None:
+            print(joined({"error": str(error)}, record.fields), file=out, flush=True)
         elif self.failed <= SHOWN:
-            log(f"textdiff: {result}")
+            log(f"textdiff: {error}")
+
+    def sound(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The records that are not wrong; the first wrong one raises unless it is to be skipped."""
+        for record in records:
+            self.total += 1
+            if record.error is None:
+                yield record
+            elif self.a.on_error == "skip":
+                self.take(record, fault_of(record))
+            else:
+                raise fault_of(record)
+
+    def ended(self) -> int:
+        """The exit code, after what became of the records is said."""
+        if not self.failed:
+            return Exit.DONE
+        where = f"; they are in {self.a.rejects!r}" if self.a.rejects else ""
+        log(f"textdiff: {self.failed} of {self.total} records were skipped, as they are wrong{where}")
+        return Exit.FAILED
 
 
 def through(
@@ -143,20 +156,18 @@ def through(
     unit: str = "text",
     total: int | None = None,
 ) -> int:
-    """Write the result of every record; the number of records that had none."""
+    """Write the result of every record, in order; the exit code."""
     as_json = getattr(a, "json", False) or getattr(a, "format", "text") == "jsonl"
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(writing(a.out, keep=True))
-        rejects = stack.enter_context(writing(a.rejects, keep=True)) if a.rejects else None
-        bar = stack.enter_context(progress_bar(a, total, unit))
-        outgoing = Outgoing(out, rejects, show, as_json)
+    with writing(a.out, keep=True) as out, Rejects(a) as rejects, progress_bar(a, total, unit) as bar:
         for record, result in records:
-            outgoing.write(record, result)
+            rejects.total += 1
+            if isinstance(result, AskedError):
+                rejects.take(record, result, out if as_json else None)
+            else:
+                show(record, result, out)
+                out.flush()
             bar.update()
-    if outgoing.failed:
-        where = f"; they are in {a.rejects!r}" if a.rejects else ""
-        log(f"textdiff: {outgoing.failed} of {outgoing.total} records were skipped, as they are wrong{where}")
-    return outgoing.failed
+    return rejects.ended()
 
 
 def joined(result: Any, fields: Mapping[str, Any]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import enum
 import gc
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +19,24 @@ from typing import Any, NoReturn, TextIO
 from textdiff.core.errors import AskedError
 
 
+class Exit(enum.IntEnum):
+    """The exit codes of every verb; there are no others."""
+
+    DONE = 0
+    FAILED = (
+        1  # the model folder, the output, an error while running; records that were skipped; a claim that does not hold
+    )
+    ASKED = 2  # a mistake in what was asked
+    BROKEN = 3  # check: a poem breaks its strict form
+    INTERRUPTED = 128 + signal.SIGINT
+    TERMINATED = 128 + signal.SIGTERM
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with errors in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"textdiff: {' '.join(message.split())}; see '{self.prog} --help'\n")
+        self.exit(Exit.ASKED, f"textdiff: {' '.join(message.split())}; see '{self.prog} --help'\n")
 
 
 def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], what: str, **more: Any) -> Parser:
@@ -133,11 +148,13 @@ def _publish(temporary: Path, target: Path) -> None:
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
     """Without garbage collection: it is a quarter of the time that torch and transformers take to import (0.8 of 3.5 s)."""
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def read_records(source: Any) -> list[dict[str, Any]]:
@@ -146,20 +163,29 @@ def read_records(source: Any) -> list[dict[str, Any]]:
     return read_records(source)
 
 
+@contextlib.contextmanager
+def sign_of_life(a: argparse.Namespace, what: str) -> Iterator[None]:
+    """A line on stderr for as long as something takes, on a terminal that was not asked to be quiet."""
+    if a.quiet or not sys.stderr.isatty():
+        yield
+        return
+    print(f"{what} …", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(f"\r{' ' * (len(what) + 2)}\r", end="", file=sys.stderr, flush=True)
+
+
 def load_library() -> Any:
     """textdiff.pipeline.text, and torch with it."""
-    # A small network has many short products.  Threads that spin between them cost little on an idle machine, but on a
-    # busy one they keep each other from working: a poem takes ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with starting():
         from textdiff.pipeline import text as pipeline
     return pipeline
 
 
 def open_pipeline(a: argparse.Namespace) -> Any:
-    library = load_library()
-    with starting():  # the model's own module is imported here
-        return library.Pipeline.from_pretrained(a.model, device=a.device)
+    with sign_of_life(a, f"loading {a.model or 'the packaged model'}"), starting():
+        return load_library().Pipeline.from_pretrained(a.model, device=a.device)
 
 
 def records_of(a: argparse.Namespace) -> list[dict[str, Any]]:
@@ -193,7 +219,10 @@ def progress_bar(a: argparse.Namespace, total: int | None, unit: str) -> Any:
     from tqdm import tqdm
 
     off = a.quiet or getattr(a, "watch", False)
-    return tqdm(total=total, unit=unit, file=sys.stderr, disable=True if off else None, leave=False)
+    form = (
+        f"{{percentage:3.0f}}%|{{bar}}| {{n:.0f}}/{{total:.0f}} {unit}s [{{elapsed}}<{{remaining}}]" if total else None
+    )
+    return tqdm(total=total, unit=unit, file=sys.stderr, disable=True if off else None, leave=False, bar_format=form)
 
 
 def log(line: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from textdiff import __version__
-from textdiff.cli.common import add_verb, json_lines, log, writing
+from textdiff.cli.common import Exit, add_verb, json_lines, log, writing
 from textdiff.core.errors import AskedError
 
 
@@ -131,7 +131,7 @@ def verify(a: argparse.Namespace) -> int:
         log(
             f"textdiff: {broken} of {total} rows are broken: a claim of exactness, one position, given text or an identity"
         )
-    return 1 if broken else 0
+    return Exit.FAILED if broken else Exit.DONE
 
 
 def forms(a: argparse.Namespace) -> None:

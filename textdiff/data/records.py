@@ -52,6 +52,9 @@ class Record:
     place: str  # 'poems.jsonl' line 7
     error: str | None = None  # None: the record is sound, and has a `text`
 
+    def __getitem__(self, key: str) -> Any:
+        return self.fields[key]
+
     @property
     def text(self) -> str:
         return str(self.fields["text"])
