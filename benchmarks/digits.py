@@ -39,7 +39,8 @@ from textdiff.measure import plots
 from textdiff.measure.images import Classifier, energy, fidelity, frechet, jackknife, train_classifier
 from textdiff.measure.intervals import Interval, written
 from textdiff.networks.images import ImageModel
-from textdiff.pipeline.images import step_of
+from textdiff.pipeline.options import Options
+from textdiff.pipeline.plan import resolve
 from textdiff.samplers.second_order import amed, fit_amed
 from textdiff.shaping.skips import across, skip_tuned
 from textdiff.shaping.upsample import above, upsampled
@@ -97,7 +98,7 @@ def by_name(sampler: str) -> Way:
     """A sampler of the table."""
     looks = 2 if sampler == "heun" else 1
     noisy = sampler not in ("improved", "heun")
-    return Way(sampler, lambda model, levels: step_of(model.processes[0], sampler), looks, same_ode=not noisy)
+    return Way(sampler, lambda model, levels: resolve(Options(sampler=sampler), model).step, looks, same_ode=not noisy)
 
 
 def mean_value(rows: int = 32) -> Way:

@@ -81,7 +81,7 @@ NO_TEXT = {
     "training/texts/start": {"randn", "randint"},
     "networks/fast_float32": {"randn"},
     "measure/bench": DRAWS,
-    "pipeline/text": {"randint"},
+    "pipeline/run": {"randint"},
 }
 
 

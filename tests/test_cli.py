@@ -17,7 +17,6 @@ import torch
 from tiny import QUATRAIN, poem_model, saved, sentence_model
 
 from textdiff import __version__, cli
-from textdiff.cli import draw
 from textdiff.pipeline.text import Pipeline
 
 HOLED = QUATRAIN.replace("光", "_")
@@ -73,7 +72,6 @@ def test_generate_gives_what_the_library_gives(run, poems, monkeypatch):
     settings |= {"dynasty": "song", "title": "明月"}
     flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     expected = Pipeline.from_pretrained(poems).generate(n=5, seed=3, **settings)
-    monkeypatch.setattr(draw, "CHUNK", 2)
     for wanted in (["--json"], ["--format", "jsonl"]):
         code, out, err = run("generate", "--model", poems, "-n", 5, "--seed", 3, *flags, *wanted)
         assert (code, err) == (0, "")
@@ -337,7 +335,7 @@ def test_a_failure_while_running_exits_1_and_debug_shows_where(run, poems, monke
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\nluck")
 
-    monkeypatch.setattr("textdiff.pipeline.text.sample", fail)
+    monkeypatch.setattr("textdiff.pipeline.run.sample", fail)
     code, _, err = run("generate", "--model", poems, "--out", "x")
     assert (code, err) == (1, "textdiff: RuntimeError: out of luck (--debug shows where)\n")
     assert not list(tmp_path.iterdir())

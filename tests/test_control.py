@@ -23,8 +23,11 @@ from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks.folder import SLOTS
 from textdiff.pipeline import canvas
-from textdiff.pipeline import text as module
-from textdiff.pipeline.text import MERIT_LEVELS, QUALITIES, Output, Pipeline
+from textdiff.pipeline import run as running
+from textdiff.pipeline.options import QUALITIES, Options
+from textdiff.pipeline.outputs import merit
+from textdiff.pipeline.score import MERIT_LEVELS
+from textdiff.pipeline.text import Output, Pipeline
 from textdiff.shaping.tokens import guided
 from textdiff.verse.forms import FORMS, LICENSED_B, SEQUENCES, TYPES, get_form, line_types, regulated, widened
 from textdiff.verse.prosody import place_keyword
@@ -133,7 +136,7 @@ def test_a_row_does_not_notice_its_neighbours(name: str) -> None:
 def test_nor_does_it_where_a_keyword_takes_more_of_another_row(process: str, sampler: str) -> None:
     """Rows whose keyword covers the given character have one free position more than the others."""
     options = {"sweeps": 0.5} if sampler == "gibbs" else None
-    settings = {"form": "wuyan-jueju", "process": process, "sampler": sampler, "options": options}
+    settings = {"form": "wuyan-jueju", "process": process, "sampler": sampler, "sampler_options": options}
     settings |= {"acrostic": "明___", "keyword": "明月"}
     together = POEMS.generate(n=12, **settings)
     assert 0 < sum(poem.text.startswith("明月") for poem in together) < 12
@@ -391,37 +394,37 @@ def merits(pipe: Pipeline, found: Sequence[str], form: str, title: str | None = 
     return torch.tensor([100 * b + n for b, n in zip(broken, nats, strict=True)], dtype=torch.float64)
 
 
-def test_merit_is_broken_verse_then_nats_under_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "example_seed", lambda seed, *parts: seed)  # the corruptions of score and of the merit
+def test_merit_is_broken_verse_then_nats_under_what_is_told() -> None:
     pipe = packaged()
-    found = [pipe.generate(**STRICT)[0].text, QUATRAIN]
-    whole = pipe._canvases(canvas.whole, found, None)
-    merit = pipe._merit(torch.stack([one.ids for one in whole]), whole, pipe.plan(title="静夜思"))
-    torch.testing.assert_close(merit, merits(pipe, found, "wuyan-jueju", "静夜思"), rtol=0, atol=1e-4)
-    assert merit[0] < 50 < 100 < merit[1]
+    texts = [pipe.generate(**STRICT)[0].text, QUATRAIN]
+    whole = canvas.about_all(canvas.read_all(canvas.whole, texts, pipe.model), pipe.model, "静夜思", None)
+    rank = merit(pipe.model, whole, torch.stack([one.ids for one in whole]), "mask")
+    torch.testing.assert_close(rank, merits(pipe, texts, "wuyan-jueju", "静夜思"), rtol=0, atol=1e-4)
+    assert rank[0] < 50 < 100 < rank[1]
 
 
 def candidates(pipe: Pipeline, n: int, seed: int, **settings: Any) -> tuple[list[str], Tensor]:
     """Candidates 0 … n − 1 of a seed, drawn one by one, and their merits."""
     plan = pipe.plan(**{name: value for name, value in settings.items() if name != "form"})
-    blank = pipe._blank(settings["form"], None)
+    page = canvas.open_page(pipe.model, Options(form=settings["form"]))
+    page = canvas.about(page, pipe.model, settings.get("title"), None)
     found = []
     for j in range(n):
-        *_, state = pipe._states([blank], [seed], plan, [j])
-        found.append(blank.text(state.x[0]))
+        (batch,) = running.run(pipe.model, plan, [page], [seed], streams=[j])
+        *_, state = batch.states
+        found.append(page.text(state.x[0]))
     return found, merits(pipe, found, settings["form"], settings.get("title"))
 
 
 @pytest.mark.parametrize(
     "more", [{}, {"process": "replacement", "prosody": "strict"}, {"title": "明月", "temperature": 1.3}]
 )
-def test_the_best_candidate_has_the_least_merit(more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "example_seed", lambda seed, *parts: seed)  # the corruptions of score and of the merit
+def test_the_best_candidate_has_the_least_merit(more: dict[str, Any]) -> None:
     pipe, settings = packaged() if "prosody" in more else POEMS, SMALL | more
-    found, merit = candidates(pipe, 3, 2, **settings)
+    found, rank = candidates(pipe, 3, 2, **settings)
     assert len(set(found)) == 3 and found[0] == pipe.generate(seed=2, **settings)[0].text
     (best,) = pipe.generate(seed=2, best_of=3, **settings)
-    assert best.text == found[int(merit.argmin())] and best.forwards == 12
+    assert best.text == found[int(rank.argmin())] and best.forwards == 12
     assert pipe.generate(seed=2, best_of=1, **settings) == pipe.generate(seed=2, **settings)
 
 

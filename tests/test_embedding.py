@@ -26,7 +26,6 @@ from textdiff.core.rng import Rng
 from textdiff.core.schedules import get_schedule, log_snr
 from textdiff.networks.folder import ModelError, TextModel
 from textdiff.networks.reading import by_vectors
-from textdiff.pipeline.following import following, new_texts
 from textdiff.pipeline.text import Pipeline
 from textdiff.processes.embedding import embedding, encoded
 from textdiff.processes.gaussian import Gaussian
@@ -369,9 +368,8 @@ def test_a_stream_ends_with_the_text_and_shows_the_nearest_tokens_on_the_way():
     assert list(frames[-1].texts) == [poem.text for poem in PIPE.generate(**how)]
     assert all(set(text) <= set(CHARACTERS + "，。\n") for frame in frames for text in frame.texts)
     shown = []
-    follow = following(new_texts(PIPE, "五绝"), shown.append, decode=PIPE.plan(process="embedding").process.decode)
-    PIPE.generate(**how, callback=follow)
-    assert [shot.texts for shot in shown] == [frame.texts for frame in frames]
+    PIPE.generate(**how, watch=shown.append)
+    assert shown == frames
 
 
 def test_a_score_depends_on_its_text_and_more_levels_agree():
@@ -426,7 +424,7 @@ def test_the_command_line_serves_it_like_the_others(tmp_path, capsys, monkeypatc
         == 0
     )
     poem = capsys.readouterr().out.strip()
-    told = {"process": "embedding", "steps": 4, "sampler": "ddpm", "options": {"eta": 0.5}}
+    told = {"process": "embedding", "steps": 4, "sampler": "ddpm", "sampler_options": {"eta": 0.5}}
     assert [poem] == [p.text for p in Pipeline.from_pretrained(folder).generate("五绝", **told)]
     trace = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(trace) == 1 + 5 and trace[-1]["texts"] == [poem] and trace[0]["process"] == "embedding"

@@ -14,8 +14,10 @@ from textdiff import cli
 from textdiff.core.loop import sample
 from textdiff.core.resolve import attribute
 from textdiff.core.rng import Rng
-from textdiff.pipeline.refine import misfits, place, weakest
+from textdiff.pipeline.options import place
+from textdiff.pipeline.refine import weakest
 from textdiff.pipeline.text import Pipeline
+from textdiff.pipeline.writable import misfits
 from textdiff.samplers import SAMPLERS
 from textdiff.verse.forms import get_form, regulated, split_at_punctuation
 from textdiff.verse.law import E, Law, P, Z
@@ -215,8 +217,8 @@ def test_couplets_are_revised_in_the_middle_of_an_unknown_octave():
         ({"freeze": ["4:6"]}, "freeze has 4:6"),
         ({"freeze": ["46"]}, "write LINE:POSITION"),
         ({"keep": [1, 2, 3, 4]}, "nothing is left to rewrite"),
-        ({"keyword": "明月"}, "keyword is for texts"),
-        ({"particles": 2, "prosody": "strict"}, "particles is for texts"),
+        ({"keyword": "明月"}, "keyword is '明月', which is for generate and fill; leave it out of refine"),
+        ({"particles": 2, "prosody": "strict"}, "particles is 2, which is for generate and fill"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"process": "edit"}, "edit"),
         ({"form": "七绝"}, "28"),

@@ -17,9 +17,7 @@ from rich.console import Console
 from tiny import QUATRAIN, poem_model, saved, sentence_model, window_model
 
 from textdiff import cli
-from textdiff.cli import draw
 from textdiff.pipeline import canvas
-from textdiff.pipeline.following import filled_texts, following, new_texts
 from textdiff.pipeline.text import Pipeline
 from textdiff.show import trace
 from textdiff.show.trace import Shot, Trace
@@ -35,6 +33,12 @@ HOLED = [
     QUATRAIN.replace("光", "_"),
 ]
 KINDS = [("mask", "improved"), ("replacement", "edit"), ("uniform", "improved"), ("mask", "gibbs")]
+
+
+def told_to(shots: list[Shot]):
+    """What is called with every frame of a run, and keeps its shot."""
+    follow = trace.follower()
+    return lambda frame: shots.append(follow(frame))
 
 
 def last(shots: list[Shot]) -> dict[int, str]:
@@ -76,10 +80,10 @@ def test_a_mask_process_writes_every_character_once():
 
 
 @pytest.mark.parametrize(("process", "sampler"), KINDS)
-def test_the_callback_of_generate_tells_what_stream_tells(process, sampler):
+def test_who_watches_generate_sees_what_stream_gives(process, sampler):
     settings = {"n": 5, "seed": 3, "process": process, "sampler": sampler, "steps": 3}
     told: list[Shot] = []
-    outputs = POEMS.generate(**settings, batch_size=2, callback=following(new_texts(POEMS), told.append, None))
+    outputs = POEMS.generate(**settings, batch_size=2, watch=told_to(told))
     assert last(told) == dict(enumerate(output.text for output in outputs))
     assert outputs == POEMS.generate(**settings, batch_size=2)
     whole = Trace({}, tuple(told)).films()
@@ -90,16 +94,15 @@ def test_the_callback_of_generate_tells_what_stream_tells(process, sampler):
 
 def test_running_text_and_an_unchanged_pipeline_without_onlookers():
     told: list[Shot] = []
-    (output,) = WINDOWS.generate(length=12, callback=following(new_texts(WINDOWS, length=12), told.append))
+    (output,) = WINDOWS.generate(length=12, watch=told_to(told))
     assert last(told) == {0: output.text} and len(told) == 13
-    WINDOWS.generate(length=12, callback=following(new_texts(WINDOWS, length=12)))
+    assert WINDOWS.generate(length=12) == [output]
 
 
 @pytest.mark.parametrize("size", [1, 64])
-def test_the_callback_of_fill_tells_whose_text_it_is(size):
+def test_who_watches_fill_sees_whose_text_it_is(size):
     told: list[Shot] = []
-    casting = filled_texts(POEMS, HOLED)
-    outputs = POEMS.fill(HOLED, seed=4, batch_size=size, callback=following(casting, told.append))
+    outputs = POEMS.fill(HOLED, seed=4, batch_size=size, watch=told_to(told))
     assert last(told) == dict(enumerate(output.text for output in outputs))
     assert sorted(row for shot in told if shot.level == 1 for row in shot.rows) == [0, 1, 2, 3]
 
@@ -107,8 +110,7 @@ def test_the_callback_of_fill_tells_whose_text_it_is(size):
 def test_what_was_given_and_every_candidate_are_told():
     told: list[Shot] = []
     settings = {"form": "wuyan-jueju", "acrostic": "春_花_", "steps": 3}
-    casting = new_texts(POEMS, "wuyan-jueju", acrostic="春_花_")
-    outputs = POEMS.generate(n=2, best_of=2, callback=following(casting, told.append), **settings)
+    outputs = POEMS.generate(n=2, best_of=2, watch=told_to(told), **settings)
     assert sorted(last(told)) == [0, 1, 2, 3]
     assert all(shot.texts[0][0] == "春" for shot in told)
     for k, output in enumerate(outputs):
@@ -118,21 +120,19 @@ def test_what_was_given_and_every_candidate_are_told():
 def test_candidates_and_keywords_of_filled_texts_are_told():
     told: list[Shot] = []
     texts = [HOLED[0].replace("霜", "_").replace("头", "_"), "□" * 20, HOLED[0]]
-    casting = filled_texts(POEMS, texts, each=2)
-    outputs = POEMS.fill(texts, best_of=2, callback=following(casting, told.append))
+    outputs = POEMS.fill(texts, best_of=2, watch=told_to(told))
     for k, output in enumerate(outputs):
         assert output.text in (last(told)[2 * k], last(told)[2 * k + 1])
     told.clear()
     texts = [poem + "□" * 15 for poem in ("床前明月光", "举头望明月", "白日依山尽")]
-    outputs = POEMS.fill(texts, keyword="鸟", callback=following(filled_texts(POEMS, texts), told.append))
+    outputs = POEMS.fill(texts, keyword="鸟", watch=told_to(told))
     assert last(told) == dict(enumerate(output.text for output in outputs))
 
 
 def test_sentences_are_told_letter_by_letter():
     told: list[Shot] = []
     texts = ["The cat _ on the mat.", "two _ _"]
-    casting = filled_texts(WORDS, texts)
-    outputs = WORDS.fill(texts, callback=following(casting, told.append))
+    outputs = WORDS.fill(texts, watch=told_to(told))
     assert last(told) == dict(enumerate(output.text for output in outputs))
 
 
@@ -318,7 +318,6 @@ def model(tmp_path_factory) -> str:
 @pytest.mark.parametrize("verb", [["generate", "-n", "5"], ["fill", *HOLED]])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_watching_and_tracing_change_no_text(verb, terminal, model, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(draw, "CHUNK", 2)
     monkeypatch.setenv("TERM", "xterm")
     words = [*verb, "--model", model, "--steps", "2", "--seed", "9", "--json"]
     assert cli.main(words) == 0
@@ -349,9 +348,7 @@ def test_an_interrupted_run_leaves_its_states(model, capsys, monkeypatch, tmp_pa
 
     kept = trace.shot
     calls = itertools.count()
-    monkeypatch.setattr(
-        "textdiff.pipeline.following.shot", lambda *a, **k: stop() if next(calls) == 3 else kept(*a, **k)
-    )
+    monkeypatch.setattr("textdiff.show.trace.shot", lambda *a, **k: stop() if next(calls) == 3 else kept(*a, **k))
     path = tmp_path / "t.jsonl"
     assert cli.main(["generate", "--model", model, "--steps", "5", "--trace", str(path)]) == 130
     assert len(trace.read(path).shots) == 3

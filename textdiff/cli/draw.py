@@ -19,40 +19,38 @@ from textdiff.cli.common import (
     text_flags,
     writing,
 )
-from textdiff.cli.drawing import advance, drawing_flags, given_of, names_epilog, onlookers, settings_of, watching_flags
-from textdiff.cli.pictures import draw_images, fill_images, for_images, image_flags
-
-CHUNK = 64  # texts drawn, and written, at a time
+from textdiff.cli.drawing import (
+    drawing_flags,
+    names_epilog,
+    new_options,
+    onlookers,
+    options_of,
+    text_header,
+    watching_flags,
+)
+from textdiff.cli.pictures import draw_images, fill_images, for_images
+from textdiff.core.errors import AskedError
 
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
     p = add_verb(verbs, "generate", generate, "write poems; draw images", epilog=names_epilog())
     p.add_argument("-n", "--n", type=int, default=1, help="how many (1)")
-    p.add_argument("--length", type=int, help="tokens of a text, for a model without forms")
-    for name, where in (
-        ("acrostic", "first in"),
-        ("acrostic-end", "last in"),
-        ("acrostic-diagonal", "k-th in the k-th of"),
-    ):
-        p.add_argument(f"--{name}", metavar="TEXT", help=f"characters that stand {where} the lines; _ leaves one free")
     p.add_argument("--template", metavar="FILE", help="a text with holes (□ or _) to fill in n ways; - for stdin")
     p.add_argument("--upper", metavar="LINE", help="the upper line of a couplet, for which the lower one is written")
-    image_flags(p).add_argument("--analytic", action="store_true", help="draw with the variance estimated in training")
-    drawing_flags(p)
+    drawing_flags(p, "generate")
     watching_flags(p)
     format_flags(p)
 
     p = add_verb(verbs, "fill", fill, "fill the holes (□, _ or [MASK]) of poems and sentences", epilog=names_epilog())
     text_flags(p)
-    images = image_flags(p)
+    images = drawing_flags(p, "fill")["images"]
     images.add_argument(
         "--mask", metavar="FILE", help="white where to draw anew; or left, right, top, bottom, centre (centre)"
     )
     images.add_argument(
         "--level", type=float, help="a model of cold diffusion without --mask: degrade so far, and restore (1)"
     )
-    drawing_flags(p)
     watching_flags(p)
     format_flags(p)
 
@@ -73,7 +71,7 @@ def add(verbs: Any) -> None:
     )
     p.add_argument("--variations", type=int, metavar="N", help="instead of rounds: N versions with a share drawn anew")
     p.add_argument("--level", type=float, help="that share of the free characters, more than 0 up to 1 (0.25)")
-    drawing_flags(p)
+    drawing_flags(p, "refine")
     format_flags(p)
 
 
@@ -82,16 +80,10 @@ def generate(a: argparse.Namespace) -> None:
         draw_images(a)
         return
     with writing(a.out) as out:
-        pipe = open_pipeline(a)
-        settings = settings_of(a) | {"form": a.form, "length": a.length} | given_of(a)
-        with progress_bar(a, a.n, "poem") as bar, onlookers(a, pipe, a.n, settings) as looking_on:
-            for first in range(0, a.n, CHUNK) or [0]:
-                size = min(CHUNK, a.n - first)
-                with looking_on(advance(bar, first)) as callback:
-                    outputs = pipe.generate(n=size, seed=a.seed + first, callback=callback, **settings)
-                if first and a.format == "text":
-                    print(file=out)
-                write_outputs(outputs, a.format, out)
+        options, pipe = new_options(a), open_pipeline(a)
+        if a.n < 1:
+            raise AskedError(f"n is {a.n}; it must be at least 1")
+        _draw(a, pipe, options, ({} for _ in range(a.n)), a.n, "poem", out)
 
 
 def fill(a: argparse.Namespace) -> None:
@@ -101,15 +93,19 @@ def fill(a: argparse.Namespace) -> None:
     records = records_of(a)
     with writing(a.out) as out:
         pipe = open_pipeline(a)
-        form = a.form or [record.get("form") for record in records]
-        texts, settings = [record["text"] for record in records], settings_of(a)
-        with (
-            progress_bar(a, len(texts), "text") as bar,
-            onlookers(a, pipe, len(texts), settings, texts, form) as looking_on,
-            looking_on(advance(bar, 0)) as callback,
-        ):
-            outputs = pipe.fill(texts, form=form, seed=a.seed, callback=callback, **settings)
-        write_outputs(outputs, a.format, out)
+        _draw(a, pipe, options_of(a), records, len(records), "text", out)
+
+
+def _draw(
+    a: argparse.Namespace, pipe: Any, options: Any, records: Iterable[Any], n: int, unit: str, out: TextIO
+) -> None:
+    """Draws a text for each record, and writes it as soon as it and those before it are done."""
+    header, said = text_header(pipe.plan(options), pipe.model.name, [a.seed + k for k in range(n)])
+    with onlookers(a, header, said) as watch, progress_bar(a, n, unit) as bar:
+        before = ""
+        for output in pipe.each(records, options, seed=a.seed, watch=watch):
+            before = write_output(output, a.format, out, before)
+            bar.update()
 
 
 def refine(a: argparse.Namespace) -> None:
@@ -122,6 +118,7 @@ def refine(a: argparse.Namespace) -> None:
                 [record["text"] for record in records],
                 form,
                 a.seed,
+                options_of(a),
                 rounds=a.rounds,
                 k=a.k,
                 patience=a.patience,
@@ -130,7 +127,6 @@ def refine(a: argparse.Namespace) -> None:
                 variations=a.variations,
                 level=a.level,
                 callback=bar.update,
-                **settings_of(a),
             )
         for number, one in enumerate(results):
             if a.format == "jsonl":
@@ -139,14 +135,14 @@ def refine(a: argparse.Namespace) -> None:
                 print(*[""] * bool(number), *_refined_lines(one, in_colour(out)), sep="\n", file=out)
 
 
-def write_outputs(outputs: Iterable[Any], style: str, out: TextIO) -> None:
+def write_output(output: Any, style: str, out: TextIO, before: str) -> str:
+    """Writes a text, apart from the one `before` by an empty line if either has several lines; the text."""
     if style == "jsonl":
-        for output in outputs:
-            print(json_line(output), file=out)
+        print(json_line(output), file=out)
     else:
-        texts = [output.text for output in outputs]
-        print(("\n\n" if any("\n" in text for text in texts) else "\n").join(texts), file=out)
+        print(*[""] * bool(before and "\n" in before + output.text), output.text, sep="\n", file=out)
     out.flush()
+    return str(output.text)
 
 
 def _refined_lines(one: Any, colours: bool) -> Iterator[str]:

@@ -1,18 +1,19 @@
-"""The flags that say how texts are drawn, and what they come to: keywords of the library, onlookers."""
+"""The flags that say how texts and images are drawn, made of the fields of `Options`; and who looks on while they are."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from textdiff import __version__
 from textdiff.cli.common import Parser, log, model_flags
 from textdiff.core.errors import AskedError
+from textdiff.pipeline.options import CHOICES, Options
 
 
 def names_epilog() -> str:
@@ -31,62 +32,58 @@ def names_epilog() -> str:
     )
 
 
-def drawing_flags(p: Parser) -> None:
+def drawing_flags(p: Parser, call: str) -> dict[str, Any]:
+    """A flag for every option of a call, with what its field says; the groups that they stand in, by name."""
+    about = "for a model of images, which writes a PNG; TEXT is then an image file, or digits:K"
+    groups: dict[str, Any] = {"": p, "verse": p.add_argument_group("verse")}
+    if call != "refine":
+        groups["images"] = p.add_argument_group("images", about)
+    for name, one in CHOICES.items():
+        if not one.flag or call not in one.calls:
+            continue
+        more: dict[str, Any] = {"help": one.about.replace("%", "%%")}
+        if one.type is bool:
+            more["action"] = "store_true"
+        elif one.type is str:
+            more |= {"metavar": one.metavar, "choices": one.words or None}
+        else:
+            more |= {"metavar": one.metavar, "type": number_or_word(one.words[0]) if one.words else one.type}
+        groups[one.group].add_argument(f"--{name.replace('_', '-')}", **more)
     p.add_argument(
-        "--form", help="a form by name, wuyan-jueju or 五言绝句 (the model's default; for fill, the text's shape)"
+        "--option",
+        type=option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=CHOICES["sampler_options"].about,
     )
     p.add_argument("--seed", type=int, default=0, help="text k is drawn with seed + k (0)")
-    p.add_argument("--sampler", help="(the model's default)")
-    p.add_argument("--steps", type=int, help="(one position at a time)")
-    p.add_argument("--temperature", type=float, help="1 is the law of the model itself (the model's default)")
-    p.add_argument("--top-p", type=float, help="draw from the likeliest tokens that make up this share")
-    p.add_argument("--process", help="(the model's first one)")
-    p.add_argument("--option", type=option, action="append", default=[], metavar="NAME=VALUE", help="the sampler's own")
-    p.add_argument("--quality", help="draft, good or best: steps and candidates chosen for you (good)")
-    p.add_argument(
-        "--best-of", type=int, metavar="N", help="give the best of N candidates, by prosody and the model's bound"
-    )
-    verse = p.add_argument_group("verse")
-    verse.add_argument("--title", help="what the poem is about: its first 8 characters count")
-    verse.add_argument("--dynasty", help="tang or song")
-    verse.add_argument(
-        "--guidance", type=float, help="how far towards title and dynasty; 1 is as trained, 1.5 stronger"
-    )
-    verse.add_argument(
-        "--prosody", metavar="MODE", help="tones and rhyme: strict, prefer, prefer:WEIGHT (nats) or off (off)"
-    )
-    verse.add_argument(
-        "--tones",
-        metavar="MODE|PATTERN",
-        help="the same for tones alone, auto (strict), or 平起首句入韵, 仄起, 首句不入韵 …",
-    )
-    verse.add_argument(
-        "--rhyme",
-        metavar="MODE|GROUP",
-        help="the same for rhyme alone, auto (strict), or a group of 平水韵 such as 七阳",
-    )
-    verse.add_argument("--avoid", metavar="FAULT,…", help="孤平 (guping), 三平尾 (sanpingwei); with strict tones")
-    verse.add_argument("--no-repeat", action="store_true", help="no character twice")
-    verse.add_argument("--keyword", help="characters that stand together somewhere, where the model would have them")
-    verse.add_argument(
-        "--particles",
-        type=int,
-        metavar="N",
-        help="chains a poem, resampled by their weights (strict prosody, mask process)",
-    )
-    p.add_argument(
-        "--script",
-        choices=("simplified", "traditional"),
-        help="print in these characters, but for given ones (as the model writes, for poems-zh simplified); traditional "
-        "ones are made from simplified text, which is lossy (needs textdiff[zh])",
-    )
     model_flags(p)
+    return groups
+
+
+def options_of(a: argparse.Namespace) -> Options:
+    """What the flags say."""
+    given = {name: getattr(a, name) for name, one in CHOICES.items() if one.flag and hasattr(a, name)}
+    return Options(**given, sampler_options=dict(a.option) or None)
 
 
 def watching_flags(p: Parser) -> None:
     p.add_argument("--watch", action="store_true", help="show the texts at the terminal (stderr) while they are drawn")
     p.add_argument("--delay", type=float, default=0.0, help="seconds between two states of --watch (0)")
     p.add_argument("--trace", metavar="FILE", help="write every state here, JSON Lines; see 'textdiff animate'")
+
+
+def number_or_word(word: str) -> Callable[[str], int | str]:
+    """Reads a whole number, or this one word."""
+
+    def read(text: str) -> int | str:
+        try:
+            return text if text == word else int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {word!r}") from None
+
+    return read
 
 
 def option(text: str) -> tuple[str, float | str]:
@@ -99,48 +96,11 @@ def option(text: str) -> tuple[str, float | str]:
         return name, value
 
 
-def settings_of(a: argparse.Namespace) -> dict[str, Any]:
-    """The flags that decide how a text is drawn."""
-    names: tuple[str, ...] = ("sampler", "process", "steps", "temperature", "top_p", "dynasty", "title", "script")
-    names += (
-        "guidance",
-        "prosody",
-        "tones",
-        "rhyme",
-        "avoid",
-        "no_repeat",
-        "keyword",
-        "particles",
-        "best_of",
-        "quality",
-    )
-    return {name: getattr(a, name) for name in names} | {"options": options_of(a)}
-
-
-def options_of(a: argparse.Namespace) -> dict[str, Any]:
-    """What --option says; a word only where the sampler named takes one."""
-    options = dict(a.option)
-    for name, value in options.items():
-        if isinstance(value, str):
-            from textdiff.core.resolve import attribute
-            from textdiff.samplers import SAMPLERS
-
-            entry = SAMPLERS.get(a.sampler or "")
-            takes = inspect.signature(attribute(entry.path)).parameters if entry else {}
-            if name in takes and not isinstance(takes[name].default, str):
-                raise AskedError(f"--option {name}={value}: sampler {a.sampler!r} takes a number there; pass one")
-            if name not in takes:
-                raise AskedError(
-                    f"--option {name}={value} is no number, and no --sampler is named that takes a word there"
-                )
-    return options
-
-
-def given_of(a: argparse.Namespace) -> dict[str, Any]:
-    """The characters of a new text that are given, and with an upper line the form of a couplet."""
-    given = {name: getattr(a, name) for name in ("acrostic", "acrostic_end", "acrostic_diagonal")}
+def new_options(a: argparse.Namespace) -> Options:
+    """What the flags say of a new text, the characters of --template or --upper among it."""
+    options = options_of(a)
     if a.upper is None:
-        return given | {"template": None if a.template is None else read_template(a.template)}
+        return options if a.template is None else replace(options, template=read_template(a.template))
     from textdiff.verse.forms import split_at_punctuation
 
     if a.template is not None:
@@ -148,11 +108,13 @@ def given_of(a: argparse.Namespace) -> dict[str, Any]:
             "both --upper and --template are given; write the upper line into the template, or pass one of them"
         )
     width = len("".join(split_at_punctuation(a.upper)))
+    if not width:
+        raise AskedError(f"--upper is {a.upper!r}, which has no character; pass the upper line of a couplet")
     if a.form not in (None, f"couplet:{width}"):
         raise AskedError(
             f"--upper has {width} characters, but the form is {a.form!r}; pass --form couplet:{width}, or no form"
         )
-    return given | {"template": a.upper, "form": f"couplet:{width}"}
+    return replace(options, template=a.upper, form=f"couplet:{width}")
 
 
 def read_template(path: str) -> str:
@@ -165,67 +127,37 @@ def read_template(path: str) -> str:
 
 @contextlib.contextmanager
 def onlookers(
-    a: argparse.Namespace,
-    pipe: Any,
-    n: int,
-    settings: dict[str, Any],
-    texts: Sequence[str] | None = None,
-    form: Any = None,
-) -> Iterator[Callable[[Callable[[Any], None]], contextlib.AbstractContextManager[Callable[[Any], None]]]]:
-    """Makes a callback one that the display of --watch and the file of --trace are told by as well."""
+    a: argparse.Namespace, header: Mapping[str, Any], options: Mapping[str, Any]
+) -> Iterator[Callable[[Any], None] | None]:
+    """What is to be called with every frame, or shot, of a run: the display of --watch and the file of --trace; None without them."""
     watch = a.watch and sys.stderr.isatty()
     if a.watch and not watch:
         log("textdiff: --watch needs a terminal at stderr; going on without")
+    if a.trace and a.out and Path(a.trace).resolve() == Path(a.out).resolve():
+        raise AskedError(f"--trace and --out are both {a.out!r}; name two files")
     if not (watch or a.trace):
-        yield contextlib.nullcontext
+        yield None
         return
-    from textdiff.pipeline import following
     from textdiff.show import trace
     from textdiff.show.watching import watching
 
-    plan = pipe.plan(**{name: settings[name] for name in inspect.signature(pipe.plan).parameters if name in settings})
-    each = plan.best_of * (plan.particles or 1)
-    if texts is None:
-        named = inspect.signature(following.new_texts).parameters
-        casting = following.new_texts(pipe, **{name: value for name, value in settings.items() if name in named})
-    else:
-        casting = following.filled_texts(pipe, texts, form, script=settings["script"], each=each)
-    header = {
-        "textdiff": __version__,
-        "model": pipe.model.name,
-        "form": settings.get("form", form),
-        "process": plan.process_name,
-        "sampler": plan.sampler,
-        "settings": {name: value for name, value in settings.items() if value is not None and name != "form"}
-        | {name: getattr(plan, name) for name in ("steps", "temperature", "top_p", "options")},
-        "seeds": [a.seed + k for k in range(n)],
-        "each": each,
-    }
+    whole = {"textdiff": __version__} | dict(header) | {"settings": {k: v for k, v in options.items() if v is not None}}
     with contextlib.ExitStack() as stack:
-        record = stack.enter_context(trace.recording(a.trace, header)) if a.trace else None
+        looks = [stack.enter_context(trace.recording(a.trace, whole))] if a.trace else []
+        looks += [stack.enter_context(watching(sys.stderr, a.delay))] if watch else []
+        follow = trace.follower()
 
-        @contextlib.contextmanager
-        def looking_on(callback: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
-            with watching(sys.stderr, a.delay) if watch else contextlib.nullcontext() as show:
-                follow = following.following(casting, record, show, decode=plan.process.decode)
+        def look(frame: Any) -> None:
+            shot = frame if isinstance(frame, trace.Shot) else follow(frame)
+            for one in looks:
+                one(shot)
 
-                def both(state: Any) -> None:
-                    callback(state)
-                    follow(state)
-
-                yield both
-
-        yield looking_on
+        yield look
 
 
-def advance(bar: Any, done: int) -> Callable[[Any], None]:
-    """A callback that moves the bar as the states of its batches come down to level 0."""
-    before = done
-
-    def move(state: Any) -> None:
-        nonlocal before
-        bar.update(max(0.0, before + len(state.x) * (1 - state.t.max().item()) - bar.n))
-        if not state.t.any():
-            before = bar.n
-
-    return move
+def text_header(plan: Any, model: str, seeds: Sequence[int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header of a trace of texts, and the options that it names."""
+    chosen = {name: getattr(plan, name) for name in ("steps", "temperature", "top_p", "sampler_options")}
+    said = {name: value for name, value in plan.options.given().items() if name != "form"} | chosen
+    header = {"model": model, "form": plan.options.form, "process": plan.process, "sampler": plan.sampler}
+    return header | {"seeds": list(seeds), "each": plan.each}, said

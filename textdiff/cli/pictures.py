@@ -11,21 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from textdiff import __version__
-from textdiff.cli.common import Parser, progress_bar, starting, writing
+from textdiff.cli.common import progress_bar, starting, writing
+from textdiff.cli.drawing import onlookers, options_of
 from textdiff.core.errors import AskedError
 
-_TEXT_FLAGS: tuple[str, ...] = ("form", "length", "temperature", "top_p", "process", "quality", "best_of", "title")
-_TEXT_FLAGS += ("dynasty", "prosody", "tones", "rhyme", "avoid", "no_repeat", "keyword", "particles", "script", "watch")
-_TEXT_FLAGS += ("acrostic", "acrostic_end", "acrostic_diagonal", "template", "upper", "file", "format")
-_IMAGE_FLAGS = ("label", "analytic", "mask", "level")
-
-
-def image_flags(p: Parser) -> Any:
-    about = "for a model of images, which writes a PNG; TEXT is then an image file, or digits:K"
-    group = p.add_argument_group("images", about)
-    group.add_argument("--label", help="the class to draw")
-    return group
+ONLY_TEXTS = ("watch", "file", "format", "template", "upper")  # flags that are no options, and mean nothing to an image
+ONLY_IMAGES = ("mask", "level")
 
 
 def of_images(model: str) -> bool:
@@ -38,14 +29,14 @@ def of_images(model: str) -> bool:
 
 
 def for_images(a: argparse.Namespace) -> bool:
-    """Whether --model is a folder of a model of images; a flag of the other kind is an error."""
+    """Whether --model is a folder of a model of images; a flag of the other kind that is no option is an error."""
     images = a.model is not None and of_images(a.model)
-    for name in _TEXT_FLAGS if images else _IMAGE_FLAGS:
-        if hasattr(a, name) and getattr(a, name) != a.parser.get_default(name):
-            flag, model = f"--{name.replace('_', '-')}", a.model or "the packaged model"
-            if images:
-                raise AskedError(f"{flag} is for texts, and {model} is a model of images; leave it out")
-            raise AskedError(f"{flag} is for images, and {model} is no folder of a model of images; leave it out")
+    for name in ONLY_TEXTS if images else ONLY_IMAGES:
+        if getattr(a, name, None) != a.parser.get_default(name):
+            model, kinds = a.model or "the packaged model", ("texts", "images")
+            raise AskedError(
+                f"--{name} is for {kinds[not images]}, and {model} is a model of {kinds[images]}; leave it out"
+            )
     if images and not (a.out and a.out != "-") and sys.stdout.isatty():
         raise AskedError("a picture is not written to a terminal; pass --out FILE.png, or send stdout to a file")
     return images
@@ -54,8 +45,8 @@ def for_images(a: argparse.Namespace) -> bool:
 def draw_images(a: argparse.Namespace) -> None:
     from textdiff.show import mosaic
 
-    with writing(a.out) as out, _image_run(a, a.n) as (pipe, settings):
-        drawn = pipe.generate(a.n, label=a.label, analytic=a.analytic, **settings)
+    with writing(a.out) as out, _image_run(a, options_of(a), a.n, "generate") as (pipe, settings):
+        drawn = pipe.generate(a.n, **settings)
         out.buffer.write(mosaic.png(drawn.images))
 
 
@@ -68,51 +59,44 @@ def fill_images(a: argparse.Namespace) -> None:
 
     if not a.text:
         raise AskedError("there is no image; pass image files, or digits:0, digits:1 … for digits held out of training")
-    with writing(a.out) as out, _image_run(a, len(a.text)) as (pipe, settings):
+    with writing(a.out) as out, _image_run(a, options_of(a), len(a.text), "fill") as (pipe, settings):
         images = torch.stack([image_of(text, pipe.model.shape) for text in a.text])
         if a.mask is None and PROCESSES[pipe.model.processes[0]].degrades:
             level = 1.0 if a.level is None else a.level
             shown = pipe.degrade(images, level, seed=a.seed)
-            drawn = pipe.restore(shown, level=level, label=a.label, **settings)
+            drawn = pipe.restore(shown, level=level, **settings)
         else:
             known = mask_of(a.mask or "centre", pipe.model.shape)
             shown = torch.where(known, images, 0.0)
-            drawn = pipe.fill(images, known, label=a.label, **settings)
+            drawn = pipe.fill(images, known, **settings)
         out.buffer.write(mosaic.png(torch.cat([images, shown, drawn.images]), columns=len(images)))
 
 
 @contextlib.contextmanager
-def _image_run(a: argparse.Namespace, n: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The pipeline of a model of images, and its settings, the trace and the progress bar among them."""
+def _image_run(a: argparse.Namespace, options: Any, n: int, call: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The pipeline of a model of images, and the arguments of a call; the trace and the progress bar look on."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in library
     with starting():
         from textdiff.pipeline.images import ImagePipeline
-        from textdiff.show import mosaic, trace
+        from textdiff.pipeline.plan import resolve
+        from textdiff.show import mosaic
 
         pipe = ImagePipeline.from_pretrained(a.model, device=a.device)
-    settings = {"seed": a.seed, "steps": a.steps, "sampler": a.sampler, "options": dict(a.option) or None}
-    settings["guidance"] = 1.0 if a.guidance is None else a.guidance
-    header = {
-        "textdiff": __version__,
-        "images": True,
-        "model": pipe.model.name,
-        "process": pipe.model.processes[0],
-        "settings": settings,
-        "seeds": [a.seed + k for k in range(n)],
-    }
-    with contextlib.ExitStack() as stack:
-        record = stack.enter_context(trace.recording(a.trace, header)) if a.trace else None
-        bar = stack.enter_context(progress_bar(a, n, "image"))
-        first = 0
+    plan, first = resolve(options, pipe.model, call), 0
+    header = {"images": True, "model": pipe.model.name, "process": plan.process, "sampler": plan.sampler}
+    header["seeds"] = [a.seed + k for k in range(n)]
+    said = options.given() | {"steps": plan.steps}
+    with onlookers(a, header, said) as watch, progress_bar(a, n, "image") as bar:
 
         def follow(state: Any) -> None:
             nonlocal first
             done = not state.t.any()
-            if record is not None:
-                rows = range(first, first + len(state.x))
+            if watch is not None:
                 shown = pipe.finished(state) if done else state.x
-                record(mosaic.shot(shown, rows, state.t.max().item(), state.forwards.tolist()))
-            bar.update(max(0.0, first + len(state.x) * (1 - state.t.max().item()) - bar.n))
-            first += len(state.x) * done
+                rows = range(first, first + len(state.x))
+                watch(mosaic.shot(shown, rows, state.t.max().item(), state.forwards.tolist()))
+            if done:
+                bar.update(len(state.x))
+                first += len(state.x)
 
-        yield pipe, settings | {"callback": follow}
+        yield pipe, {"seed": a.seed, "options": options, "callback": follow}

@@ -172,7 +172,7 @@ def ladder(model: ImageModel, ground: Ground, settings: Settings, shelf: Shelf, 
         for name in settings.samplers:
             log(f"{name}, {steps} steps, {settings.n} images")
             sampler, wide = CALLED.get(name, (name, False))
-            how: dict[str, Any] = {"sampler": sampler, "options": {}, "steps": steps}
+            how: dict[str, Any] = {"sampler": sampler, "sampler_options": {}, "steps": steps}
             if wide:
                 how["shape"] = lambda predictor, steps=steps: analytic(predictor, table, model.schedule, last=1 / steps)
             drawn = _drawn(model, settings, shelf, f"{name}-{steps}-{settings.n}", told, how)

@@ -1,18 +1,15 @@
-"""Text with holes as token ids, and ids as text again.
+"""Texts with holes, and open pages, as canvases to draw on.
 
-A hole is `□`, `_`, `[MASK]` or the tokenizer's own mask token; one hole is one token.  A poem's tokens are the form's
-characters alone: punctuation and line breaks belong to the form, are taken off on the way in and put back on the way out.
-A sentence keeps what stands around its holes letter by letter, whatever the tokenizer makes of it.
-
-Whatever is given is printed as it was written: a traditional character that the vocabulary lacks is read in its simplified
-form, and comes out as it went in.
+A poem's tokens are the form's characters alone: punctuation and line breaks belong to the form, are taken off on the way in and
+put back on the way out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,64 +17,37 @@ from torch import Tensor
 
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
-from textdiff.networks.masked_lm import HEADS
-from textdiff.networks.tokenization import frame
+from textdiff.pipeline.options import Forms, Options, Words, at_least
+from textdiff.pipeline.page import (
+    HAS_HOLE,
+    Canvas,
+    Pieces,
+    check_length,
+    decoded,
+    filled,
+    lines_canvas,
+    outside,
+    scored_sentence,
+    sentence_canvas,
+    shorten,
+    spelled,
+    tokens_of,
+    unknown_in,
+)
+from textdiff.pipeline.plan import defaults_of
 from textdiff.verse import script
-from textdiff.verse.forms import FORMS, HOLE, Form, guess_form, split_at_punctuation
+from textdiff.verse.forms import FORMS, HOLE, Form, get_form, guess_form, split_at_punctuation
 
-Pieces = list[tuple[str, str | None]]  # of a text: as the tokens read, and as it was written where it was given
+__all__ = ["HOLE", "Canvas", "spelled"]
 
-
-@dataclass(frozen=True, eq=False)
-class Canvas:
-    """One text: the tokens that stand, where one may write, and how ids read as text.
-
-    `hidden` positions are not shown, are [MASK] to the network and are not written: given an exact predictor of the mask
-    process, what is drawn elsewhere follows its law with all that stands there unknown.
-    """
-
-    ids: Tensor  # (L,), the mask's id where there is a hole
-    free: Tensor  # (L,) bool
-    form: Form | None
-    write: Callable[[list[int]], Pieces]  # ids of length L -> text
-    unknown: int = 0  # free tokens that are the unknown one (scoring)
-    hidden: Tensor | None = None  # (L,) bool
-    allowed: Tensor | None = None  # (L, V) bool, the tokens that a free position may take; a form has always the same
-    convert: Callable[[str], str] | None = None  # from the script of the model to that of the reader
-
-    @property
-    def shape(self) -> tuple[int, int, Form | None]:
-        """Texts of one shape walk the same levels, and so can share a batch."""
-        return len(self.ids), int(self.free.sum()), self.form
-
-    def text(self, ids: Tensor) -> str:
-        """The text with ids (L,) at the free positions, □ where they are the mask."""
-        pieces = self.write(torch.where(self.free, ids, self.ids).tolist())
-        if self.convert is None:
-            return "".join(drawn if given is None else given for drawn, given in pieces)
-        converted, done = self.convert("".join(drawn for drawn, _ in pieces)), 0  # all of it, as words decide
-        result = ""
-        for drawn, given in pieces:
-            result += converted[done : done + len(drawn)] if given is None else given
-            done += len(drawn)
-        return result
-
-    def read(self, ids: Tensor) -> str:
-        """The same in the model's own characters, what was given too."""
-        return "".join(drawn for drawn, _ in self.write(torch.where(self.free, ids, self.ids).tolist()))
-
-    def under(self, process: str) -> Canvas:
-        """This canvas for `process`: what is no mask process cannot leave positions unknown, and writes the hidden ones."""
-        if self.hidden is None or process == "mask":
-            return self
-        return replace(self, free=self.free | self.hidden, hidden=None)
+Maker = Callable[..., Canvas]  # `holed` or `whole`
 
 
 def blank(model: TextModel, form: Form) -> Canvas:
     """A poem with every character open."""
     _check_form(form, model)
     if form.plain:
-        return _lines("\n".join([HOLE * form.width] * form.lines), model, form)
+        return lines_canvas("\n".join([HOLE * form.width] * form.lines), model, form)
     return _poem(HOLE * form.length, model, form)
 
 
@@ -100,7 +70,7 @@ def acrostic(
     """
     lines = [HOLE * form.width] * form.lines if text is None else _split(text.replace("[MASK]", HOLE), form)
     board = [list(line) for line in lines]
-    told: dict[tuple[int, int], str] = {}
+    named: dict[tuple[int, int], str] = {}
     for name, characters, columns in (
         ("acrostic", first, [0] * form.lines),
         ("acrostic_end", last, [-1] * form.lines),
@@ -121,19 +91,19 @@ def acrostic(
             place = column % len(board[line])
             if board[line][place] not in (HOLE, "_", character):
                 raise AskedError(
-                    f"line {line + 1}, character {place + 1} is {board[line][place]!r} by {told.get((line, place), 'template')} "
+                    f"line {line + 1}, character {place + 1} is {board[line][place]!r} by {named.get((line, place), 'template')} "
                     f"and {character!r} by {name}; give one character there, or '_' in one of them"
                 )
-            board[line][place], told[line, place] = character, name
+            board[line][place], named[line, place] = character, name
     return "\n".join(map("".join, board))
 
 
 def window(model: TextModel, length: int) -> Canvas:
     """`length` open tokens of running text."""
     ids = torch.full((length,), model.mask_id)
-    _check_length(ids, model)
+    check_length(ids, model)
 
-    return Canvas(ids, torch.ones_like(ids, dtype=torch.bool), None, lambda ids: _decoded(ids, model))
+    return Canvas(ids, torch.ones_like(ids, dtype=torch.bool), None, lambda ids: decoded(ids, model))
 
 
 def holed(text: str, model: TextModel, form: Form | None = None, *, verse: bool = True) -> Canvas:
@@ -143,19 +113,25 @@ def holed(text: str, model: TextModel, form: Form | None = None, *, verse: bool 
     open as well, and not shown.  A couplet's upper line alone asks for the lower one.
     """
     marked = _mark(text, model)
+    try:
+        return _holed(marked, model, form, verse)
+    except AskedError as error:  # quotes the text as it was typed
+        raise AskedError(str(error).replace(repr(shorten(marked)), repr(shorten(text)))) from None
+
+
+def _holed(marked: str, model: TextModel, form: Form | None, verse: bool) -> Canvas:
+    quoted = shorten(marked)
     if form is not None:
         _check_form(form, model)
         marked = "\n".join(_split(marked, form))
     if not marked.strip():
         raise AskedError("text is empty; pass a poem or a sentence with '_' for each token to be filled in")
     if HOLE not in marked:
-        raise AskedError(
-            f"text {shorten(text)!r} has no hole; write '_', '□' or '[MASK]' for each token to be filled in"
-        )
+        raise AskedError(f"text {quoted!r} has no hole; write '_', '□' or '[MASK]' for each token to be filled in")
     if form is None and not verse:
-        return _sentence(marked, model)
+        return sentence_canvas(marked, model)
     if form is not None and form.plain:
-        return _lines(marked, model, form)
+        return lines_canvas(marked, model, form)
     form = form or guess_form(marked)
     return _opening(marked, model) if form is None else _poem(marked, model, form)
 
@@ -165,24 +141,126 @@ def whole(text: str, model: TextModel, form: Form | None = None, *, verse: bool 
     if not text.strip():
         raise AskedError("text is empty; pass a poem or a sentence")
     if form is None and not verse:
-        return _score_sentence(text, model)
+        return scored_sentence(text, model)
     if form is not None:
         _check_form(form, model)
         if form.plain:
             raise AskedError(f"form {form.name!r} tells how to write a text, not how to score one; leave it out")
     if HOLE in (marked := _mark(text, model)):
-        raise AskedError(_HAS_HOLE.format(shorten(text)))
+        raise AskedError(HAS_HOLE.format(shorten(text)))
     form = form or guess_form(marked)
     if form is None:
         raise _no_form(text, "")
     return _poem(marked, model, form, score=True)
 
 
-def shorten(text: str, limit: int = 40) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+# -- what a caller gives --------------------------------------------------------------------------------------------------
 
 
-_HAS_HOLE = "text {!r} has a hole, and only whole texts have a likelihood; fill it first"
+def knows_forms(model: TextModel) -> bool:
+    """Whether a model writes verse."""
+    return "form" in model.prefix
+
+
+def open_page(model: TextModel, options: Options) -> Canvas:
+    """What a new text is written on: a form or a length, with the characters of a template or an acrostic."""
+    defaults, form = defaults_of(model), options.form
+    if form is not None and not isinstance(form, str):
+        raise AskedError(f"form is {form!r}; pass the name of one form")
+    usual = str(defaults.form or "qiyan-jueju")
+    ends = {"first": options.acrostic, "last": options.acrostic_end, "diagonal": options.acrostic_diagonal}
+    if options.template is None and all(value is None for value in ends.values()):
+        return _open(model, form, usual, options.length, defaults.length)
+    if options.length is not None:
+        raise AskedError(
+            f"length is {options.length}, but given characters have their places in a form; leave length out"
+        )
+    template, verse = options.template, knows_forms(model)
+    shaped = guess_form(template.replace("[MASK]", HOLE)) if form is None and template is not None else None
+    if form is None and not verse and shaped is None:
+        if template is None or any(value is not None for value in ends.values()):
+            raise AskedError(f"model {model.name} knows no forms; pass one with the acrostic, such as lines:4x32")
+        return holed(template, model, verse=False)
+    shaped = shaped or get_form(usual if form is None else form)
+    return holed(acrostic(shaped, text=template, **ends), model, shaped, verse=verse)
+
+
+def _open(model: TextModel, form: str | None, usual: str, length: int | None, usual_length: int | None) -> Canvas:
+    at_least("length", length, 1)
+    if length is None and (form is not None or knows_forms(model)):
+        return blank(model, get_form(usual if form is None else form))
+    if form is not None or knows_forms(model):
+        raise AskedError(
+            f"length is {length}, but a form has its own; pass a form or a length to a model without forms"
+        )
+    length = length or usual_length
+    if length is None:
+        raise AskedError(f"model {model.name} knows no forms; pass a form or the length in tokens")
+    return window(model, length)
+
+
+def read(make: Maker, text: Any, model: TextModel, form: str | None = None, number: int = 0) -> Canvas:
+    """The canvas that `make` makes of a text, number `number` of a call from 0: errors name it."""
+    if not isinstance(text, str):
+        raise AskedError(f"text {number + 1} is {type(text).__name__}; pass strings")
+    with numbered(number):
+        return make(text, model, None if form is None else get_form(form), verse=knows_forms(model))
+
+
+def read_all(make: Maker, texts: str | Iterable[Any], model: TextModel, form: Forms = None) -> list[Canvas]:
+    """The canvases of all texts of a call."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise AskedError("there is no text; pass at least one")
+    if form is not None and not isinstance(form, str) and len(form) != len(texts):
+        raise AskedError(f"form names {len(form)} forms for {len(texts)} texts; pass one form, or one for each text")
+    forms = per_text("form", form, len(texts))
+    return [read(make, text, model, f, k) for k, (text, f) in enumerate(zip(texts, forms, strict=True))]
+
+
+def about(canvas: Canvas, model: TextModel, title: str | None, dynasty: str | None) -> Canvas:
+    """The canvas of a text of which the network is told a title and a dynasty; AskedError where it cannot be."""
+    if not title and dynasty is None:
+        return canvas if title is None else replace(canvas, title=title)
+    title = title and spelled(title, model)
+    model.condition(1, title=title, dynasty=dynasty)
+    return replace(canvas, title=title, dynasty=dynasty)
+
+
+def about_all(canvases: Iterable[Canvas], model: TextModel, title: Words, dynasty: Words) -> list[Canvas]:
+    """`about` for all canvases of a call, with one title and dynasty or one for each."""
+    canvases = list(canvases)
+    titles, dynasties = (per_text(k, v, len(canvases)) for k, v in (("title", title), ("dynasty", dynasty)))
+    return [about(c, model, t, d) for c, t, d in zip(canvases, titles, dynasties, strict=True)]
+
+
+def condition(model: TextModel, canvases: Sequence[Canvas]) -> Tensor:
+    """What the network is told of texts of one form, a row for each."""
+    form = canvases[0].form
+    named = (form.host or form).name if form and knows_forms(model) else None
+    titles, dynasties = [c.title for c in canvases], [c.dynasty for c in canvases]
+    return model.condition(len(canvases), form=named, title=titles, dynasty=dynasties)
+
+
+def per_text(name: str, value: Words, n: int) -> list[str | None]:
+    """One value for each of n texts."""
+    if value is None or isinstance(value, str):
+        return [value] * n
+    if len(value) != n:
+        raise AskedError(f"{name} has {len(value)} values for {n} texts; pass one, or one for each text")
+    return list(value)
+
+
+@contextlib.contextmanager
+def numbered(number: int) -> Iterator[None]:
+    """Errors of text `number` of a call, from 0, name it where it is not the first."""
+    try:
+        yield
+    except AskedError as error:
+        raise AskedError(f"text {number + 1}: {error}" if number else str(error)) from None
+
+
+# -- parts ----------------------------------------------------------------------------------------------------------------
 
 
 def _mark(text: str, model: TextModel) -> str:
@@ -190,21 +268,8 @@ def _mark(text: str, model: TextModel) -> str:
     return re.sub("|".join(map(re.escape, sorted(signs, key=len, reverse=True))), HOLE, text)
 
 
-def spelled(text: str, model: TextModel) -> str:
-    """The text with characters that the vocabulary lacks in simplified form, where it has that and OpenCC is installed."""
-    lacking = {c for c in set(script.HAN.findall(text)) if not _known(c, model)}
-    if not lacking or not script.available():
-        return text
-    simple = script.simplified(text)
-    return "".join(new if c in lacking and _known(new, model) else c for c, new in zip(text, simple, strict=True))
-
-
-def _known(character: str, model: TextModel) -> bool:
-    return model.tokenizer.convert_tokens_to_ids(character) not in (None, model.unk_id)
-
-
 def _check_form(form: Form, model: TextModel) -> None:
-    """Raise ValueError for a form that the model cannot be told."""
+    """AskedError for a form that has no name the model knows."""
     if "form" not in model.prefix or form in FORMS.values() or form.host is not None:
         return
     known = ", ".join(f.name for f in FORMS.values())
@@ -247,14 +312,14 @@ def _poem(marked: str, model: TextModel, form: Form, *, score: bool = False) -> 
         hidden[shown] = False
         ids = torch.full((form.host.length,), model.mask_id).masked_scatter(~hidden, ids)
         free = torch.zeros_like(hidden).masked_scatter(~hidden, free)
-    _check_length(ids, model)
+    check_length(ids, model)
 
     def write(ids: list[int]) -> Pieces:
-        printed = form.layout(read if score else "".join(_tokens(ids[shown], model)))
-        told = iter(given)
-        return [(c, next(told) if split_at_punctuation(c) else None) for c in printed]
+        printed = form.layout(read if score else "".join(tokens_of(ids[shown], model)))
+        characters = iter(given)
+        return [(c, next(characters) if split_at_punctuation(c) else None) for c in printed]
 
-    return Canvas(ids, free, form, write, _unknown(ids, model), hidden)
+    return Canvas(ids, free, form, write, unknown_in(ids, model), hidden)
 
 
 def _characters(line: str, number: int, model: TextModel, score: bool) -> list[int]:
@@ -264,7 +329,7 @@ def _characters(line: str, number: int, model: TextModel, score: bool) -> list[i
     ids = [model.mask_id if c == HOLE else unknown if k is None else k for c, k in zip(line, ids, strict=True)]
     for place, (character, k) in enumerate(zip(line, ids, strict=True)):
         if k is None or (k == unknown and not score):
-            raise _outside(character, f"line {number + 1}, character {place + 1}")
+            raise outside(character, f"line {number + 1}, character {place + 1}")
     return ids
 
 
@@ -278,160 +343,8 @@ def _opening(marked: str, model: TextModel) -> Canvas:
             places = [k for k, character in enumerate(characters) if character == HOLE]
             signs = [hole.span() for hole in re.finditer(HOLE, marked)]
             spans = [(*span, k) for span, k in zip(signs, places, strict=True)]
-            return Canvas(poem.ids, poem.free, form, _filled(spelled(marked, model), marked, spans, model))
+            return Canvas(poem.ids, poem.free, form, filled(spelled(marked, model), marked, spans, model))
     raise _no_form(marked, ", or fewer whole lines of one width")
-
-
-def _lines(marked: str, model: TextModel, form: Form) -> Canvas:
-    """Lines of running text, `form.width` tokens each.
-
-    Where the vocabulary has a line break, one stands before the first line (not shown) and after each, and none is drawn
-    inside.  Elsewhere the lines follow each other.  If such a vocabulary tells where words begin, each line begins with one
-    (for certain under the mask process alone), and a hole takes in the space before it, as its token may bring its own.
-    """
-    names = model.tokenizer.convert_ids_to_tokens(range(len(model.tokenizer)))
-    content = [(k, names[k]) for k in model.content.tolist()]
-    breaks = [k for k, name in content if name == "\n"]
-    words = [k for k, name in content if name[0] in "Ġ▁"]
-    ids, starts = list(breaks), []
-    parts: list[Callable[[list[int]], Pieces]] = []
-    for number, line in enumerate(marked.split("\n")):
-        if words and not breaks:
-            line = re.sub(f"^(?!{HOLE}| )", " ", re.sub(f" +(?={HOLE})", "", line))
-        tokens, write_line = _line(line, len(ids), model, f"line {number + 1}")
-        if len(tokens) != form.width:
-            raise AskedError(
-                f"line {number + 1} has {len(tokens)} tokens, but form {form.name!r} has lines of {form.width}; "
-                f"one hole ('_') is one token"
-            )
-        starts.append(len(ids))
-        parts.append(write_line)
-        ids += tokens + breaks
-    row = torch.tensor(ids)
-    _check_length(row, model)
-    network: Any = model.model
-    allowed = torch.ones(len(row), network.get_input_embeddings().weight.shape[0], dtype=torch.bool)
-    allowed[:, breaks] = False
-    if words and not breaks:
-        allowed[starts] = torch.zeros_like(allowed[0]).index_fill(0, torch.tensor(words), True)
-
-    def write(ids: list[int]) -> Pieces:
-        lines = [part(ids) if breaks else _without_space(part(ids), at_start=True) for part in parts]
-        return [piece for k, line in enumerate(lines) for piece in [("\n", None)] * (k > 0) + line]
-
-    return Canvas(row, row == model.mask_id, form, write, allowed=allowed)
-
-
-def _line(line: str, start: int, model: TextModel, place: str) -> tuple[list[int], Callable[[list[int]], Pieces]]:
-    """The tokens of one line with holes, and how it reads; its first token is number `start` of the text."""
-    mask = model.tokenizer.mask_token
-    told = spelled(line, model).replace(HOLE, mask)
-    encoding = model.tokenizer(told, add_special_tokens=False, return_offsets_mapping=True)
-    tokens = encoding["input_ids"]
-    spans = [(*span, start + k) for k, span in enumerate(encoding["offset_mapping"])]
-    for token, (begin, stop, _) in zip(tokens, spans, strict=True):
-        if token == model.unk_id:
-            raise _outside(told[begin:stop].strip(), place)
-    if set(line) == {HOLE}:  # a tokenizer knows best how its tokens go together
-        return tokens, lambda ids: _decoded(ids[start : start + len(tokens)], model)
-    holes = [span for span, token in zip(spans, tokens, strict=True) if token == model.mask_id]
-    return tokens, _filled(told, line.replace(HOLE, mask), holes, model)
-
-
-def _decoded(ids: list[int], model: TextModel) -> Pieces:
-    return [(model.decode(torch.tensor([ids]))[0].replace(model.tokenizer.mask_token, HOLE), None)]
-
-
-def _sentence(marked: str, model: TextModel) -> Canvas:
-    """A sentence as the tokenizer cuts it."""
-    mask = model.tokenizer.mask_token
-    told = spelled(marked, model).replace(HOLE, mask)
-    encoding = model.tokenizer(told, add_special_tokens=False, return_offsets_mapping=True)
-    ids, spans = torch.tensor(encoding["input_ids"]), encoding["offset_mapping"]
-    for token, (begin, stop) in zip(ids.tolist(), spans, strict=True):
-        if token == model.unk_id:
-            raise _outside(told[begin:stop], f"character {len(told[:begin].replace(mask, HOLE)) + 1}")
-    _check_length(ids, model)
-    holes = ids == model.mask_id
-    places = [(*spans[k], k) for k in holes.nonzero()[:, 0].tolist()]
-    return Canvas(ids, holes, None, _filled(told, marked.replace(HOLE, mask), places, model))
-
-
-def _score_sentence(text: str, model: TextModel) -> Canvas:
-    ids = torch.tensor(model.tokenizer(spelled(text, model), add_special_tokens=False)["input_ids"], dtype=torch.long)
-    if (ids == model.mask_id).any():
-        raise AskedError(_HAS_HOLE.format(shorten(text)))
-    if not len(ids):
-        raise AskedError(f"text {shorten(text)!r} has no token; pass a poem or a sentence")
-    _check_length(ids, model)
-    return Canvas(ids, torch.ones_like(ids, dtype=torch.bool), None, lambda ids: [(text, text)], _unknown(ids, model))
-
-
-def _filled(
-    text: str, given: str, spans: Sequence[tuple[int, int, int]], model: TextModel
-) -> Callable[[list[int]], Pieces]:
-    """Writes tokens into `text`, which was written as `given`: (begin, end, position of the token among the ids), in order."""
-
-    def write(ids: list[int]) -> Pieces:
-        pieces: Pieces = []
-        before, done = "", 0  # what has been read so far
-        for begin, stop, position in spans:
-            pieces.append((text[done:begin], given[done:begin]))
-            before += text[done:begin]
-            (token,) = _tokens([ids[position]], model)
-            piece = HOLE if token == HOLE else model.tokenizer.convert_tokens_to_string([token])
-            if token.startswith("##") and len(token) > 2:  # the rest of a word
-                pieces, before, piece = _without_space(pieces), before.rstrip(), token[2:]
-            elif token[0] in "Ġ▁" and before and not before[-1].isspace():  # the tokenizer's mask took the space
-                piece = " " + piece.lstrip()
-            elif token[0] in "Ġ▁":
-                piece = piece.lstrip()
-            elif token == HOLE and text[begin].isspace():
-                piece = " " + piece
-            pieces.append((piece, None))
-            before, done = before + piece, stop
-        return [*pieces, (text[done:], given[done:])]
-
-    return write
-
-
-def _without_space(pieces: Pieces, *, at_start: bool = False) -> Pieces:
-    """The pieces of a text without the white space at its end, or its start."""
-    edge = 0 if at_start else -1
-    strip = str.lstrip if at_start else str.rstrip
-    pieces = list(pieces)
-    while pieces and not pieces[edge][0].strip():
-        del pieces[edge]
-    if pieces:
-        drawn, given = pieces[edge]
-        pieces[edge] = strip(drawn), None if given is None else strip(given)
-    return pieces
-
-
-def _tokens(ids: list[int], model: TextModel) -> list[str]:
-    names = model.tokenizer.convert_ids_to_tokens(ids)
-    return [HOLE if k == model.mask_id else name for k, name in zip(ids, names, strict=True)]
-
-
-def _unknown(ids: Tensor, model: TextModel) -> int:
-    return 0 if model.unk_id is None else int((ids == model.unk_id).sum())
-
-
-def _check_length(ids: Tensor, model: TextModel) -> None:
-    config: Any = model.model.config
-    places = getattr(config, "max_position_embeddings", model.tokenizer.model_max_length)
-    places -= model.pad_id + 1 if HEADS[config.model_type].first == "padding" else 0
-    around = len(model.prefix) + sum(map(len, frame(model.tokenizer)))
-    limit = min(places, model.tokenizer.model_max_length) - around
-    if len(ids) > limit:
-        raise AskedError(f"text has {len(ids)} tokens, but the model takes {limit}; pass shorter pieces")
-
-
-def _outside(character: str, place: str) -> AskedError:
-    way = "; write another character, or '_' to leave it open"
-    if script.HAN.match(character) and not script.available():
-        way += ", or install OpenCC (pip install 'textdiff[zh]'), which reads traditional characters"
-    return AskedError(f"{character!r} ({place}) is outside the model's vocabulary{way}")
 
 
 def _no_form(text: str, more: str) -> AskedError:

@@ -35,6 +35,8 @@ class Framed(Protocol):
     def level(self) -> float: ...
     @property
     def forwards(self) -> Sequence[int]: ...
+    @property
+    def rows(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,24 @@ def changed(before: str, after: str) -> tuple[int, ...]:
 
 
 def shots(frames: Iterable[Framed]) -> Iterator[Shot]:
-    """The frames of `Pipeline.stream`, with what is new in each."""
+    """The frames of a run, with what is new in each."""
+    follow = follower()
+    return (follow(frame) for frame in frames)
+
+
+def follower() -> Callable[[Framed], Shot]:
+    """Makes shots of the frames of a run, as they come: what is new is new since the last frame of the same texts."""
+    rows: tuple[int, ...] = ()
     before: Sequence[str] = ()
-    for frame in frames:
-        yield shot(range(len(frame.texts)), frame.texts, frame.level, frame.forwards, before)
-        before = frame.texts
+
+    def follow(frame: Framed) -> Shot:
+        nonlocal rows, before
+        here = tuple(frame.rows) or tuple(range(len(frame.texts)))
+        taken = shot(here, frame.texts, frame.level, frame.forwards, before if here == rows else ())
+        rows, before = here, frame.texts
+        return taken
+
+    return follow
 
 
 def shot(

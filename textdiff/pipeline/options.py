@@ -1,0 +1,237 @@
+"""How a text or an image is drawn: every choice there is, once.
+
+`Options` has a field for each choice.  A field's default says that the caller leaves the choice to the model, and its metadata
+(`Choice`) what the choice means, which values it takes, and which calls it is for.  The command line makes its flags of these
+fields, the pipelines take them as keywords, and a model folder or a recipe may set some of them as its defaults.  `plan.resolve`
+checks them.
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from textdiff.core.errors import AskedError
+from textdiff.core.resolve import unknown
+
+EACH = "each"  # the number of steps that writes one position at a time
+QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best": {"best_of": 8}}
+ALL = ("generate", "fill", "refine")
+NEW = ("generate", "fill")  # the calls that write on an open page
+Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
+Words = str | Sequence[str | None] | None  # said of all texts, or of each
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is known of one field of `Options`."""
+
+    about: str  # for --help; what stands in brackets holds where the choice is left open
+    kind: Literal["text", "image", "both"] = "text"
+    calls: tuple[str, ...] = ALL
+    type: type = str
+    least: float | None = None  # the range of a number; None: no bound
+    most: float | None = None
+    open_: bool = False  # whether `least` itself is left out
+    note: str = ""  # what a message about the range adds
+    lasting: bool = False  # whether a model folder may set it as a default
+    group: str = ""  # under which heading --help shows it
+    metavar: str | None = None
+    words: tuple[str, ...] = ()  # the only values, where there are few
+    flag: bool = True  # False: the command line has flags of its own for it
+
+
+def choice(about: str, default: Any = None, **more: Any) -> Any:
+    """A field of `Options`."""
+    return field(default=default, metadata={"choice": Choice(about, **more)})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How texts or images are drawn.  What is left out is the model's default, or what the help of the field says."""
+
+    form: Forms = choice(  # noqa: RUF009  (it makes a field)
+        "a form by name, wuyan-jueju or 五言绝句 (the model's default; for fill, the text's shape)", lasting=True
+    )
+    sampler: str | None = choice("(the model's default)", kind="both", lasting=True)
+    steps: int | str | None = choice(
+        "a number, or 'each' for one position at a time (the model's default; of a model without one, each)",
+        kind="both",
+        type=int,
+        least=1,
+        words=(EACH,),
+        lasting=True,
+    )
+    temperature: float | None = choice(
+        "1 is the law of the model itself (the model's default)",
+        type=float,
+        least=0,
+        note=" (1 is the model's own law)",
+        lasting=True,
+    )
+    top_p: float | None = choice(
+        "draw from the likeliest tokens that make up this share", type=float, least=0, most=1, open_=True, lasting=True
+    )
+    process: str | None = choice("(the model's first one)", kind="both", lasting=True)
+    sampler_options: Mapping[str, Any] | None = choice(
+        "an option of the sampler's own ('textdiff samplers' names them)", kind="both", flag=False, lasting=True
+    )
+    quality: str | None = choice("draft, good or best: steps and candidates chosen for you (good)")
+    best_of: int | None = choice(
+        "give the best of N candidates, by prosody and the model's bound", type=int, least=1, metavar="N", lasting=True
+    )
+    title: Words = choice("what the poem is about: its first 8 characters count", group="verse")  # noqa: RUF009
+    dynasty: Words = choice("tang or song", group="verse")  # noqa: RUF009
+    guidance: float | None = choice(
+        "how far towards title and dynasty, or the label; 1 is as trained, 1.5 stronger",
+        kind="both",
+        type=float,
+        group="verse",
+    )
+    prosody: str | None = choice(
+        "tones and rhyme: strict, prefer, prefer:WEIGHT (nats) or off (off)",
+        group="verse",
+        metavar="MODE",
+        lasting=True,
+    )
+    tones: str | None = choice(
+        "the same for tones alone, auto (strict), or 平起首句入韵, 仄起, 首句不入韵 …",
+        group="verse",
+        metavar="MODE|PATTERN",
+    )
+    rhyme: str | None = choice(
+        "the same for rhyme alone, auto (strict), or a group of 平水韵 such as 七阳",
+        group="verse",
+        metavar="MODE|GROUP",
+    )
+    avoid: str | Sequence[str] | None = choice(
+        "孤平 (guping), 三平尾 (sanpingwei); with strict tones", group="verse", metavar="FAULT,…"
+    )
+    no_repeat: bool = choice("no character twice", False, type=bool, group="verse")
+    keyword: str | None = choice(
+        "characters that stand together somewhere, where the model would have them", group="verse", calls=NEW
+    )
+    particles: int | None = choice(
+        "chains a poem, resampled by their weights (strict prosody, mask process)",
+        group="verse",
+        type=int,
+        least=1,
+        metavar="N",
+        calls=NEW,
+    )
+    script: str | None = choice(
+        "print in these characters, but for given ones (as the model writes, for poems-zh simplified); traditional "
+        "ones are made from simplified text, which is lossy (needs textdiff[zh])",
+        words=("simplified", "traditional"),
+    )
+    length: int | None = choice(
+        "tokens of a text, for a model without forms", type=int, least=1, calls=("generate",), lasting=True
+    )
+    acrostic: str | None = choice(
+        "characters that stand first in the lines; _ leaves one free", metavar="TEXT", calls=("generate",)
+    )
+    acrostic_end: str | None = choice(
+        "characters that stand last in the lines; _ leaves one free", metavar="TEXT", calls=("generate",)
+    )
+    acrostic_diagonal: str | None = choice(
+        "characters that stand k-th in the k-th of the lines; _ leaves one free", metavar="TEXT", calls=("generate",)
+    )
+    template: str | None = choice("a text with holes to fill in", calls=("generate",), flag=False)
+    label: Any = choice("the class to draw", kind="image", group="images", calls=NEW)  # noqa: RUF009
+    analytic: bool = choice(
+        "draw with the variance estimated in training", False, kind="image", type=bool, group="images", calls=NEW
+    )
+    size: tuple[int, int] | None = choice("height and width", kind="image", calls=("generate",), flag=False)
+
+    def given(self) -> dict[str, Any]:
+        """The choices that are not left open."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+
+CHOICES: dict[str, Choice] = {f.name: f.metadata["choice"] for f in fields(Options)}
+
+
+def changed(options: Options | None, changes: Mapping[str, Any]) -> Options:
+    """The options with some of them changed, by name; an unknown name is an error that names the nearest known one."""
+    for name in changes:
+        if name not in CHOICES:
+            raise unknown("option", name, CHOICES)
+    return replace(options or Options(), **changes)
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number; AskedError for any other value."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise AskedError(f"{name} is {value!r}; it must be a whole number") from None
+
+
+def at_least(name: str, value: Any, least: int) -> None:
+    """AskedError unless value is None, or a whole number of at least `least`."""
+    if value is not None and whole(name, value) < least:
+        raise AskedError(f"{name} is {value}; it must be at least {least}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """AskedError where an option that is a number is none, or lies outside its range."""
+    one = CHOICES[name]
+    if value is None or value in one.words:
+        return
+    if one.type is int:
+        if isinstance(value, str) and one.words:
+            raise AskedError(f"{name} is {value!r}; it must be a whole number or {' or '.join(map(repr, one.words))}")
+        at_least(name, value, int(one.least or 0))
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise AskedError(f"{name} is {value!r}; it must be a number")
+    if one.most is not None:
+        low, high = one.least or 0, one.most
+        if not (low <= value <= high) or (one.open_ and value == low):
+            raise AskedError(
+                f"{name} is {value}; it must lie in {'(' if one.open_ else '['}{low}, {high}], or be left out"
+            )
+    elif one.least is not None and not (one.least <= value < math.inf):
+        raise AskedError(f"{name} is {value}; it must be at least {one.least}{one.note}")
+    elif not math.isfinite(value):
+        raise AskedError(f"{name} is {value}; it must be a number")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a caller wants of a revision; ValueError for what cannot be."""
+
+    rounds: int
+    k: int
+    patience: int
+    candidates: int
+    keep: tuple[int, ...]  # lines, from 1
+    freeze: tuple[tuple[int, int], ...]  # (line, character), from 1
+    variations: int | None
+    level: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "k", "patience", "variations"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise AskedError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        if self.level is not None and self.variations is None:
+            raise AskedError(f"level is {self.level}, which is for variations; pass how many, or leave it out")
+        if self.level is not None and not 0 < self.level <= 1:
+            raise AskedError(
+                f"level is {self.level}; it must lie in (0, 1], the share of the free characters drawn anew"
+            )
+
+
+def place(where: str | Sequence[int]) -> tuple[int, int]:
+    """(line, character) of "LINE:POSITION", or of the pair itself."""
+    try:
+        line, character = where.split(":") if isinstance(where, str) else where
+        return int(line), int(character)
+    except (TypeError, ValueError):
+        raise AskedError(f"freeze has {where!r}; write LINE:POSITION, such as 3:5") from None

@@ -1,0 +1,296 @@
+"""How likely texts are under a model: bounds on −log p, and each character given the others.
+
+    nats_i(x) = −log q(x_i | all others),      q the mask process's prediction for one hole                              (1)
+
+What the network is told of a text stands on its canvas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.core.errors import AskedError
+from textdiff.core.likelihood import nelbo, ratio
+from textdiff.core.predictions import positions_of
+from textdiff.core.resolve import unknown
+from textdiff.core.rng import Rng, example_seed
+from textdiff.data.records import CONDITIONS
+from textdiff.networks.fast_float32 import fast_float32
+from textdiff.networks.folder import TextModel
+from textdiff.networks.tokenization import title_characters
+from textdiff.pipeline import canvas
+from textdiff.pipeline.canvas import Canvas, spelled
+from textdiff.pipeline.options import at_least
+from textdiff.pipeline.page import together
+from textdiff.pipeline.plan import process_of
+from textdiff.processes import PROCESSES
+
+MERIT_LEVELS = 16  # of a candidate of best-of, and of a poem before and after its revision
+Progress = Callable[[int], object]  # called with the number of texts done
+
+
+@dataclass(frozen=True)
+class Score:
+    """An upper bound on −log p(text) by character (by token, for other tokenizers); its fields are the keys of a JSON line."""
+
+    text: str
+    form: str | None
+    process: str
+    nats_per_char: float
+    standard_error: float | None  # of the estimate of the bound
+    bits_per_char: float
+    characters: int
+    unknown: int  # of these, outside the vocabulary
+    model: str
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How likely each character (token) of a text is, given all the others; its fields are the keys of a JSON line."""
+
+    text: str
+    form: str | None
+    characters: tuple[str, ...]
+    nats: tuple[float, ...]  # (1) of each character
+    best: tuple[str, ...]  # the likeliest character there
+    best_nats: tuple[float, ...]
+    model: str
+
+
+def masking(model: TextModel) -> str | None:
+    """The process of a model by which characters have a likelihood given the others; None where the model serves none."""
+    return next((name for name in model.processes if PROCESSES[name].masks), None)
+
+
+def score(
+    model: TextModel,
+    canvases: Sequence[Canvas],
+    process: str | None,
+    levels: int | None,
+    repeats: int,
+    seed: int,
+    batch_size: int,
+    callback: Progress | None,
+) -> list[Score]:
+    """What `TextPipeline.score` gives."""
+    name = process_of(model, process)
+    at_least("levels", levels, 1)
+    at_least("repeats", repeats, 1)
+    levels = PROCESSES[name].bound_levels if levels is None else levels
+    runs = [example_seed(seed, k) for k in range(repeats)]
+    nats = bounds(model, canvases, [runs] * len(canvases), name, levels, batch_size, callback)
+    return [_score(model, c, row, name) for c, row in zip(canvases, nats, strict=True)]
+
+
+def _score(model: TextModel, scored: Canvas, nats: Tensor, process: str) -> Score:
+    size = scored.shape[1]
+    mean = nats.mean().item() / size
+    return Score(
+        text=scored.text(scored.ids),
+        form=scored.form.name if scored.form else None,
+        process=process,
+        nats_per_char=mean,
+        standard_error=nats.std().item() / size / math.sqrt(len(nats)) if len(nats) > 1 else None,
+        bits_per_char=mean / math.log(2),
+        characters=size,
+        unknown=scored.unknown,
+        model=model.name,
+    )
+
+
+def bounds(
+    model: TextModel,
+    canvases: Sequence[Canvas],
+    seeds: Sequence[Sequence[int]],
+    process: str,
+    levels: int | None,
+    batch_size: int,
+    callback: Progress | None = None,
+) -> Tensor:
+    """The bound on −log p of each text under each of its seeds, nats, (texts, seeds) float64."""
+    if not PROCESSES[process].masks and any(c.hidden is not None for c in canvases):
+        raise AskedError(
+            f"process {process!r} cannot leave the rest of an octave unknown, and so has no bound of a couplet; "
+            f"score it by the mask process"
+        )
+    at_least("batch_size", batch_size, 1)
+    device, result = model.device, torch.empty(len(canvases), len(seeds[0]), dtype=torch.float64)
+    predictor, forward = model.predictor(process), model.process(process)
+    for alike in together([c.shape for c in canvases]):
+        for k in range(0, len(alike), batch_size):
+            rows = alike[k : k + batch_size]
+            repeats = [canvases[row] for row in rows for _ in seeds[row]]
+            with torch.inference_mode(), fast_float32(), _bounded(process):
+                nats = nelbo(
+                    torch.stack([c.ids for c in repeats]).to(device),
+                    torch.stack([c.free for c in repeats]).to(device),
+                    predictor=predictor,
+                    process=forward,
+                    seeds=torch.tensor([s for row in rows for s in seeds[row]], device=device),
+                    levels=levels,
+                    condition=canvas.condition(model, repeats),
+                    rows=batch_size,
+                )
+            result[rows] = nats.cpu().view(len(rows), -1)
+            if callback is not None:
+                callback(len(rows))
+    return result
+
+
+def evaluate(
+    model: TextModel,
+    records: Iterable[str | Mapping[str, Any]],
+    process: str | None,
+    levels: int | None,
+    seed: int,
+    conditions: Sequence[str],
+    batch_size: int,
+    callback: Progress | None,
+) -> dict[str, dict[str, Any]]:
+    """What `TextPipeline.evaluate` gives."""
+    name = process_of(model, process)
+    at_least("levels", levels, 1)
+    for condition in conditions:
+        if condition not in CONDITIONS:
+            raise unknown("condition", condition, CONDITIONS)
+    rows = [{"text": record} if isinstance(record, str) else record for record in records]
+    if not rows:
+        raise AskedError("there is no text to evaluate; pass at least one")
+    canvases = [canvas.read(canvas.whole, r["text"], model, r.get("form"), k) for k, r in enumerate(rows)]
+    said = {key: [row.get(key) if key in conditions else None for row in rows] for key in CONDITIONS}
+    canvases = canvas.about_all(canvases, model, said["title"], said["dynasty"])
+    seeds = [[example_seed(seed, k)] for k in range(len(canvases))]
+    nats = bounds(model, canvases, seeds, name, levels, batch_size, callback)[:, 0]
+    counts = torch.tensor([c.shape[1] for c in canvases])
+    forms = [c.form.name if c.form else None for c in canvases]
+    result = {"all": _summary(nats, counts)}
+    for form in sorted({f for f in forms if f is not None}):
+        here = torch.tensor([f == form for f in forms])
+        result[form] = _summary(nats[here], counts[here])
+    return result
+
+
+def retrieve(
+    model: TextModel,
+    records: Iterable[Mapping[str, Any]],
+    titles: int,
+    levels: int,
+    seed: int,
+    batch_size: int,
+    callback: Progress | None,
+) -> dict[str, Any]:
+    """What `TextPipeline.retrieve` gives."""
+    at_least("titles", titles, 2)
+    rows = [record for record in records if title_characters(record.get("title") or "")]
+    if not rows:
+        raise AskedError("there is no poem with a title; pass at least one")
+    canvases = [canvas.read(canvas.whole, r["text"], model, r.get("form"), k) for k, r in enumerate(rows)]
+    titled = [title_characters(spelled(record["title"], model)) for record in rows]
+    raw = {short: record["title"] for short, record in zip(titled, rows, strict=True)}  # it is shortened once, later
+    tried: list[Canvas] = []
+    for k, one in enumerate(canvases):
+        others = sorted({o for o, c in zip(titled, canvases, strict=True) if c.shape == one.shape and o != titled[k]})
+        if len(others) < titles - 1:
+            raise AskedError(
+                f"{len(others) + 1} different titles of one form are too few to choose among {titles}; pass more poems"
+            )
+        order = Rng([example_seed(seed, k)]).ranks(torch.ones(1, len(others), dtype=torch.bool))[0].argsort()
+        chosen = [titled[k], *(others[i] for i in order[: titles - 1].tolist())]
+        tried += [canvas.about(one, model, raw[title], None) for title in chosen]
+    seeds = [[example_seed(seed, k)] for k in range(len(canvases)) for _ in range(titles)]
+    nats = bounds(model, tried, seeds, process_of(model, None), levels, batch_size, callback).view(-1, titles)
+    right = (nats[:, 0] < nats[:, 1:].amin(1)).double()
+    mean = right.mean().item()
+    error = math.sqrt(mean * (1 - mean) / len(right))
+    return {"top1": mean, "standard_error": error, "chance": 1 / titles, "texts": len(right)}
+
+
+# -- each character given the others --------------------------------------------------------------------------------------
+
+
+def detail(model: TextModel, canvases: Sequence[Canvas], batch_size: int, callback: Progress | None) -> list[Detail]:
+    """What `TextPipeline.detail` gives."""
+    at_least("batch_size", batch_size, 1)
+    if masking(model) is None:
+        raise AskedError(f"model {model.name} does not serve the mask process, which a detailed score needs")
+    results = []
+    for one in canvases:
+        results.append(_detail(model, one, batch_size))
+        if callback is not None:
+            callback(1)
+    return results
+
+
+def _detail(model: TextModel, one: Canvas, batch_size: int) -> Detail:
+    """One text, each of its free positions masked in turn."""
+    places = one.free.nonzero()[:, 0]
+    nats, best, best_nats = [], [], []
+    for at in places.split(batch_size):
+        rows = torch.arange(len(at))
+        log_q = given_the_others(model, one.ids.expand(len(at), -1), at, [one] * len(at))
+        nats += (-log_q[rows, one.ids[at]]).tolist()
+        top = log_q.max(-1)
+        best += top.indices.tolist()
+        best_nats += (-top.values).tolist()
+    names = model.tokenizer.convert_ids_to_tokens
+    return Detail(
+        text=one.text(one.ids),
+        form=one.form.name if one.form else None,
+        characters=tuple(names(one.ids[places].tolist())),
+        nats=tuple(nats),
+        best=tuple(names(best)),
+        best_nats=tuple(best_nats),
+        model=model.name,
+    )
+
+
+def given_the_others(model: TextModel, x0: Tensor, at: Tensor, canvases: Sequence[Canvas]) -> Tensor:
+    """log q at position at[k] of row k given the others, (n, V) float64; x0 (n, L), at (n,), a canvas for each row."""
+    x0, name = x0.to(model.device), masking(model)
+    assert name is not None, "the caller has asked"
+    hole = torch.zeros_like(x0, dtype=torch.bool).scatter(1, at[:, None].to(x0.device), True)
+    x_t = torch.where(hole, model.mask_id, x0)
+    with torch.inference_mode(), fast_float32():
+        level = hole.double() / x0.shape[1]
+        told = canvas.condition(model, canvases)
+        logits = model.predictor(name)(x_t, level, at=positions_of(hole), condition=told).logits()
+    return logits.double().log_softmax(-1).cpu()
+
+
+def nats(
+    model: TextModel, canvases: Sequence[Canvas], texts: Sequence[Tensor], shown: Sequence[Tensor], batch_size: int
+) -> list[Tensor]:
+    """(1) at the `shown` (L,) bool positions of ids (L,) in the place of each canvas's, (L,) float64 each."""
+    results = [torch.zeros(len(ids), dtype=torch.float64) for ids in texts]
+    for rows in together([(len(c.ids), c.told) for c in canvases]):
+        pairs = [(row, at) for row in rows for at in shown[row].nonzero()[:, 0].tolist()]
+        for k in range(0, len(pairs), batch_size):
+            some = pairs[k : k + batch_size]
+            x0, at = torch.stack([texts[row] for row, _ in some]), torch.tensor([at for _, at in some])
+            log_q = given_the_others(model, x0, at, [canvases[row] for row, _ in some])
+            for (row, place), value in zip(some, (-log_q.gather(1, x0.gather(1, at[:, None])))[:, 0], strict=True):
+                results[row][place] = value
+    return results
+
+
+# -- parts ----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _bounded(process: str) -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:
+        raise AskedError(f"process {process!r} has no bound ({error})") from error
+
+
+def _summary(nats: Tensor, counts: Tensor) -> dict[str, Any]:
+    mean, error = ratio(nats, counts)
+    return {"nats_per_char": mean, "standard_error": None if math.isnan(error) else error, "texts": len(nats)}
