@@ -34,8 +34,8 @@ POEMS = poem_model()
 def quick(sampler: str) -> dict[str, Any]:
     """Settings under which every sampler takes few steps."""
     if sampler == "entropy-bounded":
-        return {"options": {"gamma": 5}}
-    return {"options": {"sweeps": 0.1}} if sampler == "gibbs" else {"steps": 4}
+        return {"sampler_options": {"gamma": 5}}
+    return {"sampler_options": {"sweeps": 0.1}} if sampler == "gibbs" else {"steps": 4}
 
 
 WORDS = sentence_model()

@@ -88,6 +88,11 @@ def _found(modules: Sequence[str], name: str) -> Any:
     raise AttributeError(f"{name!r} stands in none of {', '.join(modules)}")
 
 
+def renamed(old: str, new: str) -> None:
+    """Warns of an argument that has another name now."""
+    warnings.warn(f"{old} is now {new}; the old name goes in version 0.3", DeprecationWarning, stacklevel=4)
+
+
 def install() -> None:
     """Make the old names importable."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from textdiff.core.errors import AskedError
+from textdiff.core.moved import renamed
 from textdiff.core.resolve import unknown
 
 EACH = "each"  # the number of steps that writes one position at a time
@@ -156,11 +157,18 @@ class Options:
 CHOICES: dict[str, Choice] = {f.name: f.metadata["choice"] for f in fields(Options)}
 
 
-def changed(options: Options | None, changes: Mapping[str, Any]) -> Options:
+def changed(options: Options | Mapping[str, Any] | None, changes: Mapping[str, Any]) -> Options:
     """The options with some of them changed, by name; an unknown name is an error that names the nearest known one."""
     for name in changes:
         if name not in CHOICES:
             raise unknown("option", name, CHOICES)
+    if options is not None and not isinstance(
+        options, Options
+    ):  # what a sampler's own options were called in version 0.1
+        if not isinstance(options, Mapping):
+            raise AskedError(f"options is {options!r}; pass an Options")
+        renamed("options={…}", "sampler_options={…}")
+        return replace(Options(sampler_options=options), **changes)
     return replace(options or Options(), **changes)
 
 
