@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import alpha, count
 from textdiff.core.loop import predict
 from textdiff.core.predictions import Categorical, positions_of
@@ -41,11 +42,11 @@ def greedy():
     """Takes the likeliest token where it should draw."""
 
     def step(state, s, *, predictor, process, rng):
-        def sure(x_t, t, **asked):
+        def sure(query):
             def peak(logits, *_):
                 return torch.where(logits == logits.amax(-1, keepdim=True), 0.0, -torch.inf)
 
-            return predictor(x_t, t, **asked).map(peak)
+            return predictor(query).map(peak)
 
         return improved()(state, s, predictor=sure, process=process, rng=rng)
 
@@ -58,7 +59,7 @@ def plug_in():
     def step(state, s, *, predictor, process, rng):
         size = len(process.vocabulary)
         everywhere = positions_of(torch.ones_like(state.x, dtype=torch.bool))
-        prediction = predictor(state.x, state.t)
+        prediction = predictor(Query(state.x, state.t))
         q = prediction.logits().softmax(-1)[:, process.vocabulary].view(*state.x.shape, size)
         a_s, r = alpha(s)[..., None], (alpha(state.t) / alpha(s))[..., None]
         is_x = process.vocabulary == state.x[..., None]
@@ -87,7 +88,7 @@ def forgets_given():
         after = improved()(state, s, predictor=predictor, process=process, rng=rng)
         if (s > 0).any():
             return after
-        draft = predictor(state.x, state.t).draw(rng=rng)
+        draft = predictor(Query(state.x, state.t)).draw(rng=rng)
         return replace(after, x=torch.where(state.free, after.x, draft))
 
     return step
@@ -121,8 +122,8 @@ def shaped_by_level():
     """Sharpens the prediction as the level falls, as a low-precision draw would."""
 
     def step(state, s, *, predictor, process, rng):
-        def sharp(x_t, t, **asked):
-            return predictor(x_t, t, **asked).map(lambda logits, *_: logits * 1.05)
+        def sharp(query):
+            return predictor(query).map(lambda logits, *_: logits * 1.05)
 
         return improved()(state, s, predictor=sharp, process=process, rng=rng)
 

@@ -38,7 +38,8 @@ class Data:
         """x̂0 = E[x0 | x_t]."""
         values, axes = torch.linalg.eigh(self.covariance)
 
-        def predict(x_t, t, *, at=None, condition=None, previous=None):
+        def predict(query):
+            x_t, t = query.x_t, query.t
             alpha, beta = schedule(spread(t, x_t))
             gain = alpha * values / (alpha.square() * values + beta.square())
             return Normal.point(self.mean + (gain * ((x_t - alpha * self.mean) @ axes)) @ axes.T)
@@ -82,7 +83,8 @@ class Mixture:
         return self.weights_at(x, one, 0 * one)[0].logsumexp(-1)
 
     def predictor(self, schedule: Any) -> Any:
-        def predict(x_t, t, *, at=None, condition=None, previous=None):
+        def predict(query):
+            x_t, t = query.x_t, query.t
             a, b = (rate.flatten()[0] for rate in schedule(t))
             log, variance = self.weights_at(x_t, a, b)
             own = self.means + a * self.deviation**2 / variance * (x_t[:, None] - a * self.means)

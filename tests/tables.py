@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.resolve import attribute
 from textdiff.processes import PROCESSES
@@ -54,7 +55,8 @@ class Table:
         allowed[VOCABULARY] = True
         self.table = rows.masked_fill(~allowed, -torch.inf)
 
-    def __call__(self, x_t: Tensor, t: Tensor, *, at: Any = None, condition: Any = None, previous: Any = None) -> Any:
+    def __call__(self, query: Query) -> Any:
+        x_t, t, at = query.x_t, query.t, query.at
         at = positions_of(torch.ones_like(x_t, dtype=torch.bool)) if at is None else at
         self.calls += 1
         self.asked.append(at)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from normals import Data, everywhere, isotropic
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import even_levels
 from textdiff.core.likelihood import nelbo
 from textdiff.core.loop import sample
@@ -115,8 +116,9 @@ def test_for_a_predictor_that_is_off_its_own_error_gives_the_better_bound():
     data, schedule, n = isotropic(), get_schedule("cosine"), 200
     x0 = data.draw(n)
 
-    def off(x_t, t, **asked):
-        prediction = data.predictor(schedule)(x_t, t)
+    def off(query):
+        x_t, t = query.x_t, query.t
+        prediction = data.predictor(schedule)(Query(x_t, t))
         return Normal.point(prediction.mean + 0.5)
 
     table = noise_power(off, schedule, x0, [k / 10 for k in range(1, 11)], seeds=torch.arange(n))
@@ -158,7 +160,7 @@ def test_nothing_is_added_at_level_0_nor_up_to_the_last_level():
     data, schedule = Data(), get_schedule("cosine")
     x, t = data.draw(4), torch.tensor([[0.0], [0.2], [0.2 + 1e-4], [0.9]], dtype=torch.float64)
     prediction = analytic(data.predictor(schedule), table_of(data, schedule), schedule, last=1 / 5)(
-        x, t.clamp(min=1e-3)
+        Query(x, t.clamp(min=1e-3))
     )
     assert (prediction.deviation > 0).flatten().tolist() == [False, False, True, True]
     assert posterior_deviation(table_of(data, schedule), schedule)(t)[0] == 0
@@ -170,15 +172,16 @@ def test_a_chain_with_the_last_level_told_ends_at_the_predictors_mean():
     x = torch.zeros(6, 3, dtype=torch.float64)
     told = {"predictor": predictor, "process": Gaussian(schedule), "rng": Rng(range(6))}
     *_, before, end = sample(x, everywhere(x), even_levels(4), improved(), **told)
-    torch.testing.assert_close(end.x, data.predictor(schedule)(before.x, before.t).mean)
+    torch.testing.assert_close(end.x, data.predictor(schedule)(Query(before.x, before.t)).mean)
 
 
 def test_each_level_and_example_is_asked_with_its_own_condition_and_seed():
     data, schedule, n = Data(), get_schedule("linear"), 7
     x0, seeds, classes = data.draw(n), torch.arange(n) * 3, torch.arange(n)[:, None]
 
-    def asked(x_t, t, *, condition, **_):
-        mean = data.predictor(schedule)(x_t, t).mean + condition
+    def asked(query):
+        x_t, t, condition = query.x_t, query.t, query.condition
+        mean = data.predictor(schedule)(Query(x_t, t)).mean + condition
         return Normal.point(mean)
 
     whole = noise_power(asked, schedule, x0, [0.2, 0.6], seeds=seeds, condition=classes)

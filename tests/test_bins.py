@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from textdiff.core.contracts import Query
 from textdiff.core.likelihood import bits_per_dimension, nelbo
 from textdiff.core.predictions import Bins, Normal
 from textdiff.core.rng import Rng
@@ -17,12 +18,12 @@ BINS = Bins(-1.0, 1.0, 0.25)  # nine values
 
 
 def fixed(mean: float):
-    return lambda x_t, t, **_: Normal.point(torch.full_like(x_t, mean))
+    return lambda query: Normal.point(torch.full_like(query.x_t, mean))
 
 
 def asked(mean: float, deviation: float) -> Normal:
     predictor = in_bins(fixed(mean), BINS, lambda t: torch.full_like(t, deviation), math.inf)
-    return predictor(torch.zeros(2, 3, dtype=torch.float64), torch.full((2, 1), 0.5, dtype=torch.float64))
+    return predictor(Query(torch.zeros(2, 3, dtype=torch.float64), torch.full((2, 1), 0.5, dtype=torch.float64)))
 
 
 def test_between_two_bins_both_are_as_likely():
@@ -51,7 +52,8 @@ def test_the_bound_of_independent_uniform_values_tends_to_their_entropy():
     x0 = BINS.low + BINS.width * Rng(range(60)).integers(torch.full((60, 16), 9)).double()
     process = Gaussian(schedule, bins=BINS, steps=400)
 
-    def plain(x_t, t, **_):
+    def plain(query):
+        x_t, t = query.x_t, query.t
         return Normal.point(x_t / schedule(t)[0])
 
     def noise(t):
@@ -70,7 +72,7 @@ def test_the_bound_of_independent_uniform_values_tends_to_their_entropy():
 def test_a_wide_prediction_keeps_its_mean():
     for deviation, same in ((0.12, False), (0.13, True)):
         predictor = in_bins(fixed(0.2), BINS, lambda t, deviation=deviation: torch.full_like(t, deviation))
-        found = predictor(torch.zeros(2, 3, dtype=torch.float64), torch.full((2, 1), 0.5, dtype=torch.float64))
+        found = predictor(Query(torch.zeros(2, 3, dtype=torch.float64), torch.full((2, 1), 0.5, dtype=torch.float64)))
         assert torch.allclose(found.mean, torch.tensor(0.2, dtype=torch.float64), atol=1e-9) == same
         assert torch.allclose(found.deviation, torch.tensor(deviation, dtype=torch.float64), atol=1e-9) == same
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -356,9 +357,10 @@ def test_text_around_hidden_positions_has_its_law_with_these_unknown(sampler):
     exact = ExactPredictor(space, Mask(3))
     free = torch.tensor([False, True, True])
 
-    def predictor(x_t, t, **more):  # an exact predictor of the mask process reads the level off the text
+    def predictor(query):  # an exact predictor of the mask process reads the level off the text
+        x_t = query.x_t
         whole = (x_t == 3).sum(-1, keepdim=True) / 3
-        return exact(x_t, whole.double().expand(-1, 3), **more)
+        return exact(replace(query, t=whole.double().expand(-1, 3)))
 
     partly = dataclasses.replace(space, free=free)
     start = torch.zeros_like(space.p0)

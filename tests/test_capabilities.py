@@ -9,6 +9,7 @@ import pytest
 import torch
 from tables import VOCABULARY, process_of, some_free, texts
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import count
 from textdiff.core.resolve import attribute
 from textdiff.core.rng import Rng
@@ -85,7 +86,7 @@ def test_a_process_has_a_bound_where_its_line_says_so(name):
     s = torch.where(free, (count(t, free)[:, None] - 1).clamp(min=0) / n, 0.0)
     moved = count(t, free) > 0
     asked = [a[moved] for a in (x0, x_t, t, s)]
-    prediction = Table(9)(asked[1], asked[2])
+    prediction = Table(9)(Query(asked[1], asked[2]))
     if PROCESSES[name].bounded:
         assert bool(process.bound(prediction, *asked).isfinite().all())
     else:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from textdiff.core import bridges
-from textdiff.core.contracts import spread
+from textdiff.core.contracts import Query, spread
 from textdiff.core.levels import even_levels
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Normal
@@ -36,8 +36,9 @@ def blur(x0: Tensor, t: Tensor) -> Tensor:
     return (1 - t) * x0 + t * (x0.roll(1, -1) + x0.roll(-1, -1)) / 2
 
 
-def wrong(x_t: Tensor, t: Tensor, **_: Any) -> Normal:
+def wrong(query: Query) -> Normal:
     """A restorer that is no good, and not linear."""
+    x_t, t = query.x_t, query.t
     return Normal.point(x_t.cos() * 3 - t)
 
 
@@ -72,7 +73,8 @@ def test_the_naive_step_does_not_but_with_a_perfect_restorer():
     process, free = Cold(lambda x, t: x + t * along), torch.ones(2, 4).bool()
     assert (restore(process, ancestral.baseline(), x0, free, wrong)[-1] - x0).abs().max() > 1
 
-    def perfect(x_t: Tensor, t: Tensor, **_: Any) -> Normal:
+    def perfect(query: Query) -> Normal:
+        x_t, t = query.x_t, query.t
         return Normal.point(x_t - t * along)
 
     for step in (ancestral.baseline(), ancestral.improved()):
@@ -176,7 +178,7 @@ def test_its_loss_is_the_absolute_error_at_the_free_places():
     t = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 1.0]]).double()
     error = torch.tensor([[1.0, -2.0, 5.0], [0.5, 7.0, 0.25]]).double()
 
-    def predictor(x_t: Tensor, level: Tensor, **_: Any) -> Normal:
+    def predictor(query: Query) -> Normal:
         return Normal.point(x0 + error, power=1)
 
     loss = weighted_nll(predictor, process, x0, process.corrupt(x0, t, torch.zeros(2, 3)), t)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import count_levels
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Categorical, positions_of
@@ -156,13 +157,14 @@ def test_a_joint_draw_has_the_law_of_the_product_restricted_to_the_set(name: str
 
 
 def prediction_rows(set_: Law, logits: Tensor, x_t: Tensor, at: Tensor | None = None) -> RestrictedPrediction:
-    def predictor(x, t, *, at=None, condition=None, previous=None):
+    def predictor(query):
+        x, at = query.x_t, query.at
         positions = at[1]
         return Categorical(lambda index: logits[positions[index]], at, x)
 
     where = (x_t == MASK) if at is None else at
     rows, positions = where.nonzero(as_tuple=True)
-    prediction = constrained(predictor, set_, weigh=True)(x_t, torch.ones(x_t.shape), at=(rows, positions))
+    prediction = constrained(predictor, set_, weigh=True)(Query(x_t, torch.ones(x_t.shape), at=(rows, positions)))
     return prediction.pin(x_t, x_t != MASK)
 
 
@@ -204,9 +206,10 @@ def chains(rows: int, told: dict, particles: int, seed: int = 0) -> Tensor:
     """Texts (rows, 4) of one-at-a-time chains under the exact predictor of a random law on four of the tokens."""
     space, exact = world()
 
-    def predictor(x, t, *, at=None, condition=None, previous=None):
+    def predictor(query):
+        x, t, at = query.x_t, query.t, query.at
         codes = torch.where(x == MASK, space.size, x)
-        found = exact(codes, t, at=at)
+        found = exact(Query(codes, t, at=at))
         wide = torch.full((len(found.at[0]), MASK + 1), -torch.inf, dtype=torch.float64)
         wide[:, : space.size] = found.logits()[:, : space.size]
         return Categorical(lambda index: wide[index], found.at, x)
@@ -266,7 +269,8 @@ def verses(
     told = verse_law(form, prosody, characters, unread, writable)
     sharpness = 4.0
 
-    def predictor(x, t, *, at=None, condition=None, previous=None):
+    def predictor(query):
+        x, at = query.x_t, query.at
         at = positions_of(torch.ones_like(x, dtype=torch.bool)) if at is None else at
         key = (x[at[0]] * torch.arange(1, x.shape[1] + 1)).sum(-1) * 131 + at[
             1
@@ -284,7 +288,7 @@ def verses(
     if process == "replacement":
         walked = Replacement(torch.arange(unread))
         x = walked.prior(given, free, rng=rng)
-        draft = RestrictedPrediction(predictor(x, free.double()), told, free, given).draw(rng=rng)
+        draft = RestrictedPrediction(predictor(Query(x, free.double())), told, free, given).draw(rng=rng)
         pattern = pattern_of(told, draft)
         walked = Replacement(torch.arange(unread), tokens=pattern.tokens)
         shaped = kept_to(predictor, pattern, several=steps is not None or sampler not in ("edit", "gibbs"))

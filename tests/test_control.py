@@ -19,6 +19,7 @@ from tiny import QUATRAIN, RHYMES, poem_model, sentence_model
 from torch import Tensor
 
 from textdiff import cli
+from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks.folder import SLOTS
@@ -331,15 +332,14 @@ def test_guidance_is_its_closed_form() -> None:
     logits[0, 0, 0] = logits[1, 1, 1] = logits[0, 2, 2] = logits[1, 2, 2] = -torch.inf
     at = (torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 0, 1, 0, 1]))
 
-    def predictor(
-        x_t: Tensor, t: Tensor, *, at: Any = None, condition: Any = None, previous: Any = None
-    ) -> Categorical:
+    def predictor(query: Query) -> Categorical:
+        x_t, at, condition = query.x_t, query.at, query.condition
         return Categorical(lambda index: logits[int(condition.any()), index], at, x_t)
 
     def law(scale: float) -> Tensor:
         x = torch.zeros(3, 2, dtype=torch.long)
         wrapped = guided(predictor, scale, torch.zeros_like)
-        return wrapped(x, torch.ones(3, 2), at=at, condition=torch.ones(3, 1)).logits().log_softmax(-1)
+        return wrapped(Query(x, torch.ones(3, 2), at=at, condition=torch.ones(3, 1))).logits().log_softmax(-1)
 
     assert guided(predictor, 1, torch.zeros_like) is predictor
     told, alone = logits[1].log_softmax(-1), logits[0].log_softmax(-1)
@@ -458,7 +458,9 @@ def test_detail_is_the_probability_of_each_character_given_the_others() -> None:
         hole = torch.arange(20)[None] == place
         with torch.inference_mode():
             x = ids.masked_fill(hole, model.mask_id)
-            q = model.predictor("mask")(x, hole / 20, at=(torch.tensor([0]), torch.tensor([place])), condition=told)
+            q = model.predictor("mask")(
+                Query(x, hole / 20, at=(torch.tensor([0]), torch.tensor([place])), condition=told)
+            )
         log_q = q.logits()[0].double().log_softmax(-1)
         assert detail.nats[place] == pytest.approx(-log_q[ids[0, place]].item(), abs=1e-4)
         assert detail.best_nats[place] == pytest.approx(-log_q.max().item(), abs=1e-4)
@@ -489,9 +491,8 @@ class Echo:
         return getattr(self.parts, name)
 
     def predictor(self, process: str) -> Any:
-        def predict(
-            x_t: Tensor, t: Tensor, *, at: Any = None, condition: Any = None, previous: Any = None
-        ) -> Categorical:
+        def predict(query: Query) -> Categorical:
+            x_t, at, condition = query.x_t, query.at, query.condition
             logits = torch.zeros(len(condition), len(self.tokenizer))
             start = self.prefix.index("title")
             logits = logits.scatter(1, condition[:, start:], 3.0 * self.hears)

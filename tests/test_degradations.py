@@ -176,7 +176,7 @@ def path(process: Cold, step: Any, x: Tensor, draft: Tensor) -> list[State]:
     return list(
         sample(
             x, free, [0.75, 0.5, 0.25, 0.0], step, process=process, rng=Rng(range(len(x))),
-            predictor=lambda x_t, t, **told: Normal.point(draft),
+            predictor=lambda query: Normal.point(draft),
         )
     )  # fmt: skip
 

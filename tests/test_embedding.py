@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
 from textdiff import cli
+from textdiff.core.contracts import Query
 from textdiff.core.errors import RecipeError
 from textdiff.core.levels import even_levels
 from textdiff.core.likelihood import nelbo
@@ -86,7 +87,7 @@ def test_without_noise_the_network_sees_what_it_sees_of_tokens(build):
         inputs = reading.inputs(torch.cat([around, IDS, around], 1), x, t, 3, None)["inputs_embeds"]
         expected = model.model.get_input_embeddings()(torch.cat([around, IDS, around], 1))
         torch.testing.assert_close(inputs, expected, rtol=1e-4, atol=1e-5)
-        known = model.predictor("embedding")(x, t, condition=model.condition(2, form="wuyan-jueju"))
+        known = model.predictor("embedding")(Query(x, t, condition=model.condition(2, form="wuyan-jueju")))
         assert known.mode().equal(IDS), "and one place is enough to know it by"
 
 
@@ -111,12 +112,12 @@ def test_positions_asked_for_and_rows_alone_are_as_among_all(build):
     where = torch.zeros(ids.shape, dtype=torch.bool)
     where[1, 3] = where[1, 19] = where[30, 0] = True
     with torch.inference_mode():
-        whole = predictor(x, t, condition=told).logits().view(40, 20, -1)
-        part = predictor(x, t, at=positions_of(where), condition=told).logits()
+        whole = predictor(Query(x, t, condition=told)).logits().view(40, 20, -1)
+        part = predictor(Query(x, t, at=positions_of(where), condition=told)).logits()
         torch.testing.assert_close(part, whole[where], rtol=1e-4, atol=1e-4)
-        alone = predictor(x[:1], t[:1], condition=told[:1]).logits().view(20, -1)
+        alone = predictor(Query(x[:1], t[:1], condition=told[:1])).logits().view(20, -1)
         torch.testing.assert_close(alone, whole[0], rtol=1e-4, atol=1e-4)
-    drawn = predictor(x, t, condition=told).pin(ids, ~where).draw(rng=Rng(range(40)))
+    drawn = predictor(Query(x, t, condition=told)).pin(ids, ~where).draw(rng=Rng(range(40)))
     assert drawn[~where].equal(ids[~where]) and set(drawn.flatten().tolist()) <= set(POEMS.content.tolist())
 
 
@@ -132,7 +133,7 @@ def test_the_level_is_told_as_it_is_and_the_text_alone_is_noisy():
     process = model.process("embedding")
     x = process.corrupt(ids, t, process.noise(ids, t, rng=Rng([0, 1])))
     with torch.no_grad():
-        model.predictor("embedding")(x, t, condition=model.condition(2, form="wuyan-jueju"))
+        model.predictor("embedding")(Query(x, t, condition=model.condition(2, form="wuyan-jueju")))
     (inputs,) = seen  # form, level, text: slots that say nothing are left out
     vocabulary = model.tokenizer.get_vocab()
     assert inputs.shape[1] == 2 + 20
@@ -165,7 +166,8 @@ def posterior(law: dict[tuple[int, ...], float]):
     texts, weights = torch.tensor(list(law)), torch.tensor(list(law.values()), dtype=torch.float64)
     vectors = encoded(TABLE)[texts].flatten(1)  # (K, L · D)
 
-    def predict(x_t, t, *, at=None, condition=None, previous=None):
+    def predict(query):
+        x_t, t = query.x_t, query.t
         alpha, beta = SCHEDULE(t.amax(-1))
         distance = (x_t.flatten(1)[:, None] - alpha[:, None, None] * vectors).square().sum(-1)
         p = (weights.log() - distance / (2 * beta.square()[:, None])).softmax(-1)  # (B, K)
@@ -290,14 +292,14 @@ def test_a_network_trained_with_guesses_goes_by_its_last_draft_and_no_other_does
         for model, heeds in ((POEMS, False), (told, True)):
             predictor = model.predictor("embedding")
             alone, hinted, empty, at_first = (
-                predictor(x, t, previous=previous).logits() for previous in (None, IDS, nothing, x)
+                predictor(Query(x, t, previous=previous)).logits() for previous in (None, IDS, nothing, x)
             )
             assert torch.equal(alone, empty) and torch.equal(alone, at_first), "no draft is [MASK] everywhere"
             assert torch.equal(alone, hinted) != heeds
         sure, _ = noisy(told, IDS, 0.0)
         predictor = told.predictor("embedding")
-        other = predictor(sure, 0 * t, previous=IDS.flip(-1)).logits()
-        torch.testing.assert_close(other, predictor(sure, 0 * t).logits(), rtol=1e-3, atol=1e-3)  # heard clearly
+        other = predictor(Query(sure, 0 * t, previous=IDS.flip(-1))).logits()
+        torch.testing.assert_close(other, predictor(Query(sure, 0 * t)).logits(), rtol=1e-3, atol=1e-3)  # heard clearly
     first, second = (Pipeline(model).generate("wuyan-jueju", process="embedding", steps=6) for model in (POEMS, told))
     assert first[0].text != second[0].text
 
@@ -458,7 +460,8 @@ class Coded(nn.Module):
         back = x @ torch.linalg.pinv(self.rows.detach()).T
         return back[..., :-1] / back[..., -1:]
 
-    def forward(self, x_t, t, *, at=None, condition=None, previous=None) -> Normal:
+    def forward(self, query) -> Normal:
+        x_t, t = query.x_t, query.t
         return Normal.point(self.layers(torch.cat([x_t, t[..., None].float()], -1)))
 
 

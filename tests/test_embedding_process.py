@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from textdiff.core import bridges
+from textdiff.core.contracts import Query
 from textdiff.core.levels import even_levels
 from textdiff.core.likelihood import nelbo
 from textdiff.core.loop import sample
@@ -107,7 +108,8 @@ def test_given_tokens_stay_and_are_seen_clean():
     given_ids, free = torch.tensor([[1, 2, 3]] * 5), torch.tensor([[True, False, True]] * 5)
     seen = []
 
-    def predictor(x_t: Tensor, t: Tensor, *, at: Any = None, **_: Any) -> Categorical:
+    def predictor(query: Query) -> Categorical:
+        x_t, t, at = query.x_t, query.t, query.at
         seen.append(x_t)
         assert not t[:, 1].any() and 1 not in at[1]
         return Categorical.from_logits(torch.zeros(len(at[0]), 4), torch.zeros(5, 3, dtype=torch.long), at)
@@ -143,7 +145,7 @@ def test_the_posterior_is_that_of_bayes_rule_written_out():
     process = made(space, 2)
     predictor = posterior(process, space)
     x_t, t = Rng([5, 6]).normal(2, 2), torch.tensor([[0.3, 0.3], [0.9, 0.9]]).double()
-    (logits,) = (predictor(x_t, t).logits().view(2, 2, 3),)
+    (logits,) = (predictor(Query(x_t, t)).logits().view(2, 2, 3),)
     texts = space.decode(space.support())
     for row in range(2):
         alpha, beta = COSINE(t[row, 0])
@@ -163,7 +165,7 @@ def test_score_interpolation_is_the_exact_posterior_mean():
     space = Space.random(1, 4, seed=6)
     process = made(space, 3)
     x_t, t = Rng(range(5)).normal(1, 3), torch.full((5, 1), 0.4).double()
-    prediction = posterior(process, space)(x_t, t)
+    prediction = posterior(process, space)(Query(x_t, t))
     mean, deviation = prediction.expect(process.encode)
     alpha, beta = COSINE(torch.tensor(0.4).double())
     vectors = process.encode(torch.arange(4))
@@ -184,7 +186,7 @@ def test_the_score_of_the_expected_vector_is_that_of_the_mixture():
     vectors = process.encode(torch.arange(4))
     density = space.p0[space.support()].log() - (x_t - alpha * vectors).square().sum(-1) / (2 * beta**2)
     (score,) = torch.autograd.grad(density.logsumexp(-1).sum(), x_t)
-    mean, _ = posterior(process, space)(x_t.detach(), level.expand(5, 1)).expect(process.encode)
+    mean, _ = posterior(process, space)(Query(x_t.detach(), level.expand(5, 1))).expect(process.encode)
     assert torch.allclose(score, -(x_t.detach() - alpha * mean) / beta**2, atol=1e-9)
 
 
@@ -271,8 +273,8 @@ def test_a_predictor_that_knows_less_has_a_larger_bound():
     process = embedding(SIGNED, torch.arange(2), COSINE, steps=20)
     exact = posterior(process, space)
 
-    def flat(x_t: Tensor, t: Tensor, **told: Any) -> Categorical:
-        return exact(x_t, t, **told).map(lambda logits, *_: logits / 2)
+    def flat(query: Query) -> Categorical:
+        return exact(query).map(lambda logits, *_: logits / 2)
 
     assert excess(space, process, flat) > excess(space, process, exact) + 0.02
 

@@ -10,6 +10,7 @@ from diffusers import UNet2DModel
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
+from textdiff.core.contracts import Query
 from textdiff.core.errors import RecipeError
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Normal
@@ -225,23 +226,24 @@ def test_no_weight_is_the_predictor_itself():
     plain = denoiser(network, cosine(), "v")
     told = []
 
-    def counted(x_t, t, **more):
+    def counted(query):
+        x_t = query.x_t
         told.append(x_t.shape)
-        return plain(x_t, t, **more)
+        return plain(query)
 
-    assert torch.equal(upsampled(counted, cosine(), weight=0.0)(x, t).mean, plain(x, t).mean)
-    assert torch.equal(upsampled(counted, cosine(), weight=above(0.7))(x, t).mean, plain(x, t).mean)
+    assert torch.equal(upsampled(counted, cosine(), weight=0.0)(Query(x, t)).mean, plain(Query(x, t)).mean)
+    assert torch.equal(upsampled(counted, cosine(), weight=above(0.7))(Query(x, t)).mean, plain(Query(x, t)).mean)
     assert len(told) == 2  # no second evaluation where it would count for nothing
-    upsampled(counted, cosine(), weight=above(0.5))(x, t)
+    upsampled(counted, cosine(), weight=above(0.5))(Query(x, t))
     assert told[2:] == [(2, 1, 8, 8), (2, 1, 4, 4)]
 
 
 def test_full_weight_takes_the_small_images_averages_and_the_large_ones_detail():
     x, t = rows(2, 1, 8, 8), at(0.6, rows(2, 1, 8, 8))
     plain = denoiser(network, cosine(), "v")
-    large, guided = plain(x, t).mean, upsampled(plain, cosine(), weight=1.0)(x, t).mean
+    large, guided = plain(Query(x, t)).mean, upsampled(plain, cosine(), weight=1.0)(Query(x, t)).mean
     tau, scale = matched(cosine(), t, 2)
-    small = plain(avg_pool2d(x, 2) * scale, tau).mean
+    small = plain(Query(avg_pool2d(x, 2) * scale, tau)).mean
     torch.testing.assert_close(avg_pool2d(guided, 2), small)
     detail = large - avg_pool2d(large, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
     torch.testing.assert_close(guided - small.repeat_interleave(2, -1).repeat_interleave(2, -2), detail)
@@ -250,7 +252,7 @@ def test_full_weight_takes_the_small_images_averages_and_the_large_ones_detail()
 def test_guidance_is_the_papers_formula_for_the_noise():
     x, t = rows(2, 1, 8, 8), at(0.4, rows(2, 1, 8, 8))
     schedule, w, m = linear(), 0.3, 2
-    guided = upsampled(denoiser(network, schedule), schedule, weight=w)(x, t).mean
+    guided = upsampled(denoiser(network, schedule), schedule, weight=w)(Query(x, t)).mean
     level = t.flatten()
     tau, scale = matched(schedule, t, m)
     own = network(x, level, None)
@@ -263,14 +265,15 @@ def test_guidance_is_the_papers_formula_for_the_noise():
 def test_an_exact_predictor_of_flat_pictures_is_left_as_it_is():
     """Data of independent N(0, 1) squares of 2 × 2: the small model and the large one know the same, so nothing is corrected."""
 
-    def exact(x_t, t, **more):
+    def exact(query):
+        x_t, t = query.x_t, query.t
         alpha, beta = cosine()(t)
         m = x_t.shape[-1] // 4  # each of the 4 × 4 squares is seen m × m times
         mean = avg_pool2d(x_t, m) * alpha / (alpha.square() + beta.square() / m**2)
         return Normal.point(mean.repeat_interleave(m, -1).repeat_interleave(m, -2))
 
     x, t = rows(3, 1, 8, 8), at(0.5, rows(3, 1, 8, 8))
-    torch.testing.assert_close(upsampled(exact, cosine(), weight=1.0)(x, t).mean, exact(x, t).mean)
+    torch.testing.assert_close(upsampled(exact, cosine(), weight=1.0)(Query(x, t)).mean, exact(Query(x, t)).mean)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +281,7 @@ def test_an_exact_predictor_of_flat_pictures_is_left_as_it_is():
     [
         (lambda: upsampled(FIRST, flow(), factor=0), "factor is 0"),
         (lambda: above(1.5), "level is 1.5"),
-        (lambda: upsampled(FIRST, flow())(rows(1, 1, 5, 4), torch.ones(1, 1, 1, 1)), "5 x 4"),
+        (lambda: upsampled(FIRST, flow())(Query(rows(1, 1, 5, 4), torch.ones(1, 1, 1, 1))), "5 x 4"),
     ],
 )
 def test_what_cannot_be_enlarged_is_said(call, told):
@@ -330,18 +333,18 @@ def hooks(unet: UNet2DModel) -> int:
 
 @torch.no_grad()
 def test_a_factor_of_one_changes_no_bit(unet):
-    plain = asked(unet)(X, T).mean
+    plain = asked(unet)(Query(X, T)).mean
     for factor in (1.0, across(1.0, 1.0), across(1.0, 1.0, clean=1.0)):
-        assert torch.equal(skip_tuned(asked(unet), unet.up_blocks, factor)(X, T).mean, plain)
+        assert torch.equal(skip_tuned(asked(unet), unet.up_blocks, factor)(Query(X, T)).mean, plain)
 
 
 @torch.no_grad()
 def test_the_factor_counts_and_leaves_no_trace(unet):
-    plain = asked(unet)(X, T).mean
+    plain = asked(unet)(Query(X, T)).mean
     before = {name: p.clone() for name, p in unet.state_dict().items()}
-    tuned = skip_tuned(asked(unet), unet.up_blocks, across(0.6, 1.0))(X, T).mean
+    tuned = skip_tuned(asked(unet), unet.up_blocks, across(0.6, 1.0))(Query(X, T)).mean
     assert (tuned - plain).abs().amax((1, 2, 3)).min() > 1e-4
-    assert hooks(unet) == 0 and torch.equal(asked(unet)(X, T).mean, plain)
+    assert hooks(unet) == 0 and torch.equal(asked(unet)(Query(X, T)).mean, plain)
     assert all(torch.equal(p, before[name]) for name, p in unet.state_dict().items())
 
 
@@ -353,16 +356,16 @@ def test_the_factor_of_the_blocks_and_levels_is_the_one_asked_for(unet):
         told.append((depth, level.tolist()))
         return across(0.6, 1.2, clean=1.0)(depth, level)
 
-    tuned = skip_tuned(asked(unet), unet.up_blocks, factor)(X, T).mean
+    tuned = skip_tuned(asked(unet), unet.up_blocks, factor)(Query(X, T)).mean
     assert told == [(0.0, [0.9, 0.5, 0.1]), (1.0, [0.9, 0.5, 0.1])]
     torch.testing.assert_close(factor(0.0, T).flatten(), torch.tensor([0.64, 0.8, 0.96]).double())
-    alone = skip_tuned(asked(unet), unet.up_blocks, factor)(X[1:2], T[1:2]).mean
+    alone = skip_tuned(asked(unet), unet.up_blocks, factor)(Query(X[1:2], T[1:2])).mean
     torch.testing.assert_close(alone, tuned[1:2], rtol=1e-4, atol=1e-5)  # each row by its own level
 
 
 def test_hooks_fall_when_the_network_fails(unet):
     with pytest.raises(RuntimeError):
-        skip_tuned(asked(unet), unet.up_blocks, 0.5)(rows(1, 2, 8, 8), T[:1])
+        skip_tuned(asked(unet), unet.up_blocks, 0.5)(Query(rows(1, 2, 8, 8), T[:1]))
     assert hooks(unet) == 0
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from textdiff.core import bridges
-from textdiff.core.contracts import spread
+from textdiff.core.contracts import Query, spread
 from textdiff.core.likelihood import nelbo
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Bins, Normal
@@ -157,13 +157,15 @@ def test_what_is_given_stays_bit_identical(name, shape, seed, level, lower):
         assert torch.equal(x[unfree(free, x)], clean[unfree(free, x)])
 
 
-def uneven(x_t: Tensor, t: Tensor, **_: Any) -> Normal:
+def uneven(query: Query) -> Normal:
     """Deviations in the odd levels alone, so that one row needs a draw of its draft and its neighbour does not."""
+    x_t, t = query.x_t, query.t
     wide = (t.flatten(1).amax(-1) * 40).round() % 2
     return Normal(x_t.cos(), 0.3 * spread(wide, x_t).expand_as(x_t))
 
 
-def token_by_sign(x_t: Tensor, t: Tensor, **_: Any) -> Any:
+def token_by_sign(query: Query) -> Any:
+    x_t = query.x_t
     from textdiff.core.predictions import Categorical
 
     return Categorical.from_logits(x_t @ TABLE.T, torch.zeros(x_t.shape[:2], dtype=torch.long))
@@ -450,9 +452,10 @@ def test_nelbo_estimates_that_bound():
     free[::3, 0] = False
     exact = standard_predictor(process.schedule)
 
-    def predictor(x_t: Tensor, t: Tensor, **_: Any) -> Normal:
+    def predictor(query: Query) -> Normal:
         """The two coordinates are independent; what is given says nothing of the other."""
-        each = [exact(x_t[:, k, None], t[:, k, None]) for k in (0, 1)]
+        x_t, t = query.x_t, query.t
+        each = [exact(Query(x_t[:, k, None], t[:, k, None])) for k in (0, 1)]
         return Normal(torch.cat([p.mean for p in each], 1), torch.cat([p.deviation for p in each], 1))
 
     truth = torch.where(free, 0.5 * x0**2 + 0.5 * math.log(2 * math.pi), 0.0).sum(-1)
@@ -509,7 +512,7 @@ def test_all_outputs_describe_one_x0(schedule, level, seed):
         if output == "v" and schedule in ("flow", "own"):
             continue  # v is an output of variance-preserving schedules
         predictor = denoiser(lambda x, level, condition, value=value: value, SCHEDULE[schedule], output)
-        prediction = predictor(x_t, t)
+        prediction = predictor(Query(x_t, t))
         assert close(prediction.mean, x0, 1e-7), output
         noise = described(SCHEDULE[schedule], x0, x_t, t)["noise"]
         assert close(noise_of(prediction, x_t, t, SCHEDULE[schedule]), noise, 1e-7 + 1e-7 / level)
@@ -523,7 +526,7 @@ def test_a_network_is_told_the_level_and_the_condition_of_its_row():
         return x
 
     t = f64([[0.0, 0.5]], [[0.25, 0.0]])
-    denoiser(network, None, "data")(torch.zeros(2, 1, 2), t, condition="c")
+    denoiser(network, None, "data")(Query(torch.zeros(2, 1, 2), t, condition="c"))
     assert told == [([0.5, 0.25], "c")]
 
 
@@ -610,7 +613,7 @@ def test_score_matching_and_conditional_score_matching_have_one_gradient():
     for network in networks:
         by_score = (mass * (network(x_t) - score).square()).sum()
         predictor = denoiser(lambda x, level, condition, network=network: -beta * network(x), process.schedule)
-        by_noise = predictor(x_t, t).weighted_nll(x0, process.weights(x_t, t).double() * mass)  # ½‖ε − ε_θ‖²
+        by_noise = predictor(Query(x_t, t)).weighted_nll(x0, process.weights(x_t, t).double() * mass)  # ½‖ε − ε_θ‖²
         by_noise = by_noise * 2 / beta[0] ** 2
         first, second = (torch.autograd.grad(loss, list(network.parameters())) for loss in (by_score, by_noise))
         for a, b in zip(first, second, strict=True):

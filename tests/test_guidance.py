@@ -6,6 +6,7 @@ import pytest
 import torch
 from normals import Data
 
+from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, Normal
 from textdiff.core.schedules import get_schedule
 from textdiff.processes import PROCESSES
@@ -30,7 +31,7 @@ def normal_classifier(data: Data, schedule):
         alpha, beta = schedule(t)
         values, axes = torch.linalg.eigh(data.covariance)
         noisy = alpha.square() * values + beta.square()  # (B, D)
-        mean = data.predictor(schedule)(x_t, t).mean @ PLANE.T
+        mean = data.predictor(schedule)(Query(x_t, t)).mean @ PLANE.T
         left = axes @ torch.diag_embed(values * beta.square() / noisy) @ axes.T  # Cov(x0 | x_t)
         law = torch.distributions.MultivariateNormal(mean, PLANE @ left @ PLANE.T + NOISE**2 * torch.eye(2))
         return law.log_prob(condition)
@@ -48,8 +49,8 @@ def test_classifier_guidance_of_scale_1_is_the_conditional_posterior_mean(name):
     x = data.draw(5)
     t = torch.tensor([[0.01], [0.2], [0.5], [0.8], [0.97]], dtype=torch.float64)
     predictor = steered(data.predictor(schedule), gradient_of(log_probability), 1.0, schedule)
-    found = predictor(x, t, condition=SEEN.expand(5, -1)).mean
-    torch.testing.assert_close(found, conditioned.predictor(schedule)(x, t).mean, rtol=1e-7, atol=1e-8)
+    found = predictor(Query(x, t, condition=SEEN.expand(5, -1))).mean
+    torch.testing.assert_close(found, conditioned.predictor(schedule)(Query(x, t)).mean, rtol=1e-7, atol=1e-8)
 
 
 def test_a_scale_counts_the_classifier_as_often():
@@ -57,10 +58,12 @@ def test_a_scale_counts_the_classifier_as_often():
     log_probability, _ = normal_classifier(data, schedule)
     x, t = data.draw(3), torch.full((3, 1), 0.5, dtype=torch.float64)
     means = [
-        steered(data.predictor(schedule), gradient_of(log_probability), scale, schedule)(x, t, condition=SEEN).mean
+        steered(data.predictor(schedule), gradient_of(log_probability), scale, schedule)(
+            Query(x, t, condition=SEEN)
+        ).mean
         for scale in (0.0, 1.0, 3.0)
     ]
-    torch.testing.assert_close(means[0], data.predictor(schedule)(x, t).mean)
+    torch.testing.assert_close(means[0], data.predictor(schedule)(Query(x, t)).mean)
     torch.testing.assert_close(means[2] - means[0], 3 * (means[1] - means[0]))
 
 
@@ -68,7 +71,7 @@ def test_where_nothing_is_left_of_the_data_or_nothing_hidden_the_mean_stays():
     schedule, data = get_schedule("flow"), Data()
     x, t = data.draw(2), torch.tensor([[1.0], [0.0]], dtype=torch.float64)
     predictor = steered(data.predictor(schedule), lambda x_t, t, condition: 1e3 * torch.ones_like(x_t), 2.0, schedule)
-    torch.testing.assert_close(predictor(x, t).mean, data.predictor(schedule)(x, t).mean)
+    torch.testing.assert_close(predictor(Query(x, t)).mean, data.predictor(schedule)(Query(x, t)).mean)
 
 
 def test_gradients_are_taken_of_images_in_inference_mode():
@@ -76,8 +79,8 @@ def test_gradients_are_taken_of_images_in_inference_mode():
     network = torch.nn.Conv2d(3, 1, 3)
     with torch.inference_mode():
         gradient = gradient_of(lambda x, t, y: (network(x) * t * y[:, None, None, None]).sum((1, 2, 3)))
-        predictor = steered(lambda x_t, t, **_: Normal.point(x_t), gradient, 1.0, get_schedule("flow"))
-        found = predictor(x.clone(), t, condition=torch.tensor([1.0, -2.0])).mean
+        predictor = steered(lambda query: Normal.point(query.x_t), gradient, 1.0, get_schedule("flow"))
+        found = predictor(Query(x.clone(), t, condition=torch.tensor([1.0, -2.0]))).mean
     exact = torch.autograd.grad(network(leaf := x.clone().requires_grad_()).sum(), leaf)[0]
     torch.testing.assert_close(found[0], x[0] + 0.25 * exact[0])  # β̄²/ᾱ = ½, and t = ½
     torch.testing.assert_close(found[1], x[1] - 0.5 * exact[1])
@@ -125,7 +128,12 @@ def test_first_order_guidance_by_a_log_linear_classifier_is_exact_where_position
     exact = ExactPredictor(aim, process).table(level)
     codes = (corrupted_law(aim, process, level).sum(0) > 0).nonzero()[:, 0]
     x_t = space.decode(codes)
-    found = predictor(x_t, torch.full(x_t.shape, level, dtype=torch.float64)).logits().softmax(-1).view(*x_t.shape, -1)
+    found = (
+        predictor(Query(x_t, torch.full(x_t.shape, level, dtype=torch.float64)))
+        .logits()
+        .softmax(-1)
+        .view(*x_t.shape, -1)
+    )
     free = (x_t == space.size) if name == "mask" else torch.ones_like(x_t, dtype=torch.bool)
     assert (found - exact[codes])[free].abs().max() < 1e-6
 
@@ -139,7 +147,12 @@ def test_first_order_guidance_is_exact_for_a_single_hidden_position_of_any_law(n
     exact = ExactPredictor(aim, process).table(level)
     codes = (corrupted_law(aim, process, level).sum(0) > 0).nonzero()[:, 0]
     x_t = space.decode(codes)
-    found = predictor(x_t, torch.full(x_t.shape, level, dtype=torch.float64)).logits().softmax(-1).view(*x_t.shape, -1)
+    found = (
+        predictor(Query(x_t, torch.full(x_t.shape, level, dtype=torch.float64)))
+        .logits()
+        .softmax(-1)
+        .view(*x_t.shape, -1)
+    )
     hidden = x_t == space.size if name == "mask" else torch.ones_like(x_t, dtype=torch.bool)
     assert hidden.any() and (found - exact[codes])[hidden].abs().max() < 1e-6
 
@@ -148,7 +161,8 @@ LOGITS = torch.tensor([[[0.0, -torch.inf, 1.0, 2.0], [-torch.inf, 0.5, 0.5, -tor
 
 
 def table(logits):
-    def predict(x_t, t, *, at=None, condition=None, previous=None):
+    def predict(query):
+        x_t, at, condition = query.x_t, query.at, query.condition
         prediction = Categorical.from_logits(logits if condition is None else condition, x_t)
         if at is None:
             return prediction
@@ -164,7 +178,7 @@ def test_what_the_predictor_excludes_stays_excluded_whatever_the_classifier_says
     x_t, t = torch.tensor([[1, 3]]), torch.ones(1, 2)
     slope = torch.tensor([[[0.1, torch.inf, -0.3, 0.2], [torch.inf, 0.4, -0.4, 0.0]]])
     slope[0, 1, 3] = torch.nan  # of the token that stands there, which is excluded as well
-    logits = steered_tokens(table(LOGITS), lambda *_: slope, scale)(x_t, t).logits()
+    logits = steered_tokens(table(LOGITS), lambda *_: slope, scale)(Query(x_t, t)).logits()
     assert torch.equal(logits == -torch.inf, LOGITS[0] == -torch.inf) and not logits.isnan().any()
     torch.testing.assert_close(logits[1, 1] - logits[1, 2], torch.tensor(0.8 * scale))
     assert (logits.softmax(-1).sum(-1) - 1).abs().max() < 1e-6
@@ -175,7 +189,7 @@ def test_guidance_is_read_where_it_is_asked():
     slope = torch.randn(1, 2, 4, generator=torch.Generator().manual_seed(0))
     predictor = steered_tokens(table(LOGITS), lambda *_: slope, 1.0)
     at = (torch.tensor([0]), torch.tensor([1]))
-    torch.testing.assert_close(predictor(x_t, t, at=at).logits(), predictor(x_t, t).logits()[1:])
+    torch.testing.assert_close(predictor(Query(x_t, t, at=at)).logits(), predictor(Query(x_t, t)).logits()[1:])
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
@@ -190,12 +204,13 @@ def test_a_scale_that_is_no_number_is_refused(scale):
 
 
 def test_classifier_free_guidance_extrapolates_the_mean_of_values_and_keeps_its_deviation():
-    def predictor(x_t, t, *, condition=None, **_):
+    def predictor(query):
+        x_t, condition = query.x_t, query.condition
         return Normal(x_t + (0 if condition is None else condition), torch.tensor(0.3))
 
     x, told = torch.arange(6.0).view(2, 3), torch.tensor([[1.0], [-2.0]])
     for scale in (0.0, 0.5, 1.0, 4.0):
-        prediction = guided(predictor, scale, lambda condition: None)(x, torch.ones(2, 1), condition=told)
+        prediction = guided(predictor, scale, lambda condition: None)(Query(x, torch.ones(2, 1), condition=told))
         torch.testing.assert_close(prediction.mean, x + scale * told)
         assert prediction.deviation == torch.tensor(0.3)
 
@@ -205,12 +220,15 @@ def test_classifier_free_guidance_of_an_exact_predictor_is_classifier_guidance()
     data, schedule, scale = Data(), get_schedule("cosine"), 2.5
     log_probability, conditioned = normal_classifier(data, schedule)
 
-    def predictor(x_t, t, *, condition=None, **_):
-        return (data if condition is None else conditioned).predictor(schedule)(x_t, t)
+    def predictor(query):
+        x_t, t, condition = query.x_t, query.t, query.condition
+        return (data if condition is None else conditioned).predictor(schedule)(Query(x_t, t))
 
     x, t = data.draw(4), torch.tensor([[0.1], [0.4], [0.7], [0.9]], dtype=torch.float64)
-    free = guided(predictor, scale, lambda condition: None)(x, t, condition=SEEN).mean
-    steady = steered(data.predictor(schedule), gradient_of(log_probability), scale, schedule)(x, t, condition=SEEN).mean
+    free = guided(predictor, scale, lambda condition: None)(Query(x, t, condition=SEEN)).mean
+    steady = steered(data.predictor(schedule), gradient_of(log_probability), scale, schedule)(
+        Query(x, t, condition=SEEN)
+    ).mean
     torch.testing.assert_close(free, steady, rtol=1e-7, atol=1e-8)
 
 
@@ -218,7 +236,7 @@ def test_classifier_free_guidance_of_an_exact_predictor_is_classifier_guidance()
 def test_classifier_free_guidance_excludes_what_either_side_excludes_and_is_never_nan(scale):
     told = torch.tensor([[[0.3, -torch.inf, -torch.inf, 1.0], [-torch.inf, 0.2, 0.1, 0.0]]])
     x_t, t = torch.tensor([[1, 3]]), torch.ones(1, 2)
-    prediction = guided(table(LOGITS), scale, lambda condition: None)(x_t, t, condition=told)
+    prediction = guided(table(LOGITS), scale, lambda condition: None)(Query(x_t, t, condition=told))
     q = prediction.logits().softmax(-1)
     assert not q.isnan().any()
     assert (q > 0).tolist() == [[True, False, False, True], [False, True, True, False]]
@@ -231,4 +249,4 @@ def test_classifier_free_guidance_excludes_what_either_side_excludes_and_is_neve
 def test_bans_hold_under_guidance():
     x_t, t = torch.tensor([[1, 3]]), torch.ones(1, 2)
     predictor = steered_tokens(banned(table(LOGITS), [2]), lambda *_: torch.full((1, 2, 4), 50.0), 1.0)
-    assert (predictor(x_t, t).logits()[:, 2] == -torch.inf).all()
+    assert (predictor(Query(x_t, t)).logits()[:, 2] == -torch.inf).all()

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from textdiff.cli import main
+from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
 from textdiff.core.predictions import Bins
 from textdiff.core.rng import Rng
@@ -79,7 +80,7 @@ def test_diffusers_opens_the_folder_alone(tmp_path: Path) -> None:
     with torch.no_grad():
         v = network(x, level * 1000, class_labels=label).sample
         t = level.double().view(-1, 1, 1, 1)
-        found = ours.predictor("gaussian")(x, t, condition=label[:, None]).mean
+        found = ours.predictor("gaussian")(Query(x, t, condition=label[:, None])).mean
     alpha, beta = (rate.float().view(-1, 1, 1, 1) for rate in ours.schedule(level))
     torch.testing.assert_close(found, alpha * x - beta * v, rtol=0, atol=1e-5)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tables import Table, process_of, some_free, texts
 
+from textdiff.core.contracts import Query
 from textdiff.core.likelihood import nelbo, ratio, terms
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
@@ -63,8 +64,8 @@ def test_a_worse_predictor_has_a_worse_mask_bound_by_its_divergence():
     process = build("mask", space)
     exact = ExactPredictor(space, process)
 
-    def blurred(x_t, t, **asked):
-        prediction = exact(x_t, t, **asked)
+    def blurred(query):
+        prediction = exact(query)
         text = torch.arange(4) < 3
         return prediction.map(lambda logits, *_: (0.7 * logits.exp() + 0.3 / 3 * text).log())
 
@@ -75,7 +76,7 @@ def test_a_worse_predictor_has_a_worse_mask_bound_by_its_divergence():
             x, log_p = torch.full_like(x0, 3), 0.0
             for k, i in enumerate(order):
                 t = torch.full((1, 3), 1 - k / 3, dtype=torch.float64)
-                log_p += blurred(x, t).log_prob(x0)[0][0, i].item()
+                log_p += blurred(Query(x, t)).log_prob(x0)[0][0, i].item()
                 x = torch.where(torch.arange(3) == i, x0, x)
             total -= space.p0[code].item() * log_p / 6
     assert abs(exact_bound(space, process, blurred) - total) < 1e-12
@@ -139,8 +140,9 @@ def test_the_terms_add_up_to_the_bound_and_each_is_unbiased(name, levels):
         assert abs(each[0].mean() - each[1].mean()) < 5 * error + 1e-9
 
 
-def flat(x_t, t, *, at=None, condition=None, previous=None):
+def flat(query):
     """All tokens of the shared vocabulary alike."""
+    x_t, at = query.x_t, query.at
     at = positions_of(torch.ones_like(x_t, dtype=torch.bool)) if at is None else at
     logits = torch.full((len(at[0]), 13), -torch.inf)
     logits[:, process_of("replacement").vocabulary] = 0.0
@@ -164,9 +166,10 @@ def test_every_stratum_of_levels_is_visited_once(name, levels):
     x0, free, process = texts(8, 9), some_free(8, 9), process_of(name)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def spy(x_t, t, **asked):
+    def spy(query):
+        x_t, t = query.x_t, query.t
         seen.append((x_t, t.amax(-1)))
-        return flat(x_t, t, **asked)
+        return flat(query)
 
     nelbo(x0, free, predictor=spy, process=process, seeds=torch.arange(8), levels=levels, rows=7)
     steps = process.bound_steps(free.sum(-1))
@@ -189,9 +192,10 @@ def test_a_texts_bound_depends_on_its_own_seed_alone(name):
         told: list[bool] = []
         table = Table(9)
 
-        def predictor(x_t, t, *, at=None, condition=None, previous=None):
+        def predictor(query):
+            x_t, t, at, condition = query.x_t, query.t, query.at, query.condition
             told.append((free[condition[:, 0]] == (t > 0)).all().item())  # every row with its own condition
-            return table(x_t, t, at=at)
+            return table(Query(x_t, t, at=at))
 
         result = nelbo(
             x0[index],
@@ -215,10 +219,11 @@ def test_a_texts_bound_depends_on_its_own_seed_alone(name):
 def test_given_positions_are_seen_clean_and_neither_asked_nor_scored(name):
     x0, free = texts(8, 9), some_free(8, 9)
 
-    def predictor(x_t, t, *, at, condition, previous=None):
+    def predictor(query):
+        x_t, t, at, condition = query.x_t, query.t, query.at, query.condition
         assert (t > 0)[at].all()
         assert torch.equal(x_t[~free[condition]], x0[condition][~free[condition]])
-        return Table(9)(x_t, t, at=at)
+        return Table(9)(Query(x_t, t, at=at))
 
     arguments = dict(predictor=predictor, process=process_of(name), seeds=torch.arange(8), condition=torch.arange(8))
     assert (nelbo(x0, free, **arguments) > 0).all()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from normals import BLOBS, MEAN, Data, everywhere, isotropic
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import even_levels
 from textdiff.core.likelihood import bits_per_dimension
 from textdiff.core.loop import sample
@@ -96,9 +97,10 @@ def test_an_example_has_its_own_probes_and_condition_and_nearly_its_own_value_in
     data, schedule = Data(), get_schedule("flow")
     x, seeds, shift = data.draw(5), torch.arange(5) * 11, torch.arange(5)[:, None].double()
 
-    def moved(x_t, t, *, condition, **_):
+    def moved(query):
+        x_t, t, condition = query.x_t, query.t, query.condition
         alpha, _ = schedule(t)
-        prediction = data.predictor(schedule)(x_t - alpha * condition, t)
+        prediction = data.predictor(schedule)(Query(x_t - alpha * condition, t))
         return type(prediction).point(prediction.mean + condition)
 
     def value(k, rows):
@@ -115,8 +117,9 @@ def test_images_in_float32_under_inference_mode():
     data, schedule = isotropic(12, 0.5), get_schedule("cosine")
     x = data.draw(3).float().view(3, 3, 2, 2)
 
-    def flat(x_t, t, *, condition=None, **_):
-        prediction = data.predictor(schedule)(x_t.flatten(1).double(), t.flatten(1))
+    def flat(query):
+        x_t, t = query.x_t, query.t
+        prediction = data.predictor(schedule)(Query(x_t.flatten(1).double(), t.flatten(1)))
         return type(prediction).point(prediction.mean.float().view_as(x_t))
 
     with torch.inference_mode():
@@ -128,7 +131,7 @@ def test_images_in_float32_under_inference_mode():
 def test_the_score_is_that_of_the_noisy_law():
     data, schedule, x = Data(), get_schedule("cosine"), Data().draw(5)
     t = torch.tensor([[0.1], [0.3], [0.5], [0.8], [1.0]], dtype=torch.float64)
-    found = score(data.predictor(schedule)(x, t), x, t, schedule)
+    found = score(data.predictor(schedule)(Query(x, t)), x, t, schedule)
     for row, x_t, level in zip(found, x, t, strict=True):
         alpha, beta = schedule(level)
         law = alpha**2 * data.covariance + beta**2 * torch.eye(3)
@@ -143,7 +146,10 @@ def test_the_velocity_is_that_of_the_known_path_by_the_clock_of_levels_and_by_th
     after, before = (data.carried(x, schedule, level, level + d) for d in (h, -h))
     t = torch.full((2, 1), level, dtype=torch.float64)
     torch.testing.assert_close(
-        velocity(data.predictor(schedule)(x, t), x, t, schedule), (after - before) / (2 * h), rtol=1e-4, atol=1e-4
+        velocity(data.predictor(schedule)(Query(x, t)), x, t, schedule),
+        (after - before) / (2 * h),
+        rtol=1e-4,
+        atol=1e-4,
     )
     radius = [
         math.hypot(*(r.item() for r in schedule(torch.tensor(level + d, dtype=torch.float64)))) for d in (-h, 0, h)
@@ -227,10 +233,11 @@ def test_inverted_data_come_back_the_better_the_more_steps(name, step, order):
 def test_inversion_draws_nothing_and_asks_with_the_condition():
     told = []
 
-    def spy(x_t, t, *, at=None, condition=None, previous=None):
+    def spy(query):
+        x_t, t, condition = query.x_t, query.t, query.condition
         told.append(condition)
         assert (t > 0).all()  # no network was trained at level 0
-        return Data().predictor(get_schedule("flow"))(x_t, t)
+        return Data().predictor(get_schedule("flow"))(Query(x_t, t))
 
     x, process = Data().draw(3), Gaussian(get_schedule("flow"))
     one, two = (

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import CHARACTERS, PROCESSES, QUATRAIN, poem_model, saved, sentence_model, window_model
 
+from textdiff.core.contracts import Query
 from textdiff.networks.folder import ModelError
 from textdiff.pipeline.canvas import HOLE, holed
 from textdiff.pipeline.text import Frame, Output, Pipeline, Score
@@ -188,7 +189,9 @@ def test_holes_are_filled_jointly():
     t = (x == model.mask_id).double()
     with torch.inference_mode():
         (at_first, at_second) = (
-            model.predictor("mask")(x, t, at=(torch.arange(len(x)), torch.full((len(x),), k)), condition=told).logits()
+            model.predictor("mask")(
+                Query(x, t, at=(torch.arange(len(x)), torch.full((len(x),), k)), condition=told)
+            ).logits()
             for k in (0, 2)
         )
     first, second = (q[:, model.content].log_softmax(-1) for q in (at_first, at_second))  # without [UNK]

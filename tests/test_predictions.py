@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import IDS, MASK, Table, assert_same_law, normalised, product_law, texts
 
+from textdiff.core.contracts import Query
 from textdiff.core.predictions import (
     Categorical,
     CountConditioned,
@@ -103,7 +104,7 @@ def test_log1mexp_at_its_ends():
 
 def categorical(rows: int = 3, length: int = 5, seed: int = 0, scale: float = 2.0) -> tuple[Categorical, torch.Tensor]:
     x = texts(rows, length, seed)
-    return Table(length, scale, seed)(x, torch.ones(rows, length)), x
+    return Table(length, scale, seed)(Query(x, torch.ones(rows, length))), x
 
 
 @pytest.mark.parametrize("low", [0, 1, 3, 5])
@@ -202,7 +203,7 @@ def test_a_position_draws_the_same_token_whatever_else_is_asked():
 def test_only_asked_rows_are_read_and_in_pieces():
     table = Table(40)
     x = texts(30, 40)
-    prediction = table(x, torch.ones(30, 40))
+    prediction = table(Query(x, torch.ones(30, 40)))
     assert table.read == []  # nothing before something is needed
     where = torch.zeros_like(x, dtype=torch.bool)
     where[3, 7] = where[20, 1] = True
@@ -248,7 +249,7 @@ def test_entropy_of_a_sure_prediction_is_0_and_not_nan():
 
 def test_nothing_asked_is_no_trouble():
     x = texts(2, 3)
-    prediction = Table(3)(x, torch.ones(2, 3), at=positions_of(torch.zeros(2, 3, dtype=torch.bool)))
+    prediction = Table(3)(Query(x, torch.ones(2, 3), at=positions_of(torch.zeros(2, 3, dtype=torch.bool))))
     assert torch.equal(prediction.draw(rng=Rng([0, 1])), x)
     assert torch.equal(prediction.mode(), x)
     assert (prediction.nll(x) == 0).all()

@@ -28,6 +28,7 @@ from transformers import (
     RoFormerConfig,
 )
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import count_levels
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Categorical, positions_of
@@ -148,7 +149,7 @@ def test_logits_at_asked_positions_are_those_of_the_whole_model(family, folders,
     ids = torch.tensor([text] * 3)
     ids[:, -1 - x.shape[1] : -1] = x
     full = AutoModelForMaskedLM.from_pretrained(folders / family).eval()(input_ids=ids).logits
-    ours = model.predictor("mask")(x, levels_of(hole), at=positions_of(hole)).logits()
+    ours = model.predictor("mask")(Query(x, levels_of(hole), at=positions_of(hole))).logits()
     scored = torch.cat([model.content, torch.tensor([model.unk_id])])
     assert_near(ours[:, scored], full[:, -1 - x.shape[1] : -1][hole][:, scored])
     rest = torch.ones(full.shape[-1], dtype=torch.bool).index_fill(0, scored, False)
@@ -182,7 +183,7 @@ def test_gradients_are_those_of_the_whole_model(family, folders, plain):
     limited = torch.full_like(logits, -torch.inf).index_copy(-1, scored, logits[..., scored])
     torch.nn.functional.cross_entropy(limited[hole], target[hole], reduction="sum").backward()
     model.model.zero_grad()
-    model.predictor("mask")(x, levels_of(hole), at=positions_of(hole)).nll(target).sum().backward()
+    model.predictor("mask")(Query(x, levels_of(hole), at=positions_of(hole))).nll(target).sum().backward()
     theirs = {name: p.grad for name, p in full.named_parameters()}
     for name, parameter in model.model.named_parameters():
         if theirs[name] is not None:
@@ -212,7 +213,7 @@ def test_no_tensor_over_all_positions_and_tokens_is_built(family, plain):
     first = torch.zeros_like(hole)
     first[:, 0] = True
     with torch.no_grad(), Widest(model.model.config.vocab_size) as seen:
-        model.predictor("mask")(x, levels_of(hole), at=positions_of(first)).draw(rng=Rng(range(60)))
+        model.predictor("mask")(Query(x, levels_of(hole), at=positions_of(first))).draw(rng=Rng(range(60)))
     assert seen.rows == 60 < x.numel(), "as many as asked"
     with torch.no_grad(), Widest(model.model.config.vocab_size) as whole:
         model.model(input_ids=x)
@@ -228,18 +229,18 @@ def test_rows_without_asked_positions_are_not_encoded(poems):
     predictor, t = poems.predictor("mask"), torch.ones(x.shape).double()
     where = torch.zeros(x.shape, dtype=torch.bool)
     where[[2, 5], 3:5] = True
-    some = predictor(x, t, at=positions_of(where))
-    none = predictor(x, t, at=positions_of(torch.zeros_like(where)))
+    some = predictor(Query(x, t, at=positions_of(where)))
+    none = predictor(Query(x, t, at=positions_of(torch.zeros_like(where))))
     handle.remove()
     assert seen == [2]
     assert none.draw(rng=Rng(range(8))).equal(x) and none.logits().shape == (0, poems.model.config.vocab_size)
-    full = predictor(x, t)
+    full = predictor(Query(x, t))
     assert some.logits().equal(full.logits().view(8, 20, -1)[where])
 
 
 def test_asking_nothing_in_particular_asks_everywhere(poems):
     x = torch.full((2, 20), poems.mask_id)
-    prediction = poems.predictor("mask")(x, torch.ones(x.shape).double())
+    prediction = poems.predictor("mask")(Query(x, torch.ones(x.shape).double()))
     assert (
         len(prediction.at[0]) == 40 and torch.isin(prediction.draw(rng=Rng([1, 2])), poems.content).float().mean() > 0.9
     )
@@ -267,7 +268,7 @@ def test_leaving_empty_slots_out_changes_nothing(poems, told):
     t = torch.full(x.shape, 0.7).double()
     condition = poems.condition(3, process="mask", **told)
     full = full_width(poems, condition, x)
-    ours = poems.predictor("mask")(x, t, condition=condition).logits().view(3, 20, -1)
+    ours = poems.predictor("mask")(Query(x, t, condition=condition)).logits().view(3, 20, -1)
     assert_near(ours[..., poems.content], full[..., poems.content])
 
 
@@ -275,11 +276,11 @@ def test_padding_is_not_seen(poems):
     short = poems.content[:14].repeat(2, 1)
     long = torch.cat([short, torch.full((2, 6), poems.pad_id)], 1)
     predictor = poems.predictor("replacement")
-    alone = predictor(short, torch.full(short.shape, 0.5).double()).logits().view(2, 14, -1)
-    beside = predictor(long, torch.where(long == poems.pad_id, 0.0, 0.5).double())
+    alone = predictor(Query(short, torch.full(short.shape, 0.5).double())).logits().view(2, 14, -1)
+    beside = predictor(Query(long, torch.where(long == poems.pad_id, 0.0, 0.5).double()))
     assert_near(alone, beside.select(long != poems.pad_id).logits().view(2, 14, -1))
     mixed = torch.cat([long, poems.content[:20].repeat(1, 1)])
-    both = predictor(mixed, torch.where(mixed == poems.pad_id, 0.0, 0.5).double()).logits().view(3, 20, -1)
+    both = predictor(Query(mixed, torch.where(mixed == poems.pad_id, 0.0, 0.5).double())).logits().view(3, 20, -1)
     assert_near(alone, both[:2, :14])
 
 
@@ -288,8 +289,8 @@ def test_a_padded_sentence_ends_where_its_text_does(plain):
     short, hole = holed(model)
     long = torch.cat([short, torch.full((3, 4), model.pad_id)], 1)
     at = positions_of(hole)
-    alone = model.predictor("mask")(short, levels_of(hole), at=at).logits()
-    assert_near(alone, model.predictor("mask")(long, torch.zeros(long.shape).double(), at=at).logits())
+    alone = model.predictor("mask")(Query(short, levels_of(hole), at=at)).logits()
+    assert_near(alone, model.predictor("mask")(Query(long, torch.zeros(long.shape).double(), at=at)).logits())
 
 
 @pytest.mark.parametrize("process, level", [("mask", None), ("replacement", 16), ("uniform", 16)])
@@ -301,7 +302,7 @@ def test_the_level_told_is_the_corrupted_share_of_the_whole_text(poems, process,
     handle = poems.model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
     )
-    poems.predictor(process)(x, t, condition=poems.condition(2, form="wuyan-jueju"))
+    poems.predictor(process)(Query(x, t, condition=poems.condition(2, form="wuyan-jueju")))
     handle.remove()
     names = poems.tokenizer.convert_ids_to_tokens(seen[0][0, :3].tolist())
     told = [] if level is None else [f"[level-{level}]"]
@@ -357,7 +358,7 @@ def test_logits_of_a_row_are_bit_equal_at_every_batch_size(width, precision):
                 results = []
                 for rows in (64, 7, 1):
                     told = {"at": positions_of(where[:rows]), "condition": model.condition(rows, form="qiyan-jueju")}
-                    prediction = model.predictor("mask")(x[:rows], torch.ones(rows, length).double(), **told)
+                    prediction = model.predictor("mask")(Query(x[:rows], torch.ones(rows, length).double(), **told))
                     results.append(prediction.logits())
                 for fewer in results[1:]:
                     assert fewer.equal(results[0][: len(fewer)]), f"length {length}, {len(fewer)} asked"
@@ -367,12 +368,12 @@ def test_logits_read_later_have_the_precision_of_the_call(poems):
     x, t = torch.full((3, 20), poems.mask_id), torch.ones(3, 20).double()
     predictor = poems.predictor("mask")
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = predictor(x, t)
+        inside = predictor(Query(x, t))
         expected = inside.logits()
     with torch.no_grad():
         assert expected.dtype == torch.float32
         assert inside.logits().equal(expected)
-        assert not predictor(x, t).logits().equal(expected)
+        assert not predictor(Query(x, t)).logits().equal(expected)
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------
@@ -384,8 +385,8 @@ def test_a_saved_folder_opens_with_transformers_alone_and_gives_the_same_logits(
     again = TextModel.from_pretrained(str(tmp_path / "m"))
     x = torch.full((2, 20), poems.mask_id)
     condition = poems.condition(2, form="wuyan-jueju", process="mask")
-    expected = poems.predictor("mask")(x, torch.ones(x.shape).double(), condition=condition).logits()
-    loaded = again.predictor("mask")(x, torch.ones(x.shape).double(), condition=condition).logits()
+    expected = poems.predictor("mask")(Query(x, torch.ones(x.shape).double(), condition=condition)).logits()
+    loaded = again.predictor("mask")(Query(x, torch.ones(x.shape).double(), condition=condition)).logits()
     assert loaded.equal(expected)
     ids = torch.cat([condition, x], 1)
     alone = network(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, 12:].flatten(0, 1)
@@ -521,15 +522,16 @@ def test_texts_of_unequal_length_and_unknown_characters(poems):
 PROBABILITIES = torch.tensor([0.4, 0.3, 0.2, 0.1])
 
 
-def table(x_t, t, *, at=None, condition=None, previous=None):
+def table(query):
     """The same law everywhere."""
+    x_t, at = query.x_t, query.at
     at = positions_of(torch.ones_like(x_t, dtype=torch.bool)) if at is None else at
     return Categorical.from_logits(PROBABILITIES.log().repeat(len(at[0]), 1), x_t, at)
 
 
 def law(predictor, position=0):
     x = torch.zeros(1, 2, dtype=torch.long)
-    return predictor(x, torch.ones(1, 2)).logits()[position].softmax(-1)
+    return predictor(Query(x, torch.ones(1, 2))).logits()[position].softmax(-1)
 
 
 @pytest.mark.parametrize("p, kept", [(1e-9, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.999, 4), (1.0, 4)])
@@ -576,14 +578,15 @@ def test_impossible_shapes_are_refused_at_the_door():
 def test_wrappers_hand_on_what_is_asked():
     seen = []
 
-    def spy(x_t, t, **told):
-        seen.append(told)
-        return table(x_t, t, at=told["at"])
+    def spy(query):
+        seen.append(query)
+        return table(query)
 
     x = torch.zeros(1, 2, dtype=torch.long)
     at = (torch.tensor([0]), torch.tensor([1]))
-    prediction = nucleus(tempered(spy, 0.7), 0.9)(x, torch.ones(1, 2), at=at, condition="c", previous=x)
-    assert seen == [{"at": at, "condition": "c", "previous": x}] and len(prediction.logits()) == 1
+    query = Query(x, torch.ones(1, 2), at=at, condition="c", previous=x)
+    prediction = nucleus(tempered(spy, 0.7), 0.9)(query)
+    assert seen == [query] and len(prediction.logits()) == 1
 
 
 # -- float32 ----------------------------------------------------------------------------------------------------------

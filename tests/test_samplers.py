@@ -9,7 +9,7 @@ import pytest
 import torch
 from tables import IDS, MASK, VOCABULARY, Table, process_of, some_free, texts
 
-from textdiff.core.contracts import State
+from textdiff.core.contracts import Query, State
 from textdiff.core.levels import count, count_levels, even_levels
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Categorical, positions_of
@@ -151,7 +151,8 @@ def test_states_are_not_changed_after_they_were_given_out(sampler, process):
 def degenerate(kind: str):
     """Predictors at the edge: sure of one token, narrow sets, enormous logits."""
 
-    def predictor(x_t, t, *, at=None, condition=None, previous=None):
+    def predictor(query):
+        x_t, at = query.x_t, query.at
         rows, positions = positions_of(torch.ones_like(x_t, dtype=torch.bool)) if at is None else at
         token = x_t[rows, positions]
         logits = torch.full((len(rows), IDS), -torch.inf)
@@ -233,7 +234,7 @@ def test_positions_are_unmasked_in_the_order_of_the_states_distribution(statisti
     free = some_free(8, LENGTH, 1)
     states = run("confidence", "mask", ALL, steps=None, step=ordered(statistic), predictor=table)
     for before, after in itertools.pairwise(states):
-        score = table(before.x, before.t).statistic(statistic)
+        score = table(Query(before.x, before.t)).statistic(statistic)
         masked = before.x == MASK
         for row in masked.any(-1).nonzero()[:, 0].tolist():
             (chosen,) = (before.x[row] != after.x[row]).nonzero()[:, 0].tolist()
@@ -263,7 +264,9 @@ def test_entropy_bounded_steps_keep_the_bound_and_use_it(gamma):
     table = Table(LENGTH)
     states = run("entropy-bounded", "mask", ALL, step=entropy_bounded(gamma), predictor=table)
     for before, after in itertools.pairwise(states):
-        entropies = table(before.x, before.t).statistic(lambda log_q, *_: torch.special.entr(log_q.exp()).sum(-1))
+        entropies = table(Query(before.x, before.t)).statistic(
+            lambda log_q, *_: torch.special.entr(log_q.exp()).sum(-1)
+        )
         for row in range(8):
             open_ = entropies[row][before.x[row] == MASK].sort().values
             taken = int((before.x[row] != after.x[row]).sum())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from normals import BLOBS, Data, everywhere
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import even_levels
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Categorical, Normal, positions_of
@@ -58,9 +59,10 @@ def test_where_a_schedule_ends_in_pure_noise_the_first_step_is_as_good_as_any(na
 def test_forwards_are_two_a_step_and_one_in_the_last():
     asked = []
 
-    def spy(x_t, t, *, at=None, condition=None, previous=None):
+    def spy(query):
+        x_t, t = query.x_t, query.t
         asked.append(t.max().item())
-        return Data().predictor(get_schedule("flow"))(x_t, t)
+        return Data().predictor(get_schedule("flow"))(Query(x_t, t))
 
     x = torch.zeros(3, 3, dtype=torch.float64)
     states = walk(Data(), get_schedule("flow"), heun(), [0.5, 0.5, 0.25, 0.0, 0.0], x, predictor=spy)
@@ -92,8 +94,9 @@ def test_rows_at_levels_of_their_own_are_the_rows_alone():
 def test_a_row_that_stays_at_its_level_is_left_as_it_is():
     x, schedule = Rng(range(2)).normal(3), get_schedule("cosine")
 
-    def spoilt(x_t, t, *, at=None, condition=None, previous=None):
-        prediction = Data().predictor(schedule)(x_t, t)
+    def spoilt(query):
+        x_t, t = query.x_t, query.t
+        prediction = Data().predictor(schedule)(Query(x_t, t))
         return Normal.point(prediction.mean.index_fill(0, torch.tensor(0), torch.nan))
 
     levels = [torch.tensor([[0.0], [0.3]])]
@@ -105,10 +108,11 @@ def test_a_row_that_stays_at_its_level_is_left_as_it_is():
 def test_what_is_given_stays_and_the_condition_is_told():
     given, free = Rng(range(2)).normal(3), torch.tensor([[True, False, True], [False, True, True]])
 
-    def spy(x_t, t, *, at=None, condition=None, previous=None):
+    def spy(query):
+        x_t, t, condition = query.x_t, query.t, query.condition
         assert condition == "seven"
         assert torch.equal(x_t[~free], given[~free]) and (t[~free] == 0).all()
-        return Data().predictor(get_schedule("flow"))(x_t, t)
+        return Data().predictor(get_schedule("flow"))(Query(x_t, t))
 
     told = {"predictor": spy, "process": Gaussian(get_schedule("flow")), "rng": Rng(range(2)), "condition": "seven"}
     for step in (heun(), amed([[1.0, 0.5, 0.7, 1.0], [0.5, 0.0, 0.3, 0.9]])):
@@ -120,7 +124,8 @@ def test_what_is_given_stays_and_the_condition_is_told():
 def test_images_are_walked_with_places_of_their_own_given():
     given, free = Rng(range(2)).normal(3, 2, 2), torch.tensor([[[True, False], [True, True]]]).expand(2, 1, 2, 2)
 
-    def predictor(x_t, t, *, at=None, condition=None, previous=None):
+    def predictor(query):
+        x_t, t = query.x_t, query.t
         assert (t.expand(2, 1, 2, 2) > 0).equal(free)
         return Normal.point(x_t.tanh())
 
@@ -145,7 +150,8 @@ def test_text_is_walked_at_its_expected_embedding_and_ends_as_text():
 
     drafts = []
 
-    def predictor(x_t, t, *, at=None, condition=None, previous=None):
+    def predictor(query):
+        x_t, at, previous = query.x_t, query.at, query.previous
         drafts.append(previous.dtype)
         rows, positions = positions_of(torch.ones(x_t.shape[:2], dtype=torch.bool)) if at is None else at
         logits = torch.full((len(rows), 6), -torch.inf, dtype=torch.float64)

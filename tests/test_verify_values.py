@@ -13,6 +13,7 @@ from torch import Tensor
 
 from textdiff import cli
 from textdiff.core import bridges
+from textdiff.core.contracts import Query
 from textdiff.core.loop import predict
 from textdiff.core.rng import Rng
 from textdiff.processes import of_data
@@ -77,7 +78,7 @@ def late(process: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rn
 
 def no_pins(state: Any, s: Tensor, *, predictor: Any, process: Any, rng: Rng) -> Any:
     """Asks the predictor about what is given, too, and writes what it says."""
-    x0 = predictor(state.x, state.t).draw(rng=rng)
+    x0 = predictor(Query(state.x, state.t)).draw(rng=rng)
     return replace(state, x=bridges.fresh(process, x0, state.x, state.t, s, rng=rng), t=s, x0=x0)
 
 
@@ -195,8 +196,8 @@ def test_entropy_and_divergence_of_gaussians_are_those_of_torch():
 def test_the_posterior_that_a_process_shows_is_the_one_of_its_schedule(drawn):
     process = construct("gaussian", schedule=values.PARTS["schedule"])
     x, t = torch.tensor([[0.4, -1.0], [2.0, 0.1], [0.0, 0.3]]).double(), torch.tensor([[0.2], [0.7], [0.7]]).double()
-    shown = values.posterior(process, values.DATA, drawn)(x, t.expand(3, 2))
-    known = linear_predictor(process.schedule, *values.DATA, drawn=drawn)(x, t.expand(3, 2))
+    shown = values.posterior(process, values.DATA, drawn)(Query(x, t.expand(3, 2)))
+    known = linear_predictor(process.schedule, *values.DATA, drawn=drawn)(Query(x, t.expand(3, 2)))
     assert torch.allclose(shown.mean, known.mean) and torch.allclose(shown.deviation, known.deviation)
 
 
@@ -208,4 +209,4 @@ def test_the_posterior_of_embedded_texts_is_that_of_equal_norms():
     alpha, beta = (rate[:, :1] for rate in process.schedule(t))
     joint = (p0.log() + x.flatten(1) @ process.encode(texts).flatten(1).T * alpha / beta.square()).softmax(-1)
     expected = torch.einsum("bn,nlv->blv", joint, torch.nn.functional.one_hot(texts, 3).double())
-    assert torch.allclose(predictor(x, t).logits().exp().view(4, 2, 3), expected)
+    assert torch.allclose(predictor(Query(x, t)).logits().exp().view(4, 2, 3), expected)

@@ -71,18 +71,22 @@ class Prediction(Protocol):
         """What taking x's (B, L) tokens adds to `State.log_weight`, (B,) float64: 0 but for a constrained prediction."""
 
 
-class Predictor(Protocol):
-    """The network's side: q(x0 | x_t), at `at` alone if given (elsewhere x_t stands), else everywhere."""
+@dataclass(frozen=True)
+class Query:
+    """What a predictor is asked: the state that it sees, and where it is to answer.
 
-    def __call__(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        *,
-        at: Positions | None = None,
-        condition: Any = None,
-        previous: Tensor | None = None,
-    ) -> Any: ...
+    A wrapper that changes one thing asks `replace(query, …)` of the predictor that it wraps.
+    """
+
+    x_t: Tensor  # (B, L)
+    t: Tensor  # (B, L)
+    at: Positions | None = None  # the positions asked; elsewhere x_t stands.  None: all of them
+    condition: Any = None  # what the predictor is told beside x_t, from `State.condition`
+    previous: Tensor | None = None  # (B, L) the draft of the step before, for networks that use it (self-conditioning)
+
+
+# The network's side: q(x0 | x_t) at the positions that the query asks for.
+Predictor = Callable[[Query], Any]
 
 
 class Process(Protocol):

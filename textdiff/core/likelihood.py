@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, spread
+from textdiff.core.contracts import Predictor, Process, Query, spread
 from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
 
@@ -86,7 +86,7 @@ def terms(
         x_t = process.corrupt(x, t, process.noise(x, t, rng=rng))
         where = open_ if process.sketch(x_t) is None else open_ & (x_t != x)
         told = condition[row] if isinstance(condition, Tensor) else condition
-        prediction = predictor(x_t, t, at=positions_of(where), condition=told).pin(x, ~open_)
+        prediction = predictor(Query(x_t, t, at=positions_of(where), condition=told)).pin(x, ~open_)
         bounds.append(process.bound(prediction, x, x_t, t, s).double())
     return Terms(prior, text, level, torch.cat(bounds) * size)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, State, Step, spread
+from textdiff.core.contracts import Predictor, Process, Query, State, Step, spread
 from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
 
@@ -61,5 +61,7 @@ def sample(
 
 def predict(state: State, where: Tensor, *, predictor: Predictor, process: Process) -> Any:
     """The prediction at `where` (B, L) bool, given text pinned and consistent with x_t.  Rows outside `where` cost nothing."""
-    prediction = predictor(state.x, state.t, at=positions_of(where), condition=state.condition, previous=state.x0)
+    prediction = predictor(
+        Query(state.x, state.t, at=positions_of(where), condition=state.condition, previous=state.x0)
+    )
     return process.consistent(prediction.pin(state.given, ~state.free), state)

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor
+from textdiff.core.contracts import Predictor, Query
 from textdiff.core.errors import AskedError
 from textdiff.core.likelihood import bits_per_dimension, nelbo
 from textdiff.core.resolve import unknown
@@ -318,12 +318,11 @@ def _once(predictor: Predictor) -> Predictor:
     """`predictor` with a memory: the same x_t at the same levels is the same call, whatever variance is put on top."""
     known: dict[bytes, Any] = {}
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
+    def predict(query: Query) -> Any:
+        x_t, t = query.x_t, query.t
         asked = hashlib.sha256(b"".join(part.cpu().contiguous().numpy().tobytes() for part in (x_t, t))).digest()
         if asked not in known:
-            known[asked] = predictor(x_t, t, at=at, condition=condition, previous=previous)
+            known[asked] = predictor(query)
         return known[asked]
 
     return predict

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor
+from textdiff.core.contracts import Predictor, Query
 from textdiff.core.rng import Rng
 
 
@@ -66,9 +66,8 @@ def causal_lm(model: Any, content: Tensor, start_id: int) -> Predictor:
         allowed[content] = True
         return logits.masked_fill(~allowed, -torch.inf)
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Autoregressive:
+    def predict(query: Query) -> Autoregressive:
+        x_t, at = query.x_t, query.at
         open_ = torch.ones_like(x_t, dtype=torch.bool)
         if at is not None:
             open_ = torch.zeros_like(open_).index_fill(0, at[0].unique_consecutive(), True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor, spread
+from textdiff.core.contracts import Predictor, Query, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.predictions import Normal
 from textdiff.core.resolve import unknown
@@ -40,9 +40,8 @@ def denoiser(network: Network, schedule: Schedule | None = None, output: str = "
     if schedule is None and output != "data":
         raise AskedError(f"output {output!r} is turned into data by a schedule, and there is none; pass one")
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Normal:
+    def predict(query: Query) -> Normal:
+        x_t, t, condition = query.x_t, query.t, query.condition
         level = t.flatten(1).amax(-1)  # (B,)
         out = network(x_t, level, condition)
         if schedule is None or output == "data":

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from textdiff.core.contracts import Positions, Predictor, Process
+from textdiff.core.contracts import Predictor, Process, Query
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.core.predictions import Bins
 from textdiff.core.resolve import attribute, unknown
@@ -153,16 +153,8 @@ class ImageModel:
             labels = _labels(condition, self.prefix, self.pad_id, x_t)
             return model(seen, (level * STEPS).to(x_t.dtype), **labels).sample
 
-        def predict(
-            x_t: Tensor,
-            t: Tensor,
-            *,
-            at: Positions | None = None,
-            condition: Any = None,
-            previous: Tensor | None = None,
-        ) -> Any:
-            asked = denoiser(functools.partial(network, t), schedule, told.output, told.power)
-            return asked(x_t, t, at=at, condition=condition, previous=previous)
+        def predict(query: Query) -> Any:
+            return denoiser(functools.partial(network, query.t), schedule, told.output, told.power)(query)
 
         return predict
 

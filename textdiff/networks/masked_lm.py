@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor
+from textdiff.core.contracts import Predictor, Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.networks.reading import READINGS, Reading
 from textdiff.networks.tokenization import frame
@@ -96,14 +96,8 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
     fill = _filled(text_model, process, reading)
     start = {"zero": 0, "padding": pad + 1}.get(head.first or "zero", 0)
 
-    def predict(
-        x_t: Tensor,
-        t: Tensor,
-        *,
-        at: Positions | None = None,
-        condition: Tensor | None = None,
-        previous: Tensor | None = None,
-    ) -> Categorical:
+    def predict(query: Query) -> Categorical:
+        x_t, t, at, condition, previous = query.x_t, query.t, query.at, query.condition, query.previous
         if at is None:
             at = positions_of(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
         rows, place = at[0].unique_consecutive(return_inverse=True)

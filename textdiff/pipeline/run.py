@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, State
+from textdiff.core.contracts import Predictor, Process, Query, State
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import count_levels, even_levels
 from textdiff.core.loop import sample
@@ -293,4 +293,6 @@ def walked(plan: Plan, n: Tensor, most: int) -> Iterator[Any]:
 def _everywhere(scene: Scene, x: Tensor) -> Any:
     """The prediction at level 1 of all free positions, what is given pinned."""
     at = positions_of(scene.free)
-    return scene.predictor(x, scene.free.double(), at=at, condition=scene.condition).pin(scene.given, ~scene.free)
+    return scene.predictor(Query(x, scene.free.double(), at=at, condition=scene.condition)).pin(
+        scene.given, ~scene.free
+    )

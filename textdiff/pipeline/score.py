@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
 from textdiff.core.likelihood import nelbo, ratio
 from textdiff.core.predictions import positions_of
@@ -260,7 +261,7 @@ def given_the_others(model: TextModel, x0: Tensor, at: Tensor, canvases: Sequenc
     with torch.inference_mode(), fast_float32():
         level = hole.double() / x0.shape[1]
         told = canvas.condition(model, canvases)
-        logits = model.predictor(name)(x_t, level, at=positions_of(hole), condition=told).logits()
+        logits = model.predictor(name)(Query(x_t, level, at=positions_of(hole), condition=told)).logits()
     return logits.double().log_softmax(-1).cpu()
 
 

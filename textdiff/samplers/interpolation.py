@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor, State, Step, spread
+from textdiff.core.contracts import Predictor, Query, State, Step, spread
 from textdiff.core.rng import Rng
 from textdiff.samplers.ancestral import ddpm
 
@@ -46,15 +46,8 @@ def interpolated(eta: float = 0.0) -> Step:
     step = ddpm(eta)
 
     def mean(state: State, s: Tensor, *, predictor: Predictor, process: Any, rng: Rng) -> State:
-        def expected(
-            x_t: Tensor,
-            t: Tensor,
-            *,
-            at: Positions | None = None,
-            condition: Any = None,
-            previous: Tensor | None = None,
-        ) -> Expected:
-            base = predictor(x_t, t, at=at, condition=condition, previous=previous)
+        def expected(query: Query) -> Expected:
+            base = predictor(query)
             return Expected(base, process.encode, s > 0)
 
         return step(state, s, predictor=expected, process=process, rng=rng)

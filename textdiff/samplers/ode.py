@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, State, Step, spread
+from textdiff.core.contracts import Predictor, Process, Query, State, Step, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Bins, Normal
@@ -131,7 +131,7 @@ def _turn(
         t = torch.full((len(z),) + (1,) * (z.ndim - 1), level, dtype=torch.float64, device=z.device)
         radius = torch.hypot(*(spread(rate, z).to(z.dtype) for rate in schedule(t)))
         told = condition.clone() if isinstance(condition, Tensor) else condition  # inference tensors are not saved
-        mean = predictor(radius * z, t, condition=told).mean
+        mean = predictor(Query(radius * z, t, condition=told)).mean
         dz = (math.cos(theta) * z - mean) / math.sin(theta)
         divergence = torch.zeros(len(z), dtype=z.dtype, device=z.device)
         for u in directions.clone():

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor, spread
+from textdiff.core.contracts import Predictor, Query, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import Schedule
@@ -81,7 +81,7 @@ def noise_power(
             told = condition[piece] if isinstance(condition, Tensor) else condition
             noise = Rng(seeds[piece], stream=j, device=x.device).normal(*x.shape[1:]).to(x.dtype)
             for sign in (1, -1):
-                error = (x - predictor(alpha * x + sign * beta * noise, t, condition=told).mean).double()
+                error = (x - predictor(Query(alpha * x + sign * beta * noise, t, condition=told)).mean).double()
                 cross[j] += (sign * noise * error).sum().cpu() / (2 * size)
                 square[j] += error.square().sum().cpu() / (2 * size)
     ratio = alphas / betas  # ε − ε_θ = −(ᾱ/β̄)(x0 − x̂0)
@@ -139,10 +139,9 @@ def analytic(
     """
     wide = posterior_deviation(table, schedule, most=most, by=by)
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
-        prediction = predictor(x_t, t, at=at, condition=condition, previous=previous)
+    def predict(query: Query) -> Any:
+        x_t, t = query.x_t, query.t
+        prediction = predictor(query)
         deviation = torch.where(t > last + 1e-9, wide(t), 0.0)
         return replace(prediction, deviation=spread(deviation, x_t).to(prediction.mean.dtype))
 

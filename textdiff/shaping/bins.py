@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor, spread
+from textdiff.core.contracts import Predictor, Query, spread
 from textdiff.core.predictions import Bins
 
 LEAST = 1e-5  # of a deviation, in bins: 0 would say that nothing else is possible
@@ -34,10 +34,9 @@ def in_bins(predictor: Predictor, bins: Bins, deviation: Callable[[Tensor], Tens
     """
     count = round((bins.high - bins.low) / bins.width) + 1
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
-        prediction = predictor(x_t, t, at=at, condition=condition, previous=previous)
+    def predict(query: Query) -> Any:
+        x_t, t = query.x_t, query.t
+        prediction = predictor(query)
         known = bins.low + bins.width * torch.arange(count, dtype=torch.float64, device=x_t.device)
         told = prediction.mean.double()
         wide = spread(deviation(t), x_t).double().clamp(min=LEAST * bins.width).expand_as(told)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from textdiff.core.contracts import Positions, Predictor, spread
+from textdiff.core.contracts import Predictor, Query, spread
 from textdiff.core.predictions import Normal
 
 # (depth in [0, 1], level (B,)) -> ρ, a number or (B,); depth 0 is the lowest decoder block, 1 the one before the output
@@ -39,9 +39,8 @@ def skip_tuned(predictor: Predictor, blocks: Sequence[Any], factor: float | Fact
     """
     rho: Factor = factor if callable(factor) else lambda depth, t: factor
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Normal:
+    def predict(query: Query) -> Normal:
+        t = query.t
         level = t.flatten(1).amax(-1)
 
         def scaled(depth: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
@@ -56,7 +55,7 @@ def skip_tuned(predictor: Predictor, blocks: Sequence[Any], factor: float | Fact
         try:
             for k, block in enumerate(blocks):
                 handles.append(block.register_forward_pre_hook(scaled(k / max(len(blocks) - 1, 1))))
-            answer: Normal = predictor(x_t, t, at=at, condition=condition, previous=previous)
+            answer: Normal = predictor(query)
             return answer
         finally:
             for handle in handles:

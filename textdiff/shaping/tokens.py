@@ -1,6 +1,6 @@
 """Predictor -> predictor: what may be said, and how boldly.
 
-Each wrapper shapes the logits of the positions asked for, and hands `at`, `condition` and `previous` on.  The order is the
+Each wrapper shapes the logits of the positions that the query asks for, and hands the query on.  The order is the
 order of wrapping, and it matters: ban first, then the temperature, then the nucleus, so that the nucleus is one of the
 law that is drawn from,
 
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor, spread
+from textdiff.core.contracts import Predictor, Query, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.schedules import Schedule
 
@@ -29,10 +29,8 @@ Shape = Callable[[Tensor, Tensor, Tensor], Tensor]
 def shaped(predictor: Predictor, shape: Shape) -> Predictor:
     """`predictor` with `shape` applied to its logits; the prediction must be a Categorical."""
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
-        return predictor(x_t, t, at=at, condition=condition, previous=previous).map(shape)
+    def predict(query: Query) -> Any:
+        return predictor(query).map(shape)
 
     return predict
 
@@ -64,11 +62,9 @@ def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> 
     if scale == 1:
         return predictor
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
-        told = predictor(x_t, t, at=at, condition=condition, previous=previous)
-        alone = predictor(x_t, t, at=at, condition=untold(condition), previous=previous)
+    def predict(query: Query) -> Any:
+        told = predictor(query)
+        alone = predictor(replace(query, condition=untold(query.condition)))
 
         return told.towards(alone, scale)
 
@@ -103,10 +99,9 @@ def steered(predictor: Predictor, gradient: Gradient, scale: float, schedule: Sc
     """
     _check_scale(scale)
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
-        prediction = predictor(x_t, t, at=at, condition=condition, previous=previous)
+    def predict(query: Query) -> Any:
+        x_t, t, condition = query.x_t, query.t, query.condition
+        prediction = predictor(query)
         alpha, beta = schedule(t)
         reach = torch.where(alpha > 0, beta.square() / alpha, 0.0)  # where nothing is left of x0, x_t says nothing of y
         shift = scale * spread(reach, x_t).to(x_t.dtype) * gradient(x_t, t, condition)
@@ -125,16 +120,15 @@ def steered_tokens(predictor: Predictor, gradient: Gradient, scale: float) -> Pr
     """
     _check_scale(scale)
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
+    def predict(query: Query) -> Any:
+        x_t, t, condition = query.x_t, query.t, query.condition
         slope = gradient(x_t, t, condition)  # (B, L, V)
 
         def shape(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
             steeper = logits + scale * slope[rows, positions].to(logits.dtype)
             return torch.where(logits == -torch.inf, logits, steeper)  # −inf + inf would be nan
 
-        return predictor(x_t, t, at=at, condition=condition, previous=previous).map(shape)
+        return predictor(query).map(shape)
 
     return predict
 
@@ -147,10 +141,8 @@ def _check_scale(scale: float) -> None:
 def pinned(predictor: Predictor, x0: Tensor, where: Tensor) -> Predictor:
     """`predictor` with x0 known at `where`, which x_t hides all the same: inpainting by replacement of known regions."""
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
-        return predictor(x_t, t, at=at, condition=condition, previous=previous).pin(x0, where)
+    def predict(query: Query) -> Any:
+        return predictor(query).pin(x0, where)
 
     return predict
 

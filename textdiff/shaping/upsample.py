@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from textdiff.core.contracts import Positions, Predictor, spread
+from textdiff.core.contracts import Predictor, Query, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.predictions import Normal
 from textdiff.core.schedules import Schedule, log_snr
@@ -66,22 +65,21 @@ def upsampled(predictor: Predictor, schedule: Schedule, *, factor: int = 2, weig
         raise AskedError(f"factor is {factor}; it must be 1 or more: how many times as wide the images are")
     amount: Weight = weight if callable(weight) else lambda t: torch.full_like(t, weight)
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Normal:
+    def predict(query: Query) -> Normal:
+        x_t, t, condition = query.x_t, query.t, query.condition
         if x_t.shape[-1] % factor or x_t.shape[-2] % factor:
             raise AskedError(
                 f"images of {x_t.shape[-2]} x {x_t.shape[-1]} cannot be averaged over squares of {factor}; "
                 f"choose a size that {factor} divides"
             )
-        large: Normal = predictor(x_t, t, at=at, condition=condition, previous=previous)
+        large: Normal = predictor(query)
         level = t.flatten(1).amax(-1).double()
         w = spread(amount(level), x_t).to(x_t.dtype)
         if not w.any():
             return large
         tau, scale = matched(schedule, level, factor)
         small_x = avg_pool2d(x_t, factor) * spread(scale, x_t).to(x_t.dtype)
-        small: Normal = predictor(small_x, spread(tau, x_t), condition=condition)
+        small: Normal = predictor(Query(small_x, spread(tau, x_t), condition=condition))
         correction = small.mean - avg_pool2d(large.mean, factor)
         wide = correction.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
         return replace(large, mean=large.mean + w * wide)

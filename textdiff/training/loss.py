@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textdiff.core.contracts import Predictor, Process
+from textdiff.core.contracts import Predictor, Process, Query
 from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
 from textdiff.processes import PROCESSES
@@ -31,7 +31,7 @@ def weighted_nll(
     """Σ w_i · −log q_i(x0_i) over the batch, nats; the predictor is asked only where w > 0."""
     weights = process.weights(x_t, t)
     at = positions_of(weights > 0)
-    return predictor(x_t, t, at=at, condition=condition, previous=previous).weighted_nll(x0, weights)
+    return predictor(Query(x_t, t, at=at, condition=condition, previous=previous)).weighted_nll(x0, weights)
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def guessed(
         return None
     rng = Rng(seeds, stream=1, device=x_t.device)
     told = (process.weights(x_t, t) > 0) & (rng.uniform(1) < share)
-    return predictor(x_t, t, at=positions_of(told), condition=condition).draw(rng=rng)
+    return predictor(Query(x_t, t, at=positions_of(told), condition=condition)).draw(rng=rng)
 
 
 def corrupted(process: Process, x0: Tensor, t: Tensor, seeds: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from textdiff.core.contracts import Query
 from textdiff.core.rng import Rng
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
@@ -74,11 +75,11 @@ def check(asked: Asked, setting: Setting) -> Row:
 
     def once(codes: Tensor, rng: Rng) -> Tensor:
         x = space.decode(codes)
-        return space.code(constrained(exact, set_)(x, torch.ones(x.shape, dtype=torch.float64)).draw(rng=rng))
+        return space.code(constrained(exact, set_)(Query(x, torch.ones(x.shape, dtype=torch.float64))).draw(rng=rng))
 
     _, outcome, weight = enumerate_draws(once, space.code(blank), space.length)
     drawn = torch.zeros_like(space.p0).index_add_(0, outcome, weight)
-    (log_q,) = exact(blank.expand(len(texts), -1), torch.ones(texts.shape, dtype=torch.float64)).log_prob(texts)
+    (log_q,) = exact(Query(blank.expand(len(texts), -1), torch.ones(texts.shape, dtype=torch.float64))).log_prob(texts)
     product = torch.zeros_like(space.p0).index_put((space.support(),), log_q.sum(-1).exp()) * inside
     return Row(
         space=f"V={space.size} L={space.length}",

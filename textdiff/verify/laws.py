@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import even_levels
 from textdiff.core.loop import sample
 from textdiff.core.rng import Rng
@@ -97,7 +98,7 @@ def diffusers() -> float:
     x = first.x
     for k in theirs.timesteps:
         t = torch.full_like(x, (int(k) + 1) / 1000)
-        x = theirs.step(noise_of(predictor(x, t), x, t, schedule), k, x).prev_sample
+        x = theirs.step(noise_of(predictor(Query(x, t)), x, t, schedule), k, x).prev_sample
     return float((x - end.x).abs().max())
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process
+from textdiff.core.contracts import Predictor, Process, Query
 from textdiff.core.errors import AskedError
 from textdiff.core.predictions import Normal
 from textdiff.core.rng import Rng
@@ -120,7 +120,8 @@ def linear_predictor(
     `rates` gives (α, β) of a level; x_t (B, D), all of a row at one level.
     """
 
-    def predict(x_t: Tensor, t: Tensor, **_: Any) -> Normal:
+    def predict(query: Query) -> Normal:
+        x_t, t = query.x_t, query.t
         alpha, beta = (rate[:, None, None] for rate in rates(t.amax(-1)))
         eye = torch.eye(len(mean), dtype=mean.dtype)
         gain = alpha * torch.linalg.solve(alpha.square() * covariance + beta.square() * eye, covariance)  # (B, D, D)
@@ -176,6 +177,6 @@ def expected_bound(
         x0 = draw(item, rng)
         t, s = (torch.full(x0.shape, k / steps, dtype=torch.float64) for k in (j, j - 1))
         x_t = corrupted(process, x0, j / steps, rng)
-        return process.bound(predictor(x_t, t), x0, x_t, t, s).double()
+        return process.bound(predictor(Query(x_t, t)), x0, x_t, t, s).double()
 
     return mean(at_start) + sum(mean(functools.partial(step_of, j)) for j in range(1, steps + 1))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor, Process
+from textdiff.core.contracts import Predictor, Process, Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.verify.enumeration import enumerate_draws
@@ -104,9 +103,8 @@ class ExactPredictor:
             self.tables[key] = torch.einsum("xy,xlv->ylv", posterior, tokens)
         return self.tables[key]
 
-    def __call__(
-        self, x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Any = None
-    ) -> Categorical:
+    def __call__(self, query: Query) -> Categorical:
+        x_t, t, at = query.x_t, query.t, query.at
         rows, positions = at if at is not None else positions_of(torch.ones_like(x_t, dtype=torch.bool))
         codes, level = self.space.code(x_t)[rows], t.amax(-1)[rows]
         q = torch.zeros(len(rows), self.space.size + 1, dtype=torch.float64)
@@ -119,7 +117,8 @@ class ExactPredictor:
 def ignorant(space: Space) -> Predictor:
     """A predictor to which all tokens are alike: a sampler that asks it about given text gets other text."""
 
-    def predictor(x_t: Tensor, t: Tensor, *, at: Positions | None = None, **_: Any) -> Categorical:
+    def predictor(query: Query) -> Categorical:
+        x_t, at = query.x_t, query.at
         at = at if at is not None else positions_of(torch.ones_like(x_t, dtype=torch.bool))
         token = torch.arange(space.size + 1)
         return Categorical.from_logits(torch.where(token < space.size, 0.0, -torch.inf).expand(len(at[0]), -1), x_t, at)
@@ -138,7 +137,7 @@ def exact_bound(space: Space, process: Process, predictor: Predictor) -> float:
         codes0, codes_t = (joint > 0).nonzero(as_tuple=True)
         x0, x_t = space.decode(codes0), space.decode(codes_t)
         t, s = (space.free_of(x0) * torch.tensor(k / steps, dtype=torch.float64) for k in (j, j - 1))
-        bound = process.bound(predictor(x_t, t), x0, x_t, t, s)
+        bound = process.bound(predictor(Query(x_t, t)), x0, x_t, t, s)
         total += float((joint[codes0, codes_t] * bound.double()).sum())
     return total
 

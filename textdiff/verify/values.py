@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, State, Step, spread
+from textdiff.core.contracts import Predictor, Process, Query, State, Step, spread
 from textdiff.core.levels import even_levels
 from textdiff.core.loop import sample
 from textdiff.core.predictions import Normal
@@ -73,7 +73,8 @@ def posterior(process: Process, data: GaussianLaw, drawn: bool = False) -> Predi
         rest = (data.covariance - gain @ across.T).diagonal().clamp(min=0).sqrt()
         return joint.mean[size:], gain, rest
 
-    def predict(x_t: Tensor, t: Tensor, **_: Any) -> Normal:
+    def predict(query: Query) -> Normal:
+        x_t, t = query.x_t, query.t
         levels = t.amax(-1)
         mean, deviation = torch.zeros_like(x_t), torch.zeros_like(x_t)
         for level in torch.unique(levels).tolist():
@@ -86,8 +87,9 @@ def posterior(process: Process, data: GaussianLaw, drawn: bool = False) -> Predi
     return predict
 
 
-def ignorant(x_t: Tensor, t: Tensor, **_: Any) -> Normal:
+def ignorant(query: Query) -> Normal:
     """Predicts 0 everywhere: a sampler that asks it about given values gets other values."""
+    x_t = query.x_t
     return Normal.point(torch.zeros_like(x_t))
 
 

@@ -12,12 +12,11 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor, Process
+from textdiff.core.contracts import Predictor, Process, Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import cosine, flow
@@ -54,7 +53,8 @@ def posterior(process: Process, space: Space) -> Predictor:
         centre = (inverse @ torch.stack([law.mean for law in of])[..., None]).flatten()
         return inverse.flatten(0, 1).T, centre, root.diagonal(dim1=1, dim2=2).log().sum(-1)
 
-    def predict(x_t: Tensor, t: Tensor, *, at: Positions | None = None, **_: Any) -> Categorical:
+    def predict(query: Query) -> Categorical:
+        x_t, t, at = query.x_t, query.t, query.at
         at = at if at is not None else positions_of(torch.ones(x_t.shape[:2], dtype=torch.bool))
         levels, q = t.amax(-1), torch.zeros(*x_t.shape[:2], space.size, dtype=torch.float64)
         for level in torch.unique(levels).tolist():
@@ -68,8 +68,9 @@ def posterior(process: Process, space: Space) -> Predictor:
     return predict
 
 
-def only_token_2(x_t: Tensor, t: Tensor, **_: Any) -> Categorical:
+def only_token_2(query: Query) -> Categorical:
     """Sure of one token everywhere."""
+    x_t = query.x_t
     logits = torch.tensor([-torch.inf, -torch.inf, 0.0]).expand(*x_t.shape[:2], 3)
     return Categorical.from_logits(logits, torch.zeros(x_t.shape[:2], dtype=torch.long))
 

@@ -41,13 +41,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from textdiff.core.contracts import Positions, Predictor
+from textdiff.core.contracts import Positions, Predictor, Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.verse.joint import Joint
@@ -64,14 +63,13 @@ def constrained(predictor: Predictor, law: Law, weigh: bool = False) -> Predicto
     out if `weigh`; else they are 0.
     """
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> RestrictedPrediction:
+    def predict(query: Query) -> RestrictedPrediction:
+        x_t, at = query.x_t, query.at
         asked = torch.ones_like(x_t, dtype=torch.bool)
         if at is not None:
             asked = torch.zeros_like(asked).index_put(at, torch.tensor(True, device=x_t.device))
         read = positions_of(law.coupled(x_t, asked & (x_t == law.unread)) | asked)
-        base = predictor(x_t, t, at=read, condition=condition, previous=previous)
+        base = predictor(replace(query, at=read))
         return RestrictedPrediction(base, law, asked, base.known, weigh)
 
     return predict

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor
+from textdiff.core.contracts import Predictor, Query
 from textdiff.core.rng import Rng
 from textdiff.shaping.tokens import shaped
 from textdiff.verse.law import LEVEL, OBLIQUE, Law, first_index
@@ -104,9 +104,8 @@ def kept_to(predictor: Predictor, pattern: Pattern, several: bool) -> Predictor:
     """
     apart = list(pattern.words)
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
+    def predict(query: Query) -> Any:
+        x_t = query.x_t
         standing = torch.zeros(len(x_t), pattern.table.shape[1], dtype=torch.bool, device=x_t.device)
         slot = torch.full((x_t.shape[1],), -1, device=x_t.device)
         if apart:
@@ -130,6 +129,6 @@ def kept_to(predictor: Predictor, pattern: Pattern, several: bool) -> Predictor:
             logits = torch.where(top > -torch.inf, logits - top, 0.0).clamp(min=math.log(LEAST))
             return logits.masked_fill(~able, -torch.inf)
 
-        return shaped(predictor, shape)(x_t, t, at=at, condition=condition, previous=previous)
+        return shaped(predictor, shape)(query)
 
     return predict

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, Predictor
+from textdiff.core.contracts import Predictor, Query
 from textdiff.core.errors import AskedError
 from textdiff.core.predictions import Categorical
 from textdiff.core.rng import Rng
@@ -311,9 +311,8 @@ def preferred(
         rhyme = (table, prosody.rhyme_weight)
     words = torch.tensor([(k + 1) * form.width - 1 for k in range(1, form.lines, 2)], device=device)
 
-    def predict(
-        x_t: Tensor, t: Tensor, *, at: Positions | None = None, condition: Any = None, previous: Tensor | None = None
-    ) -> Any:
+    def predict(query: Query) -> Any:
+        x_t = query.x_t
         letters = torch.where(x_t == unread, W, letter_of[x_t])
         gains: list[Callable[[Tensor, Tensor], Tensor]] = []
         if tones is not None:
@@ -337,6 +336,6 @@ def preferred(
                 logits = logits + gain(rows, positions).to(logits.dtype)
             return logits
 
-        return shaped(predictor, shape)(x_t, t, at=at, condition=condition, previous=previous)
+        return shaped(predictor, shape)(query)
 
     return predict
