@@ -33,6 +33,7 @@ from textdiff.core.contracts import Predictor, State, Step
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import even_levels
 from textdiff.core.loop import sample
+from textdiff.core.resolve import unknown
 from textdiff.core.rng import Rng
 from textdiff.data.image_data import Images, read_images
 from textdiff.measure import plots
@@ -41,6 +42,7 @@ from textdiff.measure.intervals import Interval, written
 from textdiff.networks.images import ImageModel
 from textdiff.pipeline.options import Options
 from textdiff.pipeline.plan import resolve
+from textdiff.samplers import SAMPLERS
 from textdiff.samplers.second_order import amed, fit_amed
 from textdiff.shaping.skips import across, skip_tuned
 from textdiff.shaping.upsample import above, upsampled
@@ -96,9 +98,13 @@ class Row:
 
 def by_name(sampler: str) -> Way:
     """A sampler of the table."""
-    looks = 2 if sampler == "heun" else 1
-    noisy = sampler not in ("improved", "heun")
-    return Way(sampler, lambda model, levels: resolve(Options(sampler=sampler), model).step, looks, same_ode=not noisy)
+    entry = SAMPLERS.get(sampler)
+    if entry is None:
+        raise unknown("sampler", sampler, SAMPLERS)
+    same_ode = entry.noise == "reused"
+    return Way(
+        sampler, lambda model, levels: resolve(Options(sampler=sampler), model).step, entry.forwards, same_ode=same_ode
+    )
 
 
 def mean_value(rows: int = 32) -> Way:

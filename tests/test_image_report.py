@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +86,39 @@ def test_the_gain_is_the_difference_of_the_bounds(gaussian):
     for row in gaussian[0]["bounds"]:
         assert row["gain_analytic"]["value"] == pytest.approx(row["ddpm"]["value"] - row["analytic"]["value"])
         assert row["gain_analytic"]["low"] < row["gain_analytic"]["value"] < row["gain_analytic"]["high"]
+
+
+def test_a_bound_remembers_no_more_predictions_than_it_may(digits, ground, monkeypatch):
+    """Those of one block of images, however many images there are; and the blocks change no figure."""
+    alive, most = [0], [0]
+    made = ImageModel.predictor
+
+    def change(by):
+        alive[0] += by
+        most[0] = max(most[0], alive[0])
+
+    def counted(model, name):
+        predictor = made(model, name)
+
+        def predict(x_t, t, **more):
+            found = predictor(x_t, t, **more)
+            change(len(x_t))
+            weakref.finalize(found, change, -len(x_t))
+            return found
+
+        return predict
+
+    monkeypatch.setattr(ImageModel, "predictor", counted)
+    model = model_of(digits)
+    table = image_report.NoisePower((0.1, 0.5, 0.9), (0.1, 0.5, 0.9), (0.1, 0.5, 0.9), 0.5)
+    shelf = image_report.Shelf.of(None, model)
+    bounds = []
+    for memory in (40, 10_000):
+        monkeypatch.setattr(image_report, "MEMORY", memory)
+        most[0] = 0
+        bounds.append(image_report._bounds(model, ground, SETTINGS, shelf, lambda line: None, table, 4))
+        assert most[0] <= memory and len(ground.held_out.x) * 4 > 40
+    assert bounds[0]["ddpm"]["value"] == pytest.approx(bounds[1]["ddpm"]["value"], rel=1e-5)
 
 
 def test_what_was_kept_is_not_drawn_again(digits, gaussian, monkeypatch):

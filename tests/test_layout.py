@@ -195,7 +195,6 @@ KNOWN: dict[str, list[str]] = {
     ],
     "named": [
         "cli/lists: gaussian",
-        "measure/bench: mask",
     ],
     "private": [
         "networks/images imports _locate",

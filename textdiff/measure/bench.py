@@ -29,6 +29,7 @@ from textdiff.core.rng import Rng
 from textdiff.networks import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import character_tokenizer
+from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 
 CHARACTERS = 0x4E00  # the first of the CJK ideographs: names for random tokens
@@ -190,7 +191,7 @@ def sample(
         Case("plain-edit", "replacement", "plain-edit", plain_edit(text_model, *shape)),
     ]
     for name, process in samplers:
-        baseline = "plain" if process == "mask" else "plain-edit"
+        baseline = "plain" if PROCESSES[process].masks else "plain-edit"
         cases.append(Case(name, process, baseline, ours(text_model, name, process, *shape)))
     paths: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {"default": contextlib.nullcontext}
     if fast_float32.chosen():

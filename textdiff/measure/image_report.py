@@ -34,6 +34,7 @@ from textdiff.measure import intervals
 from textdiff.measure.images import REPEATS, Ground, chosen, fidelity, frechet
 from textdiff.networks.images import ImageModel
 from textdiff.pipeline.images import ImagePipeline
+from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 from textdiff.shaping.analytic import NoisePower, analytic, noise_power, posterior_deviation
 from textdiff.shaping.bins import in_bins
@@ -131,7 +132,8 @@ def report(
 ) -> dict[str, Any]:
     """The figures of a model by name, as JSON holds them; `keep` is a folder for what was drawn, `log` gets lines of progress."""
     settings = settings or Settings()
-    parts = PARTS[model.processes[0]]
+    entry = PROCESSES[model.processes[0]]
+    parts = [headline] + [ladder] * entry.scheduled + [restoring] * entry.degrades
     _fits(model, data)
     if ladder in parts:
         _serve(model, settings.samplers)
@@ -356,14 +358,11 @@ def _fits(model: ImageModel, data: Images) -> None:
 def _serve(model: ImageModel, samplers: Sequence[str]) -> None:
     for name in samplers:
         sampler, _ = CALLED.get(name, (name, False))
-        if model.processes[0] not in SAMPLERS[sampler].processes:
+        if not SAMPLERS[sampler].serves(model.processes[0]):
             raise AskedError(
                 f"sampler {name!r} does not serve {model.processes[0]}, the process of model {model.name}; "
                 f"'textdiff samplers' lists what does"
             )
-
-
-PARTS = {"gaussian": (headline, ladder), "cold": (headline, restoring)}  # of the report, by the model's process
 
 
 def settings_of(n: int | None, steps: Sequence[int], samplers: Sequence[str], quick: bool, **more: Any) -> Settings:
