@@ -73,6 +73,7 @@ class Progress:
 
     log: Log
     what: str
+    total: int = 0  # characters; 0: not known yet
     done: int = 0
     next: float = field(default_factory=lambda: time.monotonic() + QUIET)
 
@@ -81,7 +82,8 @@ class Progress:
         for text in texts:
             self.done += len(text)
             if time.monotonic() > self.next:
-                self.log(f"{self.what}: {self.done / 1e6:.0f} million characters")
+                of = f" of {self.total / 1e6:.0f}" if self.total else ""
+                self.log(f"{self.what}: {self.done / 1e6:.0f}{of} million characters")
                 self.next = time.monotonic() + QUIET
             yield text
 
@@ -109,7 +111,7 @@ class Preparation:
         section = self.recipe.tokenizer
         if section.kind == "characters":
             counts = np.zeros(CODES, dtype=np.int64)
-            for text in Progress(self.log, "counting characters").through(texts()):
+            for text in Progress(self.log, "counting characters", length).through(texts()):
                 counts += np.bincount(codes(text), minlength=CODES)
             kept = np.flatnonzero(counts >= section.min_count)
             return [chr(code) for code in sorted(kept.tolist(), key=lambda code: (-counts[code], code))]
@@ -154,7 +156,8 @@ class Preparation:
         text_model = self._text_model(tokenizer)
         about: dict[str, Any] = {"tokenizer": tokenizer}
         for part in ("train", "validation"):
-            texts = Progress(self.log, f"tokenising ({part})").through(text_of(part))
+            size = cut if part == "train" else total - cut
+            texts = Progress(self.log, f"tokenising ({part})", size).through(text_of(part))
             if self.recipe.tokenizer.kind == "sentencepiece":
                 texts = (text.replace("\n", " ") for text in texts)  # its pieces hold no line breaks
             writer = Writer(folder, kind_of(len(text_model.tokenizer)), part)

@@ -1,0 +1,165 @@
+"""Texts that are tokenised once: taken again by later starts, made again where they are damaged, and never half a folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, recipe_file
+
+from textdiff.data import prepared, sealed
+from textdiff.training import run
+from textdiff.training.recipe import Recipe, load
+from textdiff.training.texts.reading import read
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, which keeps the smallest texts, too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepared, "KEPT", 0)
+    return prepared.cache()
+
+
+def prose(folder: Path, text: str, **data: Any) -> Recipe:
+    (folder / "prose.txt").write_text(text, encoding="utf-8")
+    settings = {"train": str(folder / "prose.txt"), "kind": "windows", "length": 16, "limit": None} | data
+    return load(recipe_file(folder, data=settings))
+
+
+TEXT = "the quick brown fox jumps over the lazy dog, and over the lazy cat.\n" * 30
+
+
+def rows(recipe: Recipe, said: list[str] | None = None) -> list[list[int]]:
+    log: Callable[[str], object] = (lambda line: None) if said is None else said.append
+    (group,) = read(recipe, log).train  # type: ignore[arg-type]
+    found: list[list[int]] = group.ids[:].tolist()
+    return found
+
+
+def test_a_second_start_takes_the_tokenised_texts_again(tmp_path: Path, cache: Path) -> None:
+    recipe = prose(tmp_path, TEXT)
+    said: list[str] = []
+    first = rows(recipe, said)
+    (folder,) = cache.iterdir()
+    assert "kept for the next start" in said[-1] and str(folder) in said[-1]
+    when = (folder / "train.ids").stat().st_mtime_ns
+    said.clear()
+    assert rows(recipe, said) == first
+    assert "tokenised already" in said[0]
+    assert (folder / "train.ids").stat().st_mtime_ns == when
+    assert list(cache.iterdir()) == [folder]
+
+
+def test_other_contents_settings_or_tokenizers_are_other_texts(tmp_path: Path, cache: Path) -> None:
+    rows(prose(tmp_path, TEXT))
+    rows(prose(tmp_path, TEXT.replace("dog", "god")))
+    rows(prose(tmp_path, TEXT, length=8))
+    rows(load(tmp_path / "tiny.yaml", ["tokenizer.min_count=2"]))
+    rows(load(tmp_path / "tiny.yaml", ["data.holdout=0.2"]))
+    assert len(list(cache.iterdir())) == 5
+    rows(load(tmp_path / "tiny.yaml", ["run.steps=77", "optimizer.lr=1e-4", "data.unknown=1"]))
+    assert len(list(cache.iterdir())) == 5  # what has nothing to do with the texts
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, path.stat().st_size // 2), Path.unlink])
+def test_tokenised_texts_that_are_damaged_are_made_again(
+    damage: Callable[[Path], object], tmp_path: Path, cache: Path
+) -> None:
+    recipe = prose(tmp_path, TEXT)
+    whole = rows(recipe)
+    (folder,) = cache.iterdir()
+    for name in sorted(path.name for path in folder.iterdir()):
+        damage(folder / name)
+        assert rows(recipe) == whole, name
+        assert sealed.damage(folder, prepared.NAME) is None
+
+
+def test_a_kill_while_texts_are_tokenised_leaves_nothing_that_is_taken_for_whole(tmp_path: Path, cache: Path) -> None:
+    recipe = prose(tmp_path, TEXT)
+
+    def killed(folder: Path) -> dict[str, Any]:
+        (folder / "train.ids").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    key = "0" * 32
+    child = os.fork()
+    if child == 0:
+        prepared.get(key, killed, keep=True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (left,) = cache.iterdir()
+    assert left.name.startswith(prepared.NEW) and not (cache / key).exists()
+    rows(recipe)
+    assert left.exists()  # its owner may be at work still
+    long_ago = time.time() - prepared.STALE - 60
+    for path in (*left.iterdir(), left):
+        os.utime(path, (long_ago, long_ago))
+    rows(recipe)
+    assert not left.exists()
+
+
+def test_what_no_start_has_used_for_long_is_removed_and_what_is_used_stays(tmp_path: Path, cache: Path) -> None:
+    recipe = prose(tmp_path, TEXT)
+    rows(recipe)
+    (used,) = cache.iterdir()
+    rows(prose(tmp_path, TEXT * 2))
+    (unused,) = (path for path in cache.iterdir() if path != used)
+    long_ago = time.time() - prepared.UNUSED - 60
+    for path in (*used.iterdir(), *unused.iterdir(), unused):
+        os.utime(path, (long_ago, long_ago))
+    rows(prose(tmp_path, TEXT))
+    assert used.exists() and not unused.exists()
+
+
+def test_the_memory_of_preparation_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    def peak(megabytes: int) -> int:
+        recipe = prose(tmp_path, TEXT * (megabytes * 500))
+        tracemalloc.start()
+        try:
+            read(recipe)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    small, large = peak(2), peak(4)
+    assert large < 1.1 * small + (1 << 20)
+
+
+@pytest.mark.slow
+def test_a_large_file_takes_half_of_its_size_in_memory_at_most(tmp_path: Path) -> None:
+    """2 GB within 1.5 GB, of which a run without data takes 0.5, are half a byte for each byte of text."""
+    code = (
+        "import resource, sys; from textdiff.cli import main; code = main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    )
+    peaks = []
+    for megabytes in (1, 120):
+        prose(tmp_path, TEXT * (megabytes * 490))
+        done = subprocess.run(
+            [sys.executable, "-c", code, "train", str(tmp_path / "tiny.yaml"), f"out={tmp_path / str(megabytes)}"],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stderr.splitlines()[-1]) * 1024)
+    assert peaks[1] - peaks[0] < 0.5 * (tmp_path / "prose.txt").stat().st_size, peaks
+
+
+def test_a_dry_run_counts_the_memory_of_the_data(tmp_path: Path) -> None:
+    recipe = prose(tmp_path, TEXT * 100)
+    report = run.dry_run(recipe)
+    assert 0 <= report["data_mb"] <= 1  # the rows stay in their file
