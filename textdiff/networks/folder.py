@@ -26,8 +26,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +39,8 @@ from textdiff.core.contracts import Predictor, Process
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.core.resolve import attribute
 from textdiff.core.schedules import SCHEDULES, Schedule, get_schedule
+from textdiff.networks.lean.network import Encoder, read_encoder
+from textdiff.networks.lean.tokenizer import LeanTokenizer, read_tokenizer
 from textdiff.networks.masked_lm import HEADS, masked_lm
 from textdiff.networks.tokenization import SLOT_WORDS, content_ids, title_characters
 from textdiff.processes import PROCESSES, of_data
@@ -129,11 +131,27 @@ class TextModel:
         path_or_id: str | os.PathLike[str] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        *,
+        lean: bool = False,
     ) -> TextModel:
-        """The packaged poem model (None), a folder, or a model of the hub by its id.  Raises ModelError."""
+        """The packaged poem model (None), a folder, or a model of the hub by its id.  Raises ModelError.
+
+        With `lean`, network and tokenizer are textdiff's own where these can read the folder, so that transformers need
+        not be imported (seconds): the numbers are the same, but such a network cannot be trained.
+        """
         folder, name = _locate(path_or_id)
-        model, tokenizer, described = _read_folder(folder, name, dtype)
+        model, tokenizer, described = _read_folder(folder, name, dtype, lean)
         return cls.from_parts(model.to(device).eval(), tokenizer, name=name, **described)
+
+    def with_transformers(self) -> TextModel:
+        """The same model with the network and the tokenizer of transformers, for training and for other libraries."""
+        if not isinstance(self.model, Encoder) and not isinstance(self.tokenizer, LeanTokenizer):
+            return self
+        from textdiff.networks.lean import whole
+
+        model: Any = whole.network(self.model) if isinstance(self.model, Encoder) else self.model
+        tokenizer = whole.tokenizer(self.tokenizer) if isinstance(self.tokenizer, LeanTokenizer) else self.tokenizer
+        return replace(self, model=model, tokenizer=tokenizer)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write the folder, whole or not at all; an old one of that name is replaced.  `dtype` converts the weights."""
@@ -153,10 +171,11 @@ class TextModel:
                 "factor": self.factor,
                 "self_conditioning": self.self_conditioning,
             }
-        model: Any = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
+        whole = self.with_transformers()
+        model: Any = whole.model if dtype is None else copy.deepcopy(whole.model).to(dtype)
         with _replacing(target) as new, _quiet():
             model.save_pretrained(new)
-            self.tokenizer.save_pretrained(new)
+            whole.tokenizer.save_pretrained(new)
             text = json.dumps(description, ensure_ascii=False, indent=2)
             (new / "textdiff.json").write_text(text + "\n", encoding="utf-8")
 
@@ -321,7 +340,7 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _read_folder(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any, dict[str, Any]]:
+def _read_folder(folder: Path, name: str, dtype: torch.dtype, lean: bool) -> tuple[nn.Module, Any, dict[str, Any]]:
     config = _read_json(folder / "config.json", name)
     kind = config.get("model_type")
     if kind not in HEADS:
@@ -335,14 +354,25 @@ def _read_folder(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module
         raise ModelError(
             f"{name}: model.safetensors is missing; save the model with safetensors (pickles are not read)"
         )
-    tokenizer = _read_tokenizer(folder, name)
+    tokenizer = _tried(lambda: read_tokenizer(folder, kind)) if lean else None
+    if tokenizer is None:
+        tokenizer = _read_tokenizer(folder, name)
     tokens = described.pop("tokens", None)
     if tokens not in (None, len(tokenizer)):
         raise ModelError(
             f"{name}: textdiff.json says {tokens} tokens, the tokenizer has {len(tokenizer)}; "
             f"these files belong to different models, copy or save the model again"
         )
-    return _read_weights(folder, name, dtype), tokenizer, described
+    network = _tried(lambda: read_encoder(folder, dtype)) if lean else None
+    return _read_weights(folder, name, dtype) if network is None else network, tokenizer, described
+
+
+def _tried(read: Callable[[], Any]) -> Any:
+    """What is read, or None where anything is wrong with the files: transformers then says what."""
+    try:
+        return read()
+    except Exception:
+        return None
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

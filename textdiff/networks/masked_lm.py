@@ -22,6 +22,7 @@ from torch import Tensor
 
 from textdiff.core.contracts import Predictor, Query
 from textdiff.core.predictions import Categorical, positions_of
+from textdiff.networks.lean.network import Encoder
 from textdiff.networks.reading import READINGS, Reading
 from textdiff.networks.tokenization import frame
 from textdiff.processes import PROCESSES
@@ -77,6 +78,7 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
     """
     model: Any = text_model.model
     head = HEADS[model.config.model_type]
+    encode, to_logits = _parts(model, head)
     if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         head = replace(head, first=None)  # a window is counted in columns, and so none may be left out
     before, after = frame(text_model.tokenizer)
@@ -90,7 +92,7 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
 
     def silence() -> Tensor:
         nothing = torch.zeros(FEWEST_ROWS, model.config.hidden_size, dtype=model.dtype, device=text_model.device)
-        return head.logits(model, nothing)[:1].float()
+        return to_logits(nothing)[:1].float()
 
     reading = READINGS[PROCESSES[process].data if process else "tokens"](text_model, banned, silence)
     fill = _filled(text_model, process, reading)
@@ -126,7 +128,7 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
         if not live.all():
             told["attention_mask"] = live.long()
         context = _autocast(x.device.type)
-        hidden = model.base_model(**told).last_hidden_state if len(x) else None  # (R, W, D)
+        hidden = encode(**told) if len(x) else None  # (R, W, D)
 
         def read(index: Tensor) -> Tensor:
             if hidden is None or not len(index):
@@ -135,12 +137,19 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
             row, there = place[several], at[1][several]
             with context():
                 own = reading.evidence(x[row, there], level[row, there])
-                logits = head.logits(model, hidden[row, column[offset + there]])
+                logits = to_logits(hidden[row, column[offset + there]])
             return (logits.float() + own)[: len(index)]  # a sum is cheaper than a fill
 
         return Categorical(read, at, reading.tokens(x_t))
 
     return predict
+
+
+def _parts(model: Any, head: Head) -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]:
+    """(what a network is called with -> hidden states (R, W, D)), (some of these (n, D) -> logits (n, V))."""
+    if isinstance(model, Encoder):
+        return model.encode, model.logits
+    return (lambda **told: model.base_model(**told).last_hidden_state), (lambda hidden: head.logits(model, hidden))
 
 
 def _filled(text_model: TextModel, process: str | None, reading: Reading) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

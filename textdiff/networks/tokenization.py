@@ -14,15 +14,17 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from textdiff.core.errors import AskedError
 from textdiff.processes import PROCESSES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD, UNK, MASK = "[PAD]", "[UNK]", "[MASK]"
 LEVELS = 64  # [level-k] says that round(k/64 of the text) is corrupted
@@ -213,7 +215,7 @@ def _unigram(pieces: Any, model: _Model, names: list[str], specials: Sequence[st
     return _wrap(tokenizer, specials)
 
 
-def content_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
+def content_ids(tokenizer: Any, vocab_size: int) -> Tensor:
     """Sorted ids (C,) that are text, and so may be noise, prior or output.
 
     Left out: special and added special tokens, `[unused…]`, bytes of a fallback, tokens that decode to nothing, runs of
@@ -228,7 +230,7 @@ def content_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
     return torch.tensor(sorted(set(ids)), dtype=torch.long)
 
 
-def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a single text: ([CLS], [SEP]), (<s>, </s>) or nothing."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     framed = tokenizer("a")["input_ids"]
@@ -246,6 +248,8 @@ def _is_text(token: str) -> bool:
 
 
 def _wrap(tokenizer: Tokenizer, specials: Sequence[str]) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,

@@ -44,8 +44,12 @@ class TextPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> TextPipeline:
-        """The packaged poem model (None), a model folder, or a hub id.  ModelError says what is wrong with it."""
-        return cls.of(TextModel.from_pretrained(model, _device(device), dtype))
+        """The packaged poem model (None), a model folder, or a hub id.  ModelError says what is wrong with it.
+
+        Where textdiff can read the folder itself, transformers is not imported; `pipe.model.with_transformers()` has the
+        network and the tokenizer of transformers, and `TextPipeline.of(TextModel.from_pretrained(folder))` draws with them.
+        """
+        return cls.of(TextModel.from_pretrained(model, _device(device), dtype, lean=True))
 
     @classmethod
     def of(cls, model: TextModel) -> TextPipeline:

@@ -1,0 +1,174 @@
+"""An encoder of text with a masked-LM head, computed from its weights alone.
+
+Notation: x (R, W, D), R rows of W columns; H heads of D/H features; a layer is attention and a feed-forward.
+
+    x = norm(words[ids] + kinds[0] + places[position])                                                                (1)
+    (q, k, v) = x·readᵀ + b, cut into heads;   o = softmax(q·kᵀ/√(D/H) + mask)·v;   attention(x) = o·writeᵀ + b       (2)
+    feed(x) = down(act(up(x))),   or down(act(a) ⊙ b) with (a, b) = up(x) where it is gated                           (3)
+    x ← norm(x + attention(x)),  x ← norm(x + feed(x))                norms after: BERT, RoBERTa, DistilBERT          (4)
+    x ← x + attention(norm(x)),  x ← x + feed(norm(x)), at last norm(x)   norms before: ModernBERT                    (5)
+    logits = norm(act(x·headᵀ + b))·wordsᵀ + b                                                                        (6)
+
+Where positions are not learned, features i and i + D/2H of q and k turn by position · theta^(−2iH/D) instead of `places`
+(rotary positions), and a sliding layer sees the columns that are at most half of `local_attention` away.
+
+The order of operations is the one that Hugging Face's implementations have, so that float32 results agree to the last bit
+or nearly so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+
+from textdiff.networks.lean.families import SLIDING, Shape, joined, shape_of, split
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "relu": functional.relu,
+    "silu": functional.silu,
+    "linear": lambda x: x,
+}
+
+
+class Encoder(nn.Module):
+    """The network of a folder, for use and not for training: its weights take no gradient."""
+
+    def __init__(self, config: Shape, weights: Mapping[str, Tensor], described: Mapping[str, Any]):
+        super().__init__()
+        self.config = config
+        self.described = dict(described)  # config.json
+        self.words = nn.Embedding.from_pretrained(weights["words"])
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(weight, requires_grad=False) for name, weight in weights.items() if name != "words"}
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.words.weight.dtype
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.words
+
+    def stored(self) -> dict[str, Tensor]:
+        """The weights under the names that Hugging Face gives them."""
+        return split(self.config, {"words": self.words.weight, **dict(self.weights.items())})
+
+    def encode(
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (R, W, D) of ids (R, W) or their embeddings (R, W, D).
+
+        A column is hidden from attention where the mask (R, W) is 0.  Without `position_ids` (R, W) columns are counted from 0.
+        """
+        shape = self.config
+        x = self.words(input_ids) if inputs_embeds is None else inputs_embeds
+        if position_ids is None:
+            position_ids = torch.arange(x.shape[1], device=x.device)[None]
+        if shape.type_vocab_size:
+            x = x + self.weights["kinds"][0]
+        if not shape.modern:
+            x = x + functional.embedding(position_ids, self.weights["places"])
+        x = self._norm("embedded", x)
+        kinds = set(shape.layer_types)
+        seen = {kind: self._seen(kind, x, attention_mask) for kind in kinds}
+        turn = {kind: self._turn(kind, x, position_ids) for kind in kinds & set(shape.rope_parameters)}
+        for k, kind in enumerate(shape.layer_types):
+            inputs = self._norm(f"{k} attention norm", x) if shape.modern and k > 0 else x
+            x = self._attention(k, inputs, seen[kind], turn.get(kind)) + x
+            if not shape.modern:
+                x = self._norm(f"{k} attention norm", x)
+            x = self._feed(k, self._norm(f"{k} feed norm", x) if shape.modern else x) + x
+            if not shape.modern:
+                x = self._norm(f"{k} feed norm", x)
+        return self._norm("last norm", x) if shape.modern else x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of hidden states (n, D): the vocabulary's logits by (6), (n, V)."""
+        x = self._norm("head norm", _ACTIVATIONS[self.config.classifier_activation](self._product("head", hidden)))
+        return functional.linear(x, self.words.weight, self._found("vocabulary"))
+
+    def _found(self, name: str) -> Tensor | None:
+        return self.weights.get(name, None)
+
+    def _product(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weights[f"{name} weight"], self._found(f"{name} bias"))
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self.weights[f"{name} weight"], self._found(f"{name} bias")
+        return functional.layer_norm(x, weight.shape, weight, bias, self.config.norm_eps)
+
+    def _attention(self, k: int, x: Tensor, seen: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        rows, columns, width = x.shape
+        heads = self.config.num_attention_heads
+        cut = self._product(f"{k} read", x).view(rows, columns, 3, heads, width // heads)
+        q, key, v = (part.transpose(1, 2) for part in cut.unbind(2))  # (R, H, W, D/H)
+        if turn is not None:
+            q, key = _turned(q, turn), _turned(key, turn)
+        out = functional.scaled_dot_product_attention(q, key, v, attn_mask=seen)
+        return self._product(f"{k} write", out.transpose(1, 2).reshape(rows, columns, width))
+
+    def _feed(self, k: int, x: Tensor) -> Tensor:
+        act, up = _ACTIVATIONS[self.config.hidden_activation], self._product(f"{k} up", x)
+        if not self.config.modern:
+            return self._product(f"{k} down", act(up))
+        a, b = up.chunk(2, -1)
+        return self._product(f"{k} down", act(a) * b)
+
+    def _seen(self, kind: str, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Which columns a column sees, broadcasting against (R, H, W, W); None: all of them."""
+        seen = None if mask is None else mask.bool()[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        if kind != SLIDING:
+            return seen
+        column = torch.arange(x.shape[1], device=x.device)
+        near = ((column[:, None] - column).abs() <= self.config.local_attention // 2)[None, None]
+        return near if seen is None else seen & near
+
+    def _turn(self, kind: str, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the rotary angles, (R, 1, W, D/H)."""
+        features = self.config.hidden_size // self.config.num_attention_heads
+        power = torch.arange(0, features, 2, device=x.device, dtype=torch.float) / features
+        angle = position[..., None].float() * (
+            1.0 / self.config.rope_parameters[kind]["rope_theta"] ** power
+        )  # (R, W, D/2H)
+        angle = torch.cat([angle, angle], -1)[:, None]
+        return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+
+
+def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """x (R, H, W, D/H) with its pairs of features (i, i + D/2H) turned."""
+    cosine, sine = turn
+    wide = x.float()
+    first, second = wide.chunk(2, -1)
+    return (wide * cosine + torch.cat([-second, first], -1) * sine).to(x.dtype)
+
+
+def read_encoder(folder: Path, dtype: torch.dtype) -> Encoder | None:
+    """The network of a model folder; None where the folder holds anything that is not known here for certain."""
+    weights = folder / "model.safetensors"
+    if [path.name for path in folder.glob("*.safetensors")] != [weights.name] or (
+        folder / "adapter_config.json"
+    ).exists():
+        return None
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shape = shape_of(described)
+    if shape is None:
+        return None
+    with safe_open(weights, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        if any(found.get_dtype() not in ("F32", "F16", "BF16") for found in slices.values()):
+            return None
+        stored = {name: tuple(found.get_shape()) for name, found in slices.items()}
+        found = joined(shape, stored, lambda name: file.get_tensor(name).to(dtype))
+    return None if found is None else Encoder(shape, found, described).eval()
