@@ -14,6 +14,7 @@ from textdiff.measure import poems as metrics
 from textdiff.measure.poems import Association, Train
 from textdiff.verse import forms as verse
 from textdiff.verse import sounds
+from textdiff.verse.checker import check
 
 FILE = Path(__file__).parents[1] / "data/poems.jsonl"
 RECORDS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
@@ -77,6 +78,13 @@ def test_rhyme(words, level, loose, either, share):
     assert metrics.rhyme_loose([poem]) == [loose]
     assert metrics.rhyme_all([poem]) == [either]
     assert metrics.rhyme_share([poem]) == [share]
+
+
+@pytest.mark.parametrize(("words", "neighbours"), [("杯飞", True), ("东农", True), ("东阳", False)])
+def test_rhymes_are_neighbours_to_the_metric_and_to_the_checker_alike(words, neighbours):
+    poem = ending(*words)
+    assert metrics.rhyme_loose([poem]) == [neighbours]
+    assert check("".join(poem)).rhyme.neighbours is neighbours
 
 
 def test_every_level_group_has_a_class_of_neighbours():
