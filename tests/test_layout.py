@@ -205,7 +205,6 @@ KNOWN: dict[str, list[str]] = {
 }
 LONG_TESTS: list[str] = [
     "test_canvas",
-    "test_checker",
     "test_control",
     "test_embedding",
     "test_family",

@@ -1,12 +1,17 @@
 """Forms, readings, rhyme and tone."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
+from textdiff.core.errors import AskedError
+from textdiff.measure.poems import rhyme_loose
 from textdiff.verse import forms as verse
 from textdiff.verse import sounds
+from textdiff.verse.checker import check
+from textdiff.verse.forms import get_form
 
 LEVEL, OBLIQUE, BOTH = "天", "月", "看"
 
@@ -173,3 +178,37 @@ def test_tones_of_other_shapes_are_refused():
 def test_verse_needs_no_torch():
     code = "import sys, textdiff.verse.forms as v; v.tone('天'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_level_group_has_a_class_of_neighbours():
+    assert len(sounds.NEIGHBOURS) == 14 and sounds.neighbour_classes("月") == frozenset()
+    assert {"平" + group for names in sounds.NEIGHBOURS for group in names} == set(sounds._RHYME_NAMES)
+
+
+def test_checker_and_metrics_call_the_same_rhymes_neighbours():
+    """灰 goes two ways: half of it rhymes with 支微齐 (杯 with 飞), half with 佳."""
+    poem = "天月天月月，天月天月杯。\n天月天月月，天月天月飞。"
+    assert check(poem).rhyme.neighbours is True
+    assert rhyme_loose([tuple(get_form("五绝").split(poem))]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        (n, "wuyan-jueju")
+        for n in ("五言絕句", "五絕", "5绝", "wujue", "wu-jue", "5-jue", "Wǔyán juéjù", "wuyan_jueju", "五言绝")
+    ]
+    + [(n, "qiyan-lushi") for n in ("七言律詩", "七律", "qilu", "qilü", "qi-lv", "7律", "Qiyan Lushi")],
+)
+def test_a_form_is_known_by_its_usual_names(name, form):
+    assert get_form(name).name == form
+
+
+def test_couplets_have_chinese_names_too():
+    assert get_form("五言對聯") == get_form("couplet:5") and get_form("七言对联") == get_form("couplet:7")
+
+
+@pytest.mark.parametrize("form", [5, ["五绝"], 5.0, True])
+def test_a_form_that_is_no_word_is_refused_by_what_was_given(form):
+    with pytest.raises(AskedError, match=f"unknown form {re.escape(repr(form))}; known are wuyan-jueju"):
+        check("春眠不觉晓处处闻啼鸟夜来风雨声花落知多少", form)

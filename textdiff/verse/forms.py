@@ -118,9 +118,9 @@ def _sized(name: str) -> Form | None:
     return None
 
 
-def _spelt_plainly(name: object) -> str:
+def _spelt_plainly(name: str) -> str:
     """A name without case, accents, spaces and hyphens, in simplified characters: Wǔ-jué and wujue are the same."""
-    letters = unicodedata.normalize("NFKD", str(name)).casefold()
+    letters = unicodedata.normalize("NFKD", name).casefold()
     return "".join(c for c in letters if c.isalnum()).translate(_SIMPLIFIED)
 
 
@@ -136,12 +136,14 @@ _WAYS = {  # how the parts of a form's name are written
 @cache
 def _named_forms() -> dict[str, Form]:
     """The forms by all their names, spelt plainly."""
+    whole = [(form, form.short[0], _WAYS[form.short[1]]) for form in FORMS.values()]
+    couplets = [(couplet(width), number, ("对联",)) for width, number in ((5, "五"), (7, "七"))]
     return {
-        number + middle + kind: form
-        for form in FORMS.values()
-        for number in _WAYS[form.short[0]]
+        start + middle + kind: form
+        for form, number, kinds in whole + couplets
+        for start in _WAYS[number]
         for middle in ("", "言", "yan")
-        for kind in _WAYS[form.short[1]]
+        for kind in kinds
     }
 
 
@@ -153,7 +155,7 @@ def get_form(name: str) -> Form:
     """
     if sized := _sized(str(name).strip().lower()):
         return sized
-    form = _named_forms().get(_spelt_plainly(name))
+    form = _named_forms().get(_spelt_plainly(name)) if isinstance(name, str) else None  # a record may have anything
     if form is None:
         named = [alias for form in FORMS.values() for alias in (form.name, form.chinese, form.short)]
         near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)

@@ -35,7 +35,18 @@ sequence.
 from __future__ import annotations
 
 from textdiff.verse.checker.describe import describe
-from textdiff.verse.checker.findings import Report
+from textdiff.verse.checker.findings import Character, Decision, Finding, Line, Repeat, Report, Rhyme, RhymeWord
 from textdiff.verse.checker.judge import check
 
-__all__ = ["Report", "check", "describe"]
+__all__ = [
+    "Character",
+    "Decision",
+    "Finding",
+    "Line",
+    "Repeat",
+    "Report",
+    "Rhyme",
+    "RhymeWord",
+    "check",
+    "describe",
+]
