@@ -102,3 +102,14 @@ def test_a_keyword_stands_in_proportion_to_the_mass_of_the_texts_that_have_it_th
     for place, probability in zip(start.tolist(), chance.tolist(), strict=True):
         assert probability == pytest.approx(mass[place] / mass.total(), abs=1e-9)
     assert set(start.tolist()) == set(mass)
+
+
+def test_the_end_of_the_first_line_tells_which_sequences_are_left() -> None:
+    groups = [frozenset("a")] * 3 + [frozenset()] * 3
+    law = Law.of(
+        2, 2, letters=(P, P, P, Z, E, W), unread=5, groups=groups, words=(3,), first=1,
+        sequences=[[["··"], ["··"]]] * 2, rhyming_first=(False, True),
+    )  # fmt: skip
+    for end, left in ((P, 0b10), (Z, 0b01), (E, 0b11), (W, 0b11)):
+        sequences, _ = law.alive(torch.tensor([[W, end, W, W]]))
+        assert sequences.item() == left

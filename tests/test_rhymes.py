@@ -1,0 +1,54 @@
+"""Rhyme words against brute force: every tuple of tokens tried, for as many words as an octave has."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from textdiff.core.rng import Rng
+from textdiff.verse.joint import Joint
+from textdiff.verse.law import E, Law, P, W, Z
+from textdiff.verse.rhymes import OpenWords, partitions, rhyme_table
+
+GROUPS = [frozenset(groups) for groups in ("a", "ab", "b", "abc", "a", "ab", "", "b")]
+
+
+@pytest.mark.parametrize("distinct", [True, False])
+@pytest.mark.parametrize("words", [1, 2, 4, 5])
+def test_the_mass_is_that_of_all_tuples_that_share_a_group_and_differ(words: int, distinct: bool) -> None:
+    table = rhyme_table(GROUPS, torch.ones(8, dtype=torch.bool), torch.ones(8, dtype=torch.bool), 2)
+    tokens = table.tokens.tolist()
+    large = [groups & {"a", "b"} for groups in GROUPS]  # c has one token alone
+    weights = Rng([words]).uniform(words, len(tokens))
+    every = torch.ones(1, words, dtype=torch.bool)
+    total = 0.0
+    for chosen in itertools.product(range(len(tokens)), repeat=words):
+        alike = frozenset.intersection(*(large[tokens[k]] for k in chosen))
+        if alike and (not distinct or len(set(chosen)) == words):
+            total += weights[0, torch.arange(words), list(chosen)].prod().item()
+    assert OpenWords.of(table, distinct, weights, every, every).mass().item() == pytest.approx(total, rel=1e-9)
+
+
+def test_the_coefficients_of_set_partitions_cancel_whatever_is_not_all_different() -> None:
+    """For five equal things they sum to 0, for one thing to 1."""
+    assert [sum(sign for _, sign in partitions(n, True)) for n in range(1, 6)] == [1, 0, 0, 0, 0]
+
+
+def test_the_two_lines_of_the_documentation() -> None:
+    """The sums that the example of `joint` works out by hand."""
+    law = Law.of(2, 2, letters=(P, Z, E, W), unread=3, sequences=[[["pz"], ["zp"]], [["zp"], ["·p"]]])
+    letters = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64).expand(1, 4, 4)
+    every = torch.ones(1, 4, dtype=torch.bool)
+    joint = Joint(law, every, every, letters, None)
+    assert joint.log_mass().exp().item() == pytest.approx(3 / 16)
+    sequences, patterns = law.alive(torch.tensor([[P, Z, E, P]]))
+    assert sequences.item() == 0b01 and patterns.tolist() == [[0b001, 0b110]]
+
+
+def test_two_words_of_the_documentation() -> None:
+    groups = [frozenset("a"), frozenset("ab"), frozenset("b")]
+    table = rhyme_table(groups, torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool), 2)
+    every = torch.ones(1, 2, dtype=torch.bool)
+    assert OpenWords.of(table, True, torch.ones(1, 2, 3).double(), every, every).mass().item() == pytest.approx(4)
