@@ -232,6 +232,13 @@ def test_classifier_free_guidance_of_an_exact_predictor_is_classifier_guidance()
     torch.testing.assert_close(free, steady, rtol=1e-7, atol=1e-8)
 
 
+def test_guidance_0_is_the_predictor_without_the_condition_whatever_the_condition_excludes():
+    told = torch.tensor([[[0.3, -torch.inf, -torch.inf, 1.0], [-torch.inf, 0.2, 0.1, 0.0]]])
+    x_t, t = torch.tensor([[1, 3]]), torch.ones(1, 2)
+    prediction = guided(table(LOGITS), 0.0, lambda condition: None)(Query(x_t, t, condition=told))
+    assert torch.equal(prediction.logits(), table(LOGITS)(Query(x_t, t)).logits())
+
+
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 2.0])
 def test_classifier_free_guidance_excludes_what_either_side_excludes_and_is_never_nan(scale):
     told = torch.tensor([[[0.3, -torch.inf, -torch.inf, 1.0], [-torch.inf, 0.2, 0.1, 0.0]]])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from textdiff.core.contracts import Query
 from textdiff.core.levels import count_levels
 from textdiff.core.loop import sample
-from textdiff.core.predictions import Categorical
+from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.processes.mask import Mask
 from textdiff.samplers.ancestral import improved
@@ -80,15 +81,16 @@ def large(name: str) -> frozenset[str]:
     return frozenset(g for g in "ab" if sum(g in GROUPS[k] for k in tokens) >= 4)
 
 
-def predictor(x: Tensor, t: Tensor, *, at: Any = None, **_: Any) -> Categorical:
+def predictor(query: Query) -> Categorical:
     """Another law for each position, the same whatever stands elsewhere."""
+    at = query.at if query.at is not None else positions_of(torch.ones_like(query.x_t, dtype=torch.bool))
     logits = Rng([5]).normal(4, MASK + 1)[0].index_fill(-1, torch.tensor([MASK]), -torch.inf)
-    return Categorical(lambda index: logits[at[1][index]], at, x)
+    return Categorical(lambda index: logits[at[1][index]], at, query.x_t)
 
 
 def prediction(name: str, x: Tensor, asked: Tensor) -> RestrictedPrediction:
     at = asked.nonzero(as_tuple=True)
-    whole = constrained(predictor, law_of(name), weigh=True)(x, torch.ones(x.shape), at=at)
+    whole = constrained(predictor, law_of(name), weigh=True)(Query(x, torch.ones(x.shape), at=at))
     return whole.pin(x, x != MASK)
 
 
@@ -116,7 +118,7 @@ KEPT = list(itertools.product([False, True], repeat=4))
 def test_a_draw_times_its_weight_is_the_product(name: str, x: tuple[int, ...]) -> None:
     """However many positions a step writes: every outcome, and Π q_i over them = probability · weight."""
     law, x_t = law_of(name), torch.tensor([x])
-    q = predictor(x_t, x_t, at=torch.ones_like(x_t).nonzero(as_tuple=True)).logits().double().softmax(-1)
+    q = predictor(Query(x_t, torch.ones(x_t.shape))).logits().double().softmax(-1)
     for asked in (x_t == MASK, (x_t == MASK) & (torch.arange(4) != 2)):
         drawn: list[Tensor] = []
 

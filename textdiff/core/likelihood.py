@@ -7,6 +7,10 @@ With the T steps 1 = t_T > … > t_0 = 0 that the process bounds (T = n whole co
 Tight for the mask process iff the predictor is exact; loose for replacement, whose corrupted set is hidden (never compare
 the two); the uniform process's bound depends on T, too.  All J levels of a text are stratified: one uniform level in each
 of J equal parts of 1 … T, weighted T/J, which is unbiased for every J and has no level twice where J = T.
+
+Few levels have a heavy tail.  Nominal 95 % intervals (`ratio`, ± 1.96 standard errors) from 200 texts with one level each
+held the bound in 84 to 98 % of 200 repetitions, least often for the uniform process.  Where an interval matters, take more
+levels a text.
 """
 
 from __future__ import annotations
@@ -102,7 +106,10 @@ def nelbo(
     condition: Any = None,
     rows: int = 64,
 ) -> Tensor:
-    """The sum of `terms`: an unbiased estimate of the bound (1), nats per text, (B,) float64."""
+    """The sum of `terms`: an unbiased estimate of the bound (1), nats per text, (B,) float64.
+
+    With `levels` 1 an interval over texts covers less than it says, 84 to 98 % for a nominal 95 %: see above.
+    """
     return terms(
         x0, free, predictor=predictor, process=process, seeds=seeds, levels=levels, condition=condition, rows=rows
     ).total()

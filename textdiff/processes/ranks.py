@@ -40,7 +40,11 @@ class ByRank:
         return x
 
     def renew(self, noise: TokenNoise, x0: Tensor, t: Tensor, share: float, *, rng: Rng) -> TokenNoise:
-        """The noise drawn anew at a uniform `share` of the free positions."""
+        """The noise drawn anew at a uniform `share` of the free positions, rounded to a whole number of them.
+
+        The positions keep the ranks that they had between them, in a new order.  So a share that rounds to one position
+        changes no rank: under the mask process, whose noise is nothing but ranks, it does nothing.
+        """
         free = t > 0
         where = rng.subset(free, (share * free.sum(-1)).round().long())
         return noise.renewed(self.noise(x0, torch.where(where, t, 0.0), rng=rng), where)

@@ -59,7 +59,10 @@ def improved() -> Step:
 
 
 def refreshed(share: float = 0.2) -> Step:
-    """Improved, with the noise of a `share` in [0, 1] of the positions drawn anew at each step."""
+    """Improved, with the noise of a `share` in [0, 1] of the positions drawn anew at each step.
+
+    Under the mask process a share that rounds to one position is the improved sampler itself (`ByRank.renew`).
+    """
     return ancestral(bridges.refresh(share))
 
 

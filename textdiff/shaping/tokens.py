@@ -54,8 +54,8 @@ def tempered(predictor: Predictor, temperature: float) -> Predictor:
 def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> Predictor:
     """Classifier-free guidance (Ho and Salimans, 2022): log q ∝ log q(·|nothing) + scale·(log q(·|told) − log q(·|nothing)).
 
-    `untold` takes the condition's content away.  1 is the predictor as it is, 0 the one that is told nothing; other scales
-    cost two evaluations.  What either side excludes stays excluded.
+    `untold` takes the condition's content away.  1 is the predictor as it is, 0 the predictor without the condition; other
+    scales cost two evaluations, and what either side excludes stays excluded.
     """
     if not -float("inf") < scale < float("inf"):
         raise AskedError(f"guidance is {scale}; it must be a number, 1 for none")
@@ -63,10 +63,8 @@ def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> 
         return predictor
 
     def predict(query: Query) -> Any:
-        told = predictor(query)
         alone = predictor(replace(query, condition=untold(query.condition)))
-
-        return told.towards(alone, scale)
+        return alone if scale == 0 else predictor(query).towards(alone, scale)
 
     return predict
 
