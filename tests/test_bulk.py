@@ -190,3 +190,54 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(run, tmp_path)
     if os.getuid():
         (tmp_path / "folder").chmod(0o500)
         assert "Permission denied" in run("check", ONELINE, "--out", "folder/x")[2]
+
+
+HOLED = ONELINE.replace("光", "_")
+DRAW = {"fill": ["fill", "--json", "--steps", "2"], "refine": ["refine", "--json", "--rounds", "1"]}
+
+
+@pytest.mark.parametrize("verb", DRAW)
+def test_what_is_drawn_keeps_its_keys_and_its_place(run, poems, verb):
+    records = [{"id": k, "text": HOLED if verb == "fill" else ONELINE} for k in range(4)]
+    records[1:1] = [{"id": 9, "text": ONELINE[1:]}, {"id": 10, "text": 5}]
+    words = [*DRAW[verb], "--model", poems]
+    code, out, err = run(*words, "--on-error", "skip", stdin=lines(*records))
+    found = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (1, "textdiff: 2 of 6 records were skipped, as they are wrong\n")
+    assert [one["id"] for one in found] == [0, 9, 10, 1, 2, 3] and ["error" in one for one in found[:4]] == [0, 1, 1, 0]
+    assert found[1]["error"].startswith("stdin line 2: text '") and found[2]["error"].startswith(
+        "stdin line 3 has as text 5"
+    )
+    if verb == "fill":
+        assert [one["seed"] for one in found if "seed" in one] == [0, 3, 4, 5]
+        assert found[0]["input"] == {"text": HOLED}
+    code, out, err = run(*words, stdin=lines(*records))
+    assert code == 2 and len(out.splitlines()) == 1 and err.startswith("textdiff: stdin line 2: text ")
+
+
+def test_fill_goes_by_what_each_record_says(run, poems):
+    pipe = Pipeline.from_pretrained(poems)
+    records = [{"text": HOLED, "title": "静夜思", "dynasty": "唐朝", "seed": 7}, {"text": "□" * 20, "form": "五言絕句"}]
+    _, out, _ = run(*DRAW["fill"], "--model", poems, stdin=lines(*records))
+    first, second = map(json.loads, out.splitlines())
+    wanted = pipe.fill(HOLED, seed=7, title="静夜思", dynasty="tang", steps=2)[0]
+    assert (first["text"], first["dynasty"], second["form"]) == (wanted.text, "tang", "wuyan-jueju")
+    assert second["text"] == pipe.fill("□" * 20, seed=1, steps=2)[0].text
+    _, out, _ = run(*DRAW["fill"], "--model", poems, "--seed", 3, stdin=lines(*records))
+    assert json.loads(out.splitlines()[0])["seed"] == 3, "a flag stands above records"
+
+
+def test_texts_of_one_line_follow_each_other_without_a_gap(run, poems):
+    _, out, _ = run("fill", "--model", poems, "--steps", 1, stdin="床前□□光\n" * 66)
+    assert [len(line) for line in out.splitlines()] == [5] * 66
+    _, out, _ = run("generate", "--model", poems, "--form", "couplet:7", "-n", 66, "--steps", 1)
+    assert [len(line) for line in out.splitlines()] == [16] * 66
+
+
+def test_the_bound_names_the_record_that_cannot_be_read(run, poems, tmp_path):
+    (tmp_path / "in.jsonl").write_text(lines({"text": QUATRAIN}, {"text": QUATRAIN, "form": "七绝"}), encoding="utf-8")
+    words = ["evaluate", "in.jsonl", "--model", poems, "--levels", 1]
+    code, out, err = run(*words)
+    assert (code, out) == (2, "") and err.startswith("textdiff: 'in.jsonl' line 2: text has 20 characters")
+    code, out, err = run(*words, "--on-error", "skip", "--json")
+    assert code == 1 and json.loads(out)["all"]["texts"] == 1 and "'in.jsonl' line 2" in err and "1 of 2 records" in err

@@ -14,8 +14,9 @@ import contextlib
 import itertools
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TextIO
 
 from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
@@ -31,6 +32,9 @@ CHUNKS = (
 SHOWN = 10  # messages about wrong records that are shown one by one
 
 Work = Callable[[list[Record]], Sequence[Any]]  # the results of some records, or an AskedError
+Stream = Callable[
+    [Iterator[Mapping[str, Any]]], Iterator[Any]
+]  # gives what a call makes of each record, in their order
 Show = Callable[[Record, Any, TextIO], None]  # writes the result of a record
 
 
@@ -56,10 +60,13 @@ def incoming(a: argparse.Namespace) -> Iterator[Record]:
     check_writable(a.rejects)
     if a.text:
         many = len(a.text) > 1
-        return iter([Record({"text": text}, f"text {k}" if many else "") for k, text in enumerate(a.text, start=1)])
+        return iter(
+            [Record({"text": text}, f"text {k + 1}" if many else "", number=k) for k, text in enumerate(a.text)]
+        )
     if a.file is None and sys.stdin.isatty():
         raise AskedError("there is no text; pass TEXT, --file FILE, or pipe it in")
-    return opened(sys.stdin if a.file in (None, "-") else a.file, a.on_error)
+    records = opened(sys.stdin if a.file in (None, "-") else a.file, a.on_error)
+    return (replace(record, number=k) for k, record in enumerate(records))
 
 
 def opened(source: Any, on_error: str = "stop") -> Iterator[Record]:
@@ -188,6 +195,53 @@ def _same(mine: Any, theirs: Any) -> bool:
 def forms_of(chunk: Sequence[Record], form: str | None) -> list[str | None]:
     """The form of each record: what was asked for all of them, or its own."""
     return [form or record.get("form") for record in chunk]
+
+
+def seeds_of(chunk: Sequence[Record], seed: int | None) -> list[int]:
+    """The seed of each record: that of the flag and its number, or its own, or its number."""
+    own = [record.get("seed") if seed is None else None for record in chunk]
+    return [(seed or 0) + record.number if mine is None else mine for record, mine in zip(chunk, own, strict=True)]
+
+
+def one_by_one(
+    records: Iterable[Record], stream: Stream, ask: Callable[[Record], Mapping[str, Any]], skip: bool
+) -> Iterator[tuple[Record, Any]]:
+    """`results` of a library call that takes any number of records, and gives a result or an AskedError for each, in their order.
+
+    `ask` makes of a record what the call is given.
+    """
+    waiting: deque[tuple[Record, AskedError | None]] = deque()
+
+    def asked() -> Iterator[Mapping[str, Any]]:
+        for record in records:
+            try:
+                found = None if record.error else ask(record)
+                waiting.append((record, fault_of(record) if record.error else None))
+            except AskedError as error:
+                found = None
+                waiting.append((record, fault_of(record, error)))
+            if found is not None:
+                yield found
+            elif not skip:
+                return
+
+    def wrong() -> Iterator[tuple[Record, Any]]:
+        """The records at the head of the queue that the call was not given."""
+        while waiting and (error := waiting[0][1]) is not None:
+            record, _ = waiting.popleft()
+            if not skip:
+                raise error
+            yield record, error
+
+    for result in stream(asked()):
+        yield from wrong()
+        record, _ = waiting.popleft()
+        if isinstance(result, AskedError):
+            result = fault_of(record, result)
+            if not skip:
+                raise result
+        yield record, result
+    yield from wrong()
 
 
 class Conditions:

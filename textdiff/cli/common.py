@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import enum
 import gc
 import json
@@ -15,8 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
-
-from textdiff.core.errors import AskedError
 
 
 class Exit(enum.IntEnum):
@@ -157,12 +154,6 @@ def starting() -> Iterator[None]:
             gc.enable()
 
 
-def read_records(source: Any) -> list[dict[str, Any]]:
-    from textdiff.data.records import read_records
-
-    return read_records(source)
-
-
 @contextlib.contextmanager
 def sign_of_life(a: argparse.Namespace, what: str) -> Iterator[None]:
     """A line on stderr for as long as something takes, on a terminal that was not asked to be quiet."""
@@ -186,23 +177,6 @@ def load_library() -> Any:
 def open_pipeline(a: argparse.Namespace) -> Any:
     with sign_of_life(a, f"loading {a.model or 'the packaged model'}"), starting():
         return load_library().Pipeline.from_pretrained(a.model, device=a.device)
-
-
-def records_of(a: argparse.Namespace) -> list[dict[str, Any]]:
-    """The texts of the command line, of --file, or of stdin."""
-    if a.text and a.file:
-        raise AskedError("both TEXT and --file are given; pass one of them")
-    if a.text:
-        return [{"text": text} for text in a.text]
-    if a.file and a.file != "-":
-        return read_records(a.file)
-    if a.file is None and sys.stdin.isatty():
-        raise AskedError("there is no text; pass TEXT, --file FILE, or pipe it in")
-    return read_records(sys.stdin)
-
-
-def json_line(value: Any) -> str:
-    return json.dumps(dataclasses.asdict(value), ensure_ascii=False)
 
 
 def json_lines(values: Iterable[dict[str, Any]]) -> None:

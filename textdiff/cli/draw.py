@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, TextIO
 
+from textdiff.cli.bulk import (
+    Conditions,
+    bulk_flags,
+    forms_of,
+    incoming,
+    joined,
+    one_by_one,
+    results,
+    seeds_of,
+    separated,
+    through,
+)
 from textdiff.cli.common import (
     add_verb,
     format_flags,
     in_colour,
-    json_line,
     names_of,
     numbers,
     open_pipeline,
     progress_bar,
-    records_of,
     text_flags,
     writing,
 )
@@ -30,6 +40,7 @@ from textdiff.cli.drawing import (
 )
 from textdiff.cli.pictures import draw_images, fill_images, for_images
 from textdiff.core.errors import AskedError
+from textdiff.data.records import Record
 
 
 def add(verbs: Any) -> None:
@@ -51,6 +62,7 @@ def add(verbs: Any) -> None:
     images.add_argument(
         "--level", type=float, help="a model of cold diffusion without --mask: degrade so far, and restore (1)"
     )
+    bulk_flags(p)
     watching_flags(p)
     format_flags(p)
 
@@ -72,6 +84,7 @@ def add(verbs: Any) -> None:
     p.add_argument("--variations", type=int, metavar="N", help="instead of rounds: N versions with a share drawn anew")
     p.add_argument("--level", type=float, help="that share of the free characters, more than 0 up to 1 (0.25)")
     drawing_flags(p, "refine")
+    bulk_flags(p)
     format_flags(p)
 
 
@@ -83,66 +96,76 @@ def generate(a: argparse.Namespace) -> None:
         options, pipe = new_options(a), open_pipeline(a)
         if a.n < 1:
             raise AskedError(f"n is {a.n}; it must be at least 1")
-        _draw(a, pipe, options, ({} for _ in range(a.n)), a.n, "poem", out)
+        with (
+            _watched(a, pipe, options, [(a.seed or 0) + k for k in range(a.n)]) as watch,
+            progress_bar(a, a.n, "poem") as bar,
+        ):
+            write = separated()
+            for output in pipe.each(({} for _ in range(a.n)), options, seed=a.seed or 0, watch=watch):
+                if a.format == "jsonl":
+                    print(joined(output, {}), file=out)
+                else:
+                    write(output.text, out)
+                out.flush()
+                bar.update()
 
 
-def fill(a: argparse.Namespace) -> None:
+def fill(a: argparse.Namespace) -> int | None:
     if for_images(a):
         fill_images(a)
-        return
-    records = records_of(a)
-    with writing(a.out) as out:
-        pipe = open_pipeline(a)
-        _draw(a, pipe, options_of(a), records, len(records), "text", out)
+        return None
+    records, total = incoming(a), len(a.text) or None
+    if a.trace or a.watch:  # which say at the beginning what they show
+        known = list(records)
+        records, total, seeds = iter(known), len(known), seeds_of(known, a.seed)
+    pipe, options = open_pipeline(a), options_of(a)
+    conditions, write = Conditions(pipe.model), separated()
+
+    def ask(record: Record) -> dict[str, Any]:
+        said = {name: value for name, (value,) in conditions.of([record]).items()}
+        return {"text": record.text, "form": record.get("form"), "seed": seeds_of([record], a.seed)[0]} | said
+
+    def show(record: Record, output: Any, out: TextIO) -> None:
+        if a.format == "jsonl":
+            print(joined(output, record.fields), file=out)
+        else:
+            write(output.text, out)
+
+    with _watched(a, pipe, options, seeds if total and (a.trace or a.watch) else []) as watch:
+
+        def stream(asked: Iterator[Any]) -> Iterator[Any]:
+            return pipe.each(asked, options, on_error="skip", watch=watch)
+
+        return through(a, one_by_one(records, stream, ask, a.on_error == "skip"), show, total=total)
 
 
-def _draw(
-    a: argparse.Namespace, pipe: Any, options: Any, records: Iterable[Any], n: int, unit: str, out: TextIO
-) -> None:
-    """Draws a text for each record, and writes it as soon as it and those before it are done."""
-    header, said = text_header(pipe.plan(options), pipe.model.name, [a.seed + k for k in range(n)])
-    with onlookers(a, header, said) as watch, progress_bar(a, n, unit) as bar:
-        before = ""
-        for output in pipe.each(records, options, seed=a.seed, watch=watch):
-            before = write_output(output, a.format, out, before)
-            bar.update()
+def _watched(a: argparse.Namespace, pipe: Any, options: Any, seeds: list[int]) -> Any:
+    """What looks on while texts are drawn, --watch and --trace."""
+    header, said = text_header(pipe.plan(options), pipe.model.name, seeds)
+    return onlookers(a, header, said)
 
 
-def refine(a: argparse.Namespace) -> None:
-    records = records_of(a)
-    with writing(a.out) as out:
-        pipe = open_pipeline(a)
-        form = a.form or [record.get("form") for record in records]
-        with progress_bar(a, len(records), "poem") as bar:
-            results = pipe.refine(
-                [record["text"] for record in records],
-                form,
-                a.seed,
-                options_of(a),
-                rounds=a.rounds,
-                k=a.k,
-                patience=a.patience,
-                keep=a.keep,
-                freeze=a.freeze,
-                variations=a.variations,
-                level=a.level,
-                callback=bar.update,
-            )
-        for number, one in enumerate(results):
+def refine(a: argparse.Namespace) -> int:
+    records = incoming(a)
+    pipe, options = open_pipeline(a), options_of(a)
+    task = {name: getattr(a, name) for name in ("rounds", "k", "patience", "keep", "freeze", "variations", "level")}
+    conditions, write = Conditions(pipe.model), separated()
+
+    def work(chunk: list[Record]) -> list[list[Any]]:
+        said = {name: value for name, value in conditions.of(chunk).items() if getattr(options, name) is None}
+        texts, forms = [record.text for record in chunk], forms_of(chunk, a.form)
+        found = pipe.refine(texts, forms, seeds_of(chunk, a.seed), options, **task, **said)
+        each = len(found) // len(chunk)  # versions of a poem
+        return [found[k : k + each] for k in range(0, len(found), each)]
+
+    def show(record: Record, versions: list[Any], out: TextIO) -> None:
+        for one in versions:
             if a.format == "jsonl":
-                print(json_line(one), file=out)
+                print(joined(one, record.fields), file=out)
             else:
-                print(*[""] * bool(number), *_refined_lines(one, in_colour(out)), sep="\n", file=out)
+                write("\n".join(_refined_lines(one, in_colour(out))), out)
 
-
-def write_output(output: Any, style: str, out: TextIO, before: str) -> str:
-    """Writes a text, apart from the one `before` by an empty line if either has several lines; the text."""
-    if style == "jsonl":
-        print(json_line(output), file=out)
-    else:
-        print(*[""] * bool(before and "\n" in before + output.text), output.text, sep="\n", file=out)
-    out.flush()
-    return str(output.text)
+    return through(a, results(records, work, a.on_error == "skip"), show, "poem", len(a.text) or None)
 
 
 def _refined_lines(one: Any, colours: bool) -> Iterator[str]:

@@ -57,7 +57,7 @@ def drawing_flags(p: Parser, call: str) -> dict[str, Any]:
         metavar="NAME=VALUE",
         help=CHOICES["sampler_options"].about,
     )
-    p.add_argument("--seed", type=int, default=0, help="text k is drawn with seed + k (0)")
+    p.add_argument("--seed", type=int, help="text k is drawn with seed + k (0, or the record's own seed)")
     model_flags(p)
     return groups
 

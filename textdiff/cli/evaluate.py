@@ -115,6 +115,12 @@ def _rows(path: str, limit: int | None) -> Iterator[Record]:
 def _bound(a: argparse.Namespace) -> int:
     rows = itertools.islice(opened(sys.stdin if a.file == "-" else a.file, a.on_error), a.limit)
     check_writable(a.out)
+
+    def wrong(record: Record, error: AskedError) -> None:
+        if a.on_error == "stop":
+            raise fault_of(record, error)
+        rejects.take(record, fault_of(record, error))
+
     with Rejects(a) as rejects:
         pipe = open_pipeline(a)
         with progress_bar(a, None, "text") as bar:
@@ -125,6 +131,7 @@ def _bound(a: argparse.Namespace) -> int:
                 seed=a.seed,
                 conditions=a.told,
                 callback=bar.update,
+                wrong=wrong,
             )
     names = pipe.model.tokenizer.convert_ids_to_tokens(pipe.model.content.tolist())
     unit = "char" if all(len(name) == 1 for name in names) else "token"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from textdiff.cli.common import progress_bar, starting, writing
 from textdiff.cli.drawing import onlookers, options_of
 from textdiff.core.errors import AskedError
 
-ONLY_TEXTS = ("watch", "file", "format", "template", "upper")  # flags that are no options, and mean nothing to an image
+# Flags that are no options, and mean nothing to an image.
+ONLY_TEXTS = ("watch", "file", "on_error", "rejects", "format", "template", "upper")
 ONLY_IMAGES = ("mask", "level")
 
 
@@ -33,6 +33,7 @@ def for_images(a: argparse.Namespace) -> bool:
     images = a.model is not None and of_images(a.model)
     for name in ONLY_TEXTS if images else ONLY_IMAGES:
         if getattr(a, name, None) != a.parser.get_default(name):
+            name = name.replace("_", "-")
             model, kinds = a.model or "the packaged model", ("texts", "images")
             raise AskedError(
                 f"--{name} is for {kinds[not images]}, and {model} is a model of {kinds[images]}; leave it out"
@@ -63,7 +64,7 @@ def fill_images(a: argparse.Namespace) -> None:
         images = torch.stack([image_of(text, pipe.model.shape) for text in a.text])
         if a.mask is None and PROCESSES[pipe.model.processes[0]].degrades:
             level = 1.0 if a.level is None else a.level
-            shown = pipe.degrade(images, level, seed=a.seed)
+            shown = pipe.degrade(images, level, seed=a.seed or 0)
             drawn = pipe.restore(shown, level=level, **settings)
         else:
             known = mask_of(a.mask or "centre", pipe.model.shape)
@@ -75,7 +76,6 @@ def fill_images(a: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _image_run(a: argparse.Namespace, options: Any, n: int, call: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The pipeline of a model of images, and the arguments of a call; the trace and the progress bar look on."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in library
     with starting():
         from textdiff.pipeline.images import ImagePipeline
         from textdiff.pipeline.plan import resolve
@@ -84,7 +84,7 @@ def _image_run(a: argparse.Namespace, options: Any, n: int, call: str) -> Iterat
         pipe = ImagePipeline.from_pretrained(a.model, device=a.device)
     plan, first = resolve(options, pipe.model, call), 0
     header = {"images": True, "model": pipe.model.name, "process": plan.process, "sampler": plan.sampler}
-    header["seeds"] = [a.seed + k for k in range(n)]
+    header["seeds"] = [(a.seed or 0) + k for k in range(n)]
     said = options.given() | {"steps": plan.steps}
     with onlookers(a, header, said) as watch, progress_bar(a, n, "image") as bar:
 
@@ -99,4 +99,4 @@ def _image_run(a: argparse.Namespace, options: Any, n: int, call: str) -> Iterat
                 bar.update(len(state.x))
                 first += len(state.x)
 
-        yield pipe, {"seed": a.seed, "options": options, "callback": follow}
+        yield pipe, {"seed": a.seed or 0, "options": options, "callback": follow}

@@ -51,6 +51,7 @@ class Record:
     fields: Mapping[str, Any]
     place: str  # 'poems.jsonl' line 7
     error: str | None = None  # None: the record is sound, and has a `text`
+    number: int = 0  # among the records of its source, where someone counts them
 
     def __getitem__(self, key: str) -> Any:
         return self.fields[key]

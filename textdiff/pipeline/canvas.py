@@ -37,6 +37,7 @@ from textdiff.pipeline.page import (
 from textdiff.pipeline.plan import defaults_of
 from textdiff.verse import script
 from textdiff.verse.forms import FORMS, HOLE, Form, get_form, guess_form, split_at_punctuation
+from textdiff.verse.names import dynasty_of
 
 __all__ = ["HOLE", "Canvas", "spelled"]
 
@@ -222,7 +223,7 @@ def about(canvas: Canvas, model: TextModel, title: str | None, dynasty: str | No
     """The canvas of a text of which the network is told a title and a dynasty; AskedError where it cannot be."""
     if not title and dynasty is None:
         return canvas if title is None else replace(canvas, title=title)
-    title = title and spelled(title, model)
+    title, dynasty = title and spelled(title, model), dynasty and dynasty_of(dynasty)
     model.condition(1, title=title, dynasty=dynasty)
     return replace(canvas, title=title, dynasty=dynasty)
 

@@ -20,11 +20,10 @@ from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import at_least
 from textdiff.pipeline.plan import Plan, check_call
 from textdiff.pipeline.run import CHOICE, Batch, run, seeds_of, steps_made
-from textdiff.pipeline.score import MERIT_LEVELS, bounds, masking, nats
+from textdiff.pipeline.score import AHEAD, MERIT_LEVELS, bounds, masking, nats
 from textdiff.pipeline.writable import check_canvas
 from textdiff.verse.forms import FORMS, regulated, split_at_punctuation
 
-AHEAD = 8  # batches of records that are read before the first of them is drawn
 SAID = ("form", "title", "dynasty")  # what a record may say of its text
 
 Callback = Callable[[State], object]

@@ -8,6 +8,7 @@ What the network is told of a text stands on its canvas.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from textdiff.pipeline.page import together
 from textdiff.pipeline.plan import process_of
 from textdiff.processes import PROCESSES
 
+AHEAD = 8  # batches of records that are read before the first of them is worked on
 MERIT_LEVELS = 16  # of a candidate of best-of, and of a poem before and after its revision
 Progress = Callable[[int], object]  # called with the number of texts done
 
@@ -154,23 +156,42 @@ def evaluate(
     conditions: Sequence[str],
     batch_size: int,
     callback: Progress | None,
+    wrong: Callable[[Any, AskedError], object] | None,
 ) -> dict[str, dict[str, Any]]:
     """What `TextPipeline.evaluate` gives."""
+    at_least("batch_size", batch_size, 1)
     name = process_of(model, process)
     at_least("levels", levels, 1)
     for condition in conditions:
         if condition not in CONDITIONS:
             raise unknown("condition", condition, CONDITIONS)
-    rows = [{"text": record} if isinstance(record, str) else record for record in records]
-    if not rows:
+    parts, counts, forms = list[Tensor](), list[int](), list[str | None]()
+    numbered = enumerate(records)
+    while window := list(itertools.islice(numbered, AHEAD * batch_size)):
+        pages, seeds = list[Canvas](), list[list[int]]()
+        for k, record in window:
+            row: Mapping[str, Any] = {"text": record} if isinstance(record, str) else record
+            try:
+                page = canvas.read(canvas.whole, row["text"], model, row.get("form"), k if wrong is None else 0)
+                said = [row.get(key) if key in conditions else None for key in CONDITIONS]
+                pages.append(canvas.about(page, model, *said))
+            except AskedError as error:
+                if wrong is None:
+                    raise
+                wrong(record, error)
+                continue
+            seeds.append([example_seed(seed, k) if row.get("seed") is None else example_seed(row["seed"], 0)])
+        if pages:
+            parts.append(bounds(model, pages, seeds, name, levels, batch_size, callback)[:, 0])
+            counts += [page.shape[1] for page in pages]
+            forms += [page.form.name if page.form else None for page in pages]
+    if not parts:
         raise AskedError("there is no text to evaluate; pass at least one")
-    canvases = [canvas.read(canvas.whole, r["text"], model, r.get("form"), k) for k, r in enumerate(rows)]
-    said = {key: [row.get(key) if key in conditions else None for row in rows] for key in CONDITIONS}
-    canvases = canvas.about_all(canvases, model, said["title"], said["dynasty"])
-    seeds = [[example_seed(seed, k)] for k in range(len(canvases))]
-    nats = bounds(model, canvases, seeds, name, levels, batch_size, callback)[:, 0]
-    counts = torch.tensor([c.shape[1] for c in canvases])
-    forms = [c.form.name if c.form else None for c in canvases]
+    return _by_form(torch.cat(parts), torch.tensor(counts), forms)
+
+
+def _by_form(nats: Tensor, counts: Tensor, forms: Sequence[str | None]) -> dict[str, dict[str, Any]]:
+    """The bound on texts of nats (N,) and characters (N,), and the same for the texts of each form."""
     result = {"all": _summary(nats, counts)}
     for form in sorted({f for f in forms if f is not None}):
         here = torch.tensor([f == form for f in forms])

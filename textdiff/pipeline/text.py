@@ -10,7 +10,7 @@ Text k of a call with seed s is text 0 of the call with seed s + k.  The keyword
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -266,13 +266,15 @@ class TextPipeline:
         conditions: Sequence[str] = (),
         batch_size: int = BATCH,
         callback: Progress | None = None,
+        wrong: Callable[[Any, AskedError], object] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """{"all": {"nats_per_char", "standard_error", "texts"}, and the same for each form}: the bound on a file.
 
-        Records are texts, or mappings with `text` and perhaps `form`; of the `conditions`, "title" and "dynasty", the network is
-        told what the records hold.  The standard error is over texts.
+        Records are texts, or mappings with `text` and perhaps `form` and `seed`; of the `conditions`, "title" and "dynasty", the
+        network is told what the records hold.  They are read as they are needed, and none is kept.  `wrong` is called with
+        each record that cannot be evaluated, and why; without it that is an error.  The standard error is over texts.
         """
-        return score.evaluate(self.model, records, process, levels, seed, conditions, batch_size, callback)
+        return score.evaluate(self.model, records, process, levels, seed, conditions, batch_size, callback, wrong)
 
     def retrieve(
         self,
