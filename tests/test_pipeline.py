@@ -107,7 +107,7 @@ def test_the_prefix_is_told_and_matters():
     assert plain != tang and plain != titled
     with pytest.raises(ValueError, match="dynasty"):
         WORDS.fill("the _ sat", dynasty="tang")
-    with pytest.raises(ValueError, match="dynasty 'mask' is unknown to model tiny-poems; it knows tang, song"):
+    with pytest.raises(ValueError, match="dynasty is 'mask'; models know tang"):
         POEMS.generate(dynasty="mask")
 
 
