@@ -21,6 +21,7 @@ from textdiff.core.rng import Rng
 from textdiff.core.schedules import get_schedule
 from textdiff.processes.embedding import embedding
 from textdiff.samplers import ancestral
+from textdiff.samplers.interpolation import interpolated
 from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verify.normals import FINE, expected_bound, moments
 from textdiff.verify.spaces import Space, total_variation
@@ -210,6 +211,18 @@ def test_texts_of_one_position_have_their_law_with_any_number_of_steps(size, wid
     for steps in (3, 20):
         found = sampled(space, made(space, width, schedule), step, steps)
         assert (abs(found - space.p0) < 4.5 * (space.p0 * (1 - space.p0) / ROWS).sqrt() + 1e-9).all()
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_score_interpolation_draws_in_its_last_step(eta):
+    """Up to there the vectors are means of embeddings, and at the end they are embeddings."""
+    space = Space.random(2, 3, seed=1)
+    process = made(space, 2)
+    given, free = torch.zeros(20, 2, dtype=torch.long), torch.ones(20, 2, dtype=torch.bool)
+    parts = {"predictor": posterior(process, space), "process": process, "rng": Rng(range(20))}
+    *_, before, end = sample(given, free, [0.75, 0.5, 0.0], interpolated(eta), **parts)
+    assert torch.allclose(end.x, process.encode(process.decode(end.x)))
+    assert not torch.isclose(before.x, process.encode(process.decode(before.x))).all(-1).any()
 
 
 def test_many_steps_of_ddpm_reproduce_a_joint_law_that_few_do_not():

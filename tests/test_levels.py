@@ -93,3 +93,12 @@ def test_survival_is_linear_in_the_level():
 def test_sweeps_go_up_by_one_position_and_down_again():
     ups_and_downs = list(sweep_levels(torch.tensor([4, 0, 10]), 2))
     assert [v[:, 0].tolist() for v in ups_and_downs] == [[0.25, 0.0, 0.1], [0.0] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "quarters"),
+    [("linear", [0.75, 0.5, 0.25]), ("cosine", [0.9239, 0.7071, 0.3827]), ("quadratic", [0.5625, 0.25, 0.0625])],
+)
+def test_schedules_are_their_formulas(schedule, quarters):
+    """1 − u, cos(πu/2) and (1 − u)² at u = 1/4, 1/2, 3/4."""
+    assert [SCHEDULES[schedule](u) for u in (0.25, 0.5, 0.75)] == pytest.approx(quarters, abs=1e-4)

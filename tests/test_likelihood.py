@@ -38,6 +38,28 @@ def test_the_replacement_bounds_are_bounds(space, rule):
     assert exact_bound(space, process, ExactPredictor(space, process)) > space.entropy
 
 
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("rule", ["marginal", "count"])
+def test_a_replacement_bound_is_the_divergence_of_one_true_edit_from_the_rule(rule, m):
+    """The true edit is a uniform one of the m corrupted positions with x0's token, against P(i, v) summed over all subsets."""
+    q = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.25, 0.7, 0.05]]).double()
+    x0 = torch.tensor([[0, 1, 2]])
+    x_t = torch.where(torch.arange(3) < m, (x0 + 1) % 3, x0)
+    d = 1 - q.gather(1, x_t.T)[:, 0]
+    if rule == "marginal":
+        position = d / d.sum()
+    else:
+        sets = [s for s in itertools.product((0, 1), repeat=3) if sum(s) == m]
+        mass = torch.stack([torch.where(torch.tensor(s) == 1, d, 1 - d).prod() for s in sets])
+        position = (mass / mass.sum()) @ torch.tensor(sets).double() / m
+    pick = position / d * q.gather(1, x0.T)[:, 0]  # P(i, x0_i)
+    expected = sum(math.log(1 / m / pick[i].item()) / m for i in range(m))
+    t, s = (torch.full((1, 3), k / 3, dtype=torch.float64) for k in (m, m - 1))
+    process = replace(build("replacement", Space.random(3, 3)), rule=rule)
+    bound = process.bound(Categorical.from_logits(q.log()[None], x_t), x0, x_t, t, s)
+    assert bound.item() == pytest.approx(expected)
+
+
 def test_the_marginal_rule_has_the_better_replacement_bound_of_an_exact_predictor():
     space = SPACES[0]
     process = build("replacement", space)
@@ -160,6 +182,14 @@ def test_a_predictor_that_knows_nothing_pays_log_v_for_each_free_position(levels
         assert torch.allclose(bound[free.sum(-1) % 3 == 0], every[free.sum(-1) % 3 == 0].double())  # whole strata
 
 
+def test_the_levels_of_a_text_are_drawn_independently_in_their_strata():
+    """Of 8 levels in 2 strata every pair comes up."""
+    x0, free = texts(1, 8).expand(400, -1), torch.ones(400, 8, dtype=torch.bool)
+    drawn = terms(x0, free, predictor=flat, process=process_of("mask"), seeds=torch.arange(400), levels=2).step
+    pairs = {tuple(pair) for pair in drawn.view(400, 2).tolist()}
+    assert pairs == {(j, k) for j in range(1, 5) for k in range(5, 9)}
+
+
 @pytest.mark.parametrize("levels", [None, 1, 3, 50])
 @pytest.mark.parametrize("name", BOUNDED)
 def test_every_stratum_of_levels_is_visited_once(name, levels):
@@ -267,6 +297,12 @@ def test_the_standard_error_of_a_ratio_agrees_with_the_bootstrap():
     picks = Rng(range(4000), stream=1).integers(torch.full((4000, 300), 300))
     again = (totals[picks].sum(-1) / counts[picks].sum(-1)).std().item()
     assert abs(error / again - 1) < 5 / math.sqrt(2 * 4000) + 1 / math.sqrt(300)  # of the bootstrap, and of linearising
+
+
+def test_the_standard_error_of_few_texts_of_one_length_is_that_of_their_mean():
+    totals = torch.tensor([1.0, 4.0, 2.5]).double()
+    mean, error = ratio(totals, torch.ones(3))
+    assert mean == pytest.approx(2.5) and error == pytest.approx(totals.std().item() / 3**0.5)
 
 
 def test_one_text_has_no_standard_error():

@@ -68,6 +68,21 @@ def test_differing_positions_have_the_conditional_bernoulli_law(stay, low, high)
     assert_same_law(law_of(draw, len(stay), 2), subsets_law(stay, low, high), 1e-6 if min(stay) == -30 else 1e-12)
 
 
+class Reluctant(Rng):
+    """Takes only what is certain."""
+
+    def bernoulli(self, p):
+        return p >= 1
+
+
+def test_rounding_never_loses_the_last_position_that_must_differ():
+    """With probabilities of differing that round to just under 1, the positions that are left are taken all the same."""
+    stay = Rng(range(500)).uniform(9).log() * 5
+    count = torch.arange(500) % 9 + 1
+    differing = draw_differing(stay, count, count, rng=Reluctant(range(500)))
+    assert torch.equal(differing.sum(-1), count)
+
+
 @pytest.mark.parametrize("stay", STAYS)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_inclusion_agrees_with_brute_force_and_sums_to_the_count(stay, count):

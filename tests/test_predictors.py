@@ -293,11 +293,21 @@ def test_a_padded_sentence_ends_where_its_text_does(plain):
     assert_near(alone, model.predictor("mask")(Query(long, torch.zeros(long.shape).double(), at=at)).logits())
 
 
-@pytest.mark.parametrize("process, level", [("mask", None), ("replacement", 16), ("uniform", 16)])
-def test_the_level_told_is_the_corrupted_share_of_the_whole_text(poems, process, level):
+@pytest.mark.parametrize(
+    "process, share, level",
+    [
+        ("mask", 0.5, None),
+        ("replacement", 0.5, 16),
+        ("uniform", 0.5, 16),
+        ("replacement", 0.7, 22),
+        ("uniform", 0.3, 10),
+    ],
+)
+def test_the_level_told_is_the_corrupted_share_of_the_whole_text(poems, process, share, level):
+    """Rounded to the nearest of 64 parts: 7 of 20 are 22.4 of them, and 3 of 20 are 9.6."""
     x = poems.content[:20].repeat(2, 1)
     t = torch.zeros(x.shape).double()
-    t[:, :10] = 0.5  # 5 of 10 free positions, of 20 in all
+    t[:, :10] = share  # of 10 free positions, of 20 in all
     seen = []
     handle = poems.model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True

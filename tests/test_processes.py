@@ -187,7 +187,7 @@ BRIDGES = {
 
 
 @pytest.mark.parametrize("free", FREES)
-@pytest.mark.parametrize("levels", [(1.0, 2 / 3), (1.0, 1 / 3), (1 / 3, 0.0), (0.9, 0.4)])
+@pytest.mark.parametrize("levels", [(1.0, 2 / 3), (1.0, 1 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0), (0.9, 0.4)])
 @pytest.mark.parametrize(
     ("name", "bridge"),  # the uniform process recovers noise for one level alone and has a bridge of its own
     [(p, b) for p in TOKENS for b in BRIDGES if not (p == "uniform" and b.startswith("refresh"))],
@@ -240,6 +240,39 @@ def test_renewing_keeps_the_law_of_the_noise(name, size):
         return torch.zeros(16**LENGTH, dtype=torch.float64).index_add_(0, outcome, weight)
 
     assert torch.allclose(table(one), table(renewed), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["replacement", "redraw"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.55, 0.8, 1.0])
+def test_a_share_is_of_the_free_positions_rounded_to_the_nearest_number(name, share):
+    """Of 6 free positions.  A token that is drawn anew from 10,000 is another one, but for 1 in 10,000."""
+    process = process_of(name, torch.arange(10_000))
+    x0 = torch.arange(8).repeat(50, 1)
+    t = torch.ones(x0.shape, dtype=torch.float64)
+    t[:, 3] = t[:, 6] = 0.0
+    rng = Rng(range(50))
+    noise = process.noise(x0, t, rng=rng)
+    anew = process.renew(noise, x0, t, share, rng=rng).token != noise.token
+    assert not anew[:, [3, 6]].any()
+    assert anew.sum(-1).mode().values == round(share * 6) and anew.sum(-1).max() == round(share * 6)
+
+
+@pytest.mark.parametrize("level", [0.2, 0.5, 0.8, 1.0])
+def test_the_flags_of_the_uniform_process_are_recovered_by_bayes_rule(level):
+    """x_t and its flags have one joint law, whether the flags come first or are recovered from x_t."""
+    process, x0 = process_of("uniform", torch.arange(SIZE), SIZE), torch.tensor([[0, 1, 1]])
+    t = torch.full((1, LENGTH), level, dtype=torch.float64)
+
+    def first(x, rng):
+        noise = process.noise(x, t.expand(len(x), -1), rng=rng)
+        return process.corrupt(x, t.expand(len(x), -1), noise) + SIZE * noise.flag
+
+    def recovered(x, rng):
+        high = t.expand(len(x), -1)
+        x_t = process.corrupt(x, high, process.noise(x, high, rng=rng))
+        return x_t + SIZE * process.recover(x, x_t, high, rng=rng).flag
+
+    assert torch.allclose(law(first, x0), law(recovered, x0), atol=1e-12)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.2, 0.5, 0.9, 1.0])

@@ -296,3 +296,20 @@ def test_weights_that_cannot_win_are_never_asked_for(scale):
     if scale == 0:  # the clocks ring when they were started to: no more than the first chunk
         assert (asked.sum(-1) <= 6).all()
     assert asked.sum() < among.sum()
+
+
+def test_two_branches_at_one_point_draw_apart_and_do_not_shift_what_follows():
+    rng, alone = Rng([3, 4]), Rng([3, 4])
+    first, second = rng.branch().uniform(5), rng.branch().uniform(5)
+    alone.counter += 2
+    assert not torch.isclose(first, second).any() and not torch.isclose(first, rng.uniform(5)).any()
+    many = Rng([3, 4])
+    many.branch().uniform(50)
+    many.branch()
+    assert torch.equal(many.uniform(5), alone.uniform(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_short_logits_are_those_of_the_same_numbers_in_float32(dtype):
+    logits = torch.linspace(-9, 0, 50).to(dtype)[None]
+    assert torch.equal(unnormalised(logits), unnormalised(logits.float()))

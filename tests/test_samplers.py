@@ -20,6 +20,8 @@ from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import gibbs, sweep_levels
 from textdiff.samplers.edit import by_count, marginal
 from textdiff.samplers.order import entropy_bounded, entropy_nats, minus_margin, minus_maximum, ordered
+from textdiff.samplers.particles import resampled
+from textdiff.verify.enumeration import enumerate_draws
 
 LENGTH = 9
 CASES = [(s, p) for s, entry in SAMPLERS.items() for p in entry.processes if p in TOKENS]
@@ -201,6 +203,38 @@ def test_k_edits_change_at_most_k_positions_and_exactly_k_where_they_can(make, s
         assert torch.equal((before.x != after.x).sum(-1), edits)
 
 
+@pytest.mark.parametrize(("m", "edits"), [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2)])
+def test_edits_by_count_are_a_uniform_part_of_a_draft_with_exactly_m_differences(m, edits):
+    """By walking through every draw, against the sum over all drafts and all parts of their differences."""
+    x, q = torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.25, 0.7, 0.05]]).double()
+    free = torch.ones_like(x, dtype=torch.bool)
+    base = 3 ** torch.arange(3)
+
+    def predictor(query):
+        return Categorical.from_logits(q.log().expand(len(query.x_t), -1, -1), query.x_t)
+
+    def end(items, rng):
+        rows = x.expand(len(items), -1)
+        none = torch.zeros(len(rows), dtype=torch.long)
+        level = torch.full(rows.shape, m / 3, dtype=torch.float64)
+        state = State(rows, level, rows, free.expand(len(rows), -1), None, rows, none, none.double())
+        process = process_of("replacement", torch.arange(3))
+        return (by_count()(state, level - edits / 3, predictor=predictor, process=process, rng=rng).x * base).sum(-1)
+
+    _, outcome, weight = enumerate_draws(end, torch.zeros(1), 3)
+    found = torch.zeros(27, dtype=torch.float64).index_add_(0, outcome, weight)
+    expected = torch.zeros(27, dtype=torch.float64)
+    for draft in itertools.product(range(3), repeat=3):
+        differing = [i for i in range(3) if draft[i] != x[0, i]]
+        if len(differing) == m:
+            for part in itertools.combinations(differing, edits):
+                y = [draft[i] if i in part else int(x[0, i]) for i in range(3)]
+                expected[(torch.tensor(y) * base).sum()] += math.prod(q[i, draft[i]] for i in range(3)) / math.comb(
+                    m, edits
+                )
+    assert torch.allclose(found, expected / expected.sum(), atol=1e-12)
+
+
 @pytest.mark.parametrize("make", [marginal, by_count])
 def test_a_sure_prediction_leaves_the_text_alone(make):
     states = run("edit", "replacement", ALL, step=make(), predictor=degenerate("sure of what stands"))
@@ -318,3 +352,31 @@ def test_rows_may_go_up_while_others_go_down():
     together = walk([0, 1], levels)
     assert torch.equal(walk([0], [v[:1] for v in levels]), together[:1])
     assert torch.equal(walk([1], [v[1:] for v in levels][2:]), together[1:])
+
+
+# -- particles -----------------------------------------------------------------------------------------------------------
+
+
+def weighed(weights: torch.Tensor, seed: int = 0) -> State:
+    """What is left after resampling rows that are their own numbers, each group of 4 with these log-weights."""
+    rows = len(weights)
+    x = torch.arange(rows)[:, None]
+    level = torch.full((rows, 1), 0.5, dtype=torch.float64)
+    state = State(x, level, x, level > 0, None, x, x[:, 0], weights)
+    step = resampled(lambda state, s, **_: state, 4)
+    return step(state, level, predictor=None, process=None, rng=Rng(torch.arange(rows) + seed))
+
+
+def test_particles_are_resampled_in_proportion_to_their_weights_and_go_on_with_the_mean():
+    groups, share = 3000, torch.tensor([0.85, 0.1, 0.05, 0.0]).double()
+    after = weighed((7 * share).log().repeat(groups))
+    picked = torch.bincount(after.x[:, 0] % 4, minlength=4) / (4 * groups)
+    assert (abs(picked - share) < 4.5 * (share * (1 - share) / (4 * groups)).sqrt() + 1e-12).all()
+    assert torch.equal(after.x[:, 0] // 4, torch.arange(4 * groups) // 4) and torch.equal(after.x, after.x0)
+    assert torch.allclose(after.log_weight.exp(), torch.full((4 * groups,), 7 / 4).double())
+
+
+def test_particles_that_still_count_are_left_alone():
+    weights = torch.tensor([1.0, 0.7, 0.4, 0.3]).double().log()  # effective number 3.3 of 4
+    after = weighed(weights)
+    assert after.x[:, 0].tolist() == [0, 1, 2, 3] and torch.equal(after.log_weight, weights)

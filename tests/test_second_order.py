@@ -45,6 +45,29 @@ def test_half_the_step_divides_the_error_by_2_or_by_4(schedule, step, order):
     assert all(abs(rate - order) < 0.25 for rate in rates), rates
 
 
+@pytest.mark.parametrize("schedule", [turning, get_schedule("flow")])
+@pytest.mark.parametrize(("t", "s"), [(0.9, 0.2), (0.6, 0.5), (0.3, 0.7)])
+def test_a_step_of_heun_is_the_trapezoid_rule_in_the_angle(schedule, t, s):
+    """z_s = z_t − tan(Δ/2) (v_t + v_s), Δ = θ_t − θ_s, with v of the drafts at both ends: what DDIM is for one draft."""
+    data, x = BLOBS, Rng(range(8)).normal(2)
+
+    def turned(x, draft, level):
+        a, b = schedule(torch.tensor(level, dtype=torch.float64))
+        angle, radius = torch.atan2(b, a), torch.hypot(a, b)
+        return x / radius, (x / radius * angle.cos() - draft) / angle.sin(), angle, radius
+
+    def draft(x, level):
+        return data.predictor(schedule)(Query(x, torch.full((8, 1), level, dtype=torch.float64))).mean
+
+    z, v, there, _ = turned(x, draft(x, t), t)
+    _, _, here, radius = turned(x, x, s)
+    ddim = radius * (z * (there - here).cos() - v * (there - here).sin())
+    _, v_s, _, _ = turned(ddim, draft(ddim, s), s)
+    expected = radius * (z - ((there - here) / 2).tan() * (v + v_s))
+    after = walk(data, schedule, heun(), [s], x, level=t)[-1].x
+    assert torch.allclose(after, expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["linear", "cosine", "sqrt", "flow"])
 def test_where_a_schedule_ends_in_pure_noise_the_first_step_is_as_good_as_any(name):
     schedule, x = get_schedule(name), Rng(range(64)).normal(2)
