@@ -45,10 +45,19 @@ def test_a_module_that_was_divided_still_gives_its_names_and_warns(old, name, ne
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("pipeline", "Pipeline"), ("pipeline", "Output"), ("verse", "get_form"), ("verse", "FORMS"), ("verify", "verify")],
+    [("verse", "get_form"), ("verse", "FORMS"), ("verify", "verify")],
 )
 def test_names_of_modules_that_became_folders_can_still_be_imported(module, name):
     assert getattr(importlib.import_module(f"textdiff.{module}"), name) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("Pipeline", "text"), ("Output", "outputs"), ("Detail", "score"), ("QUALITIES", "options")]
+)
+def test_the_names_of_the_module_that_pipeline_was_warn_and_say_where_they_are(name, file):
+    with pytest.warns(DeprecationWarning, match=f"textdiff.pipeline.{name} is now textdiff.pipeline.{file}.{name}"):
+        found = getattr(importlib.import_module("textdiff.pipeline"), name)
+    assert found is getattr(importlib.import_module(f"textdiff.pipeline.{file}"), name)
 
 
 def test_the_old_names_cost_nothing_at_start():

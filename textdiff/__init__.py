@@ -1,4 +1,12 @@
-"""textdiff: discrete text diffusion.  Submodules load when first used, so that `import textdiff` costs nothing."""
+"""textdiff: discrete text diffusion.
+
+    import textdiff
+
+    pipe = textdiff.load()                      # the packaged poem model; or a folder, or a hub id
+    pipe.generate("qiyan-jueju", n=4, seed=0)
+
+Everything that is public stands in `textdiff.__all__`.  It loads when it is first used, so that `import textdiff` costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +17,40 @@ from textdiff.core import moved
 
 __version__ = "0.1.0"
 
-_WHERE = {"Pipeline": "textdiff.pipeline.text", "Output": "textdiff.pipeline.text", "Score": "textdiff.pipeline.text"}
-__all__ = ["Output", "Pipeline", "Score", "__version__"]
+_WHERE = {  # the file below textdiff -> its public names
+    "pipeline": "load",
+    "pipeline.text": "TextPipeline Pipeline",
+    "pipeline.images": "ImagePipeline",
+    "pipeline.options": "Options",
+    "pipeline.outputs": "Output Refined Frame",
+    "pipeline.score": "Score Detail",
+    "verse.checker": "check",
+    "verse.forms": "FORMS",
+    "training.run": "train",
+    "training.recipe": "Recipe",
+    "core.loop": "sample",
+    "training.loss": "weighted_nll",
+    "core.likelihood": "nelbo",
+    "core.rng": "Rng",
+    "core.contracts": "State Process Prediction Predictor Step",
+    "processes": "PROCESSES",
+    "samplers": "SAMPLERS",
+    "core.errors": "TextdiffError ModelError RecipeError AskedError",
+}
+_NAMES = {name: file for file, names in _WHERE.items() for name in names.split()}
+__all__ = ["__version__", "verify", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"textdiff.{_NAMES[name]}"), name)
+    if name == "verify":  # a package that can be called
+        return importlib.import_module("textdiff.verify")
     raise AttributeError(f"module 'textdiff' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 moved.install()

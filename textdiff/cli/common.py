@@ -174,6 +174,14 @@ def load_library() -> Any:
     return pipeline
 
 
+def open_model(a: argparse.Namespace) -> Any:
+    """The pipeline of --model, of texts or of images as its folder says."""
+    with sign_of_life(a, f"loading {a.model or 'the packaged model'}"), starting():
+        from textdiff.pipeline import load
+
+        return load(a.model, device=a.device)
+
+
 def open_pipeline(a: argparse.Namespace) -> Any:
     with sign_of_life(a, f"loading {a.model or 'the packaged model'}"), starting():
         return load_library().Pipeline.from_pretrained(a.model, device=a.device)

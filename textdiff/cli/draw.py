@@ -24,6 +24,7 @@ from textdiff.cli.common import (
     in_colour,
     names_of,
     numbers,
+    open_model,
     open_pipeline,
     progress_bar,
     text_flags,
@@ -38,7 +39,7 @@ from textdiff.cli.drawing import (
     text_header,
     watching_flags,
 )
-from textdiff.cli.pictures import draw_images, fill_images, for_images
+from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_images
 from textdiff.core.errors import AskedError
 from textdiff.data.records import Record
 
@@ -89,11 +90,12 @@ def add(verbs: Any) -> None:
 
 
 def generate(a: argparse.Namespace) -> None:
-    if for_images(a):
-        draw_images(a)
-        return
     with writing(a.out) as out:
-        options, pipe = new_options(a), open_pipeline(a)
+        options, pipe = new_options(a), open_model(a)
+        if a.model is not None and PROCESSES[pipe.model.processes[0]].data == "values":
+            draw_images(a, pipe, out)
+            return
+        check_kind(a, images=False)
         if a.n < 1:
             raise AskedError(f"n is {a.n}; it must be at least 1")
         with (
@@ -111,9 +113,11 @@ def generate(a: argparse.Namespace) -> None:
 
 
 def fill(a: argparse.Namespace) -> int | None:
-    if for_images(a):
-        fill_images(a)
+    if a.model is not None and of_images(a.model):
+        with writing(a.out) as out:
+            fill_images(a, open_model(a), out)
         return None
+    check_kind(a, images=False)
     records, total = incoming(a), len(a.text) or None
     if a.trace or a.watch:  # which say at the beginning what they show
         known = list(records)

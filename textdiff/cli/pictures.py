@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from textdiff.cli.common import progress_bar, starting, writing
+from textdiff.cli.common import progress_bar, starting
 from textdiff.cli.drawing import onlookers, options_of
 from textdiff.core.errors import AskedError
 
@@ -20,17 +18,15 @@ ONLY_IMAGES = ("mask", "level")
 
 
 def of_images(model: str) -> bool:
-    """Whether a model is a folder of a model of images."""
-    try:
-        told = json.loads((Path(model) / "textdiff.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and isinstance(told.get("data"), dict) and "shape" in told["data"]
+    """Whether a model, a folder or an id of the hub, is one of images."""
+    with starting():
+        from textdiff.networks.folder import holds_images
+
+        return holds_images(model)
 
 
-def for_images(a: argparse.Namespace) -> bool:
-    """Whether --model is a folder of a model of images; a flag of the other kind that is no option is an error."""
-    images = a.model is not None and of_images(a.model)
+def check_kind(a: argparse.Namespace, images: bool) -> None:
+    """AskedError for a flag that is no option of a draw and is for the other kind of model."""
     for name in ONLY_TEXTS if images else ONLY_IMAGES:
         if getattr(a, name, None) != a.parser.get_default(name):
             name = name.replace("_", "-")
@@ -40,28 +36,31 @@ def for_images(a: argparse.Namespace) -> bool:
             )
     if images and not (a.out and a.out != "-") and sys.stdout.isatty():
         raise AskedError("a picture is not written to a terminal; pass --out FILE.png, or send stdout to a file")
-    return images
 
 
-def draw_images(a: argparse.Namespace) -> None:
+def draw_images(a: argparse.Namespace, pipe: Any, out: Any) -> None:
+    """Draws --n images, side by side."""
     from textdiff.show import mosaic
 
-    with writing(a.out) as out, _image_run(a, options_of(a), a.n, "generate") as (pipe, settings):
+    check_kind(a, images=True)
+    with _looking_on(a, pipe, options_of(a), a.n, "generate") as settings:
         drawn = pipe.generate(a.n, **settings)
-        out.buffer.write(mosaic.png(drawn.images))
+    out.buffer.write(mosaic.png(drawn.images))
 
 
-def fill_images(a: argparse.Namespace) -> None:
+def fill_images(a: argparse.Namespace, pipe: Any, out: Any) -> None:
+    """Fills or restores the images that are named: as they are, as they are shown to the model, as they come out."""
     import torch
 
     from textdiff.data.image_data import image_of, mask_of
     from textdiff.processes import PROCESSES
     from textdiff.show import mosaic
 
+    check_kind(a, images=True)
     if not a.text:
         raise AskedError("there is no image; pass image files, or digits:0, digits:1 … for digits held out of training")
-    with writing(a.out) as out, _image_run(a, options_of(a), len(a.text), "fill") as (pipe, settings):
-        images = torch.stack([image_of(text, pipe.model.shape) for text in a.text])
+    images = torch.stack([image_of(text, pipe.model.shape) for text in a.text])
+    with _looking_on(a, pipe, options_of(a), len(a.text), "fill") as settings:
         if a.mask is None and PROCESSES[pipe.model.processes[0]].degrades:
             level = 1.0 if a.level is None else a.level
             shown = pipe.degrade(images, level, seed=a.seed or 0)
@@ -70,18 +69,15 @@ def fill_images(a: argparse.Namespace) -> None:
             known = mask_of(a.mask or "centre", pipe.model.shape)
             shown = torch.where(known, images, 0.0)
             drawn = pipe.fill(images, known, **settings)
-        out.buffer.write(mosaic.png(torch.cat([images, shown, drawn.images]), columns=len(images)))
+    out.buffer.write(mosaic.png(torch.cat([images, shown, drawn.images]), columns=len(images)))
 
 
 @contextlib.contextmanager
-def _image_run(a: argparse.Namespace, options: Any, n: int, call: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The pipeline of a model of images, and the arguments of a call; the trace and the progress bar look on."""
-    with starting():
-        from textdiff.pipeline.images import ImagePipeline
-        from textdiff.pipeline.plan import resolve
-        from textdiff.show import mosaic
+def _looking_on(a: argparse.Namespace, pipe: Any, options: Any, n: int, call: str) -> Iterator[dict[str, Any]]:
+    """The arguments of a call whose trace and progress bar look on."""
+    from textdiff.pipeline.plan import resolve
+    from textdiff.show import mosaic
 
-        pipe = ImagePipeline.from_pretrained(a.model, device=a.device)
     plan, first = resolve(options, pipe.model, call), 0
     header = {"images": True, "model": pipe.model.name, "process": plan.process, "sampler": plan.sampler}
     header["seeds"] = [(a.seed or 0) + k for k in range(n)]
@@ -99,4 +95,4 @@ def _image_run(a: argparse.Namespace, options: Any, n: int, call: str) -> Iterat
                 bar.update(len(state.x))
                 first += len(state.x)
 
-        yield pipe, {"seed": a.seed or 0, "options": options, "callback": follow}
+        yield {"seed": a.seed or 0, "options": options, "callback": follow}

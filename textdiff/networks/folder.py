@@ -307,6 +307,13 @@ class TextModel:
 # -- loading --------------------------------------------------------------------------------------------------------------
 
 
+def holds_images(path_or_id: str | os.PathLike[str] | None) -> bool:
+    """Whether a model, a folder or an id of the hub, is one of images; ModelError where there is no model."""
+    folder, name = _locate(path_or_id)
+    described = _read_json(folder / "textdiff.json", name) if (folder / "textdiff.json").exists() else {}
+    return isinstance(described.get("data"), dict)
+
+
 def _locate(path_or_id: str | os.PathLike[str] | None) -> tuple[Path, str]:
     """The folder of a model, and what to call it."""
     if path_or_id is None:

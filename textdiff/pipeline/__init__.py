@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
+
+from textdiff.core.moved import renamed
+
+if TYPE_CHECKING:
+    from textdiff.pipeline.images import ImagePipeline
+    from textdiff.pipeline.text import TextPipeline
+
+# Where the names stand that this package had in version 0.1, when it was a module.
+_FILES = ("outputs", "score", "options", "plan", "run", "text", "canvas")
+
+
+def load(model: str | os.PathLike[str] | None = None, device: Any = "cpu") -> TextPipeline | ImagePipeline:
+    """The pipeline of a model: the packaged poem model (None), a model folder, or a hub id; of texts or images, as its folder says.
+
+    ModelError says what is wrong with a folder.
+    """
+    from textdiff.networks.folder import holds_images
+
+    if holds_images(model):
+        from textdiff.pipeline.images import ImagePipeline
+
+        assert model is not None, "the packaged model writes texts"
+        return ImagePipeline.from_pretrained(model, device)
+    from textdiff.pipeline.text import TextPipeline
+
+    return TextPipeline.from_pretrained(model, device=device)
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `text`, which was this module in version 0.1."""
+    """The names of the module that this package was in version 0.1."""
     if not name.startswith("_"):
-        return getattr(importlib.import_module("textdiff.pipeline.text"), name)
+        for file in _FILES:
+            module = importlib.import_module(f"textdiff.pipeline.{file}")
+            if name in vars(module):
+                renamed(f"textdiff.pipeline.{name}", f"textdiff.pipeline.{file}.{name}")
+                return vars(module)[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,99 @@
+"""Any number of records, drawn in their order and in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from test_images import model as image_model
+from tiny import QUATRAIN, poem_model
+
+from textdiff.core.errors import AskedError
+from textdiff.pipeline.images import ImagePipeline
+from textdiff.pipeline.text import TextPipeline
+
+POEMS = TextPipeline(poem_model(form="wuyan-jueju"))
+HOLED = QUATRAIN.replace("光", "_").replace("疑", "_")
+RECORDS = [
+    {"text": HOLED, "id": 7},
+    {},
+    {"text": "床前□□光", "seed": 99, "title": "明月"},
+    {"form": "七绝", "dynasty": "tang"},
+    HOLED,
+    {"text": "□" * 28, "form": "qiyan-jueju"},
+]
+
+
+def test_each_record_is_what_its_own_call_gives():
+    whole = list(POEMS.each(RECORDS, steps=3, seed=5))
+    assert whole == [
+        POEMS.fill(HOLED, steps=3, seed=5)[0],
+        POEMS.generate(steps=3, seed=6)[0],
+        POEMS.fill("床前□□光", steps=3, seed=99, title="明月")[0],
+        POEMS.generate("七绝", steps=3, seed=8, dynasty="tang")[0],
+        POEMS.fill(HOLED, steps=3, seed=9)[0],
+        POEMS.fill("□" * 28, steps=3, seed=10)[0],
+    ]
+    assert whole == list(POEMS.each(RECORDS, steps=3, seed=5, batch_size=1))
+    forms = [output.form for output in POEMS.each([{"form": "七绝"}, {}], form="wuyan-lushi", steps=2)]
+    assert forms == ["wuyan-lushi"] * 2, "what the call says stands above what a record says"
+
+
+def test_records_are_read_as_they_are_needed():
+    read = itertools.count()
+    records = ({} for _ in iter(lambda: next(read), 1000))
+    outputs = POEMS.each(records, steps=1, batch_size=2)
+    first = next(outputs)
+    assert first == POEMS.generate(steps=1)[0] and next(read) < 40
+    assert sum(1 for _ in outputs) > 900
+
+
+def test_a_wrong_record_stops_the_others_after_those_before_it_or_is_passed_over():
+    wrong = [{"text": HOLED}, {"text": "no poem"}, {"text": HOLED, "title": "x"}, {"text": 3}, {"seed": "x"}, {}]
+    outputs = POEMS.each(wrong, steps=1)
+    assert next(outputs) == POEMS.fill(HOLED, steps=1)[0]
+    with pytest.raises(AskedError, match="'no poem' has no hole"):
+        next(outputs)
+    found = list(POEMS.each(wrong, steps=1, on_error="skip"))
+    assert [isinstance(one, AskedError) for one in found] == [False, True, True, True, True, False]
+    assert found[-1] == POEMS.generate(steps=1, seed=5)[0]
+
+
+def test_a_record_that_cannot_be_drawn_does_not_take_its_batch_with_it():
+    """A keyword finds no place in a text only when the batch is drawn."""
+    full, open_ = QUATRAIN.replace("乡", "_"), "_" * 20
+    found = list(POEMS.each([open_, full, open_], keyword="明月白", steps=2, on_error="skip"))
+    assert [isinstance(one, AskedError) for one in found] == [False, True, False]
+    assert "明月白" in found[2].text and found[2] == POEMS.fill(open_, keyword="明月白", steps=2, seed=2)[0]
+
+
+def test_who_watches_sees_every_record_under_its_number():
+    last: dict[int, str] = {}
+    outputs = list(
+        POEMS.each(RECORDS * 6, steps=2, batch_size=2, watch=lambda f: last.update(zip(f.rows, f.texts, strict=True)))
+    )
+    assert last == {k: output.text for k, output in enumerate(outputs)}
+
+
+def test_what_a_caller_does_between_states_of_images_is_outside_of_inference_and_nothing_keeps_gradients():
+    import torch
+
+    pipe, seen = ImagePipeline(image_model()), []
+    for state in pipe.stream(2, steps=2):
+        assert not torch.is_inference_mode_enabled() and not state.x.requires_grad
+    pipe.generate(2, steps=2, callback=lambda state: seen.append(torch.is_inference_mode_enabled()))
+    assert seen == [False] * 3
+
+
+def test_images_take_seeds_as_texts_do():
+    import torch
+
+    pipe = ImagePipeline(image_model())
+    drawn = pipe.generate(3, 4, steps=2)
+    assert drawn.seeds == (4, 5, 6) and [one.steps for one in drawn] == [2, 2, 2] and drawn[1].label is None
+    some = pipe.generate(seed=[6, 4], steps=2)
+    torch.testing.assert_close(some.images, drawn.images[[2, 0]], rtol=0, atol=1e-4)
+    by_generator = pipe.generate(2, generator=torch.Generator().manual_seed(1), steps=1)
+    assert by_generator.seeds == pipe.generate(2, generator=torch.Generator().manual_seed(1), steps=1).seeds
+    with pytest.raises(AskedError, match="seed has 2 values for 3 texts"):
+        pipe.generate(3, seed=[1, 2])
