@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Where the names stand that this package had in version 0.1, when it was a module.
 _FILES = ("outputs", "score", "options", "plan", "run", "text", "canvas")
+_MODULES = (*_FILES, "images", "page", "refine", "writable")  # which `from textdiff.pipeline import …` asks for as well
 
 
 def load(model: str | os.PathLike[str] | None = None, device: Any = "cpu") -> TextPipeline | ImagePipeline:
@@ -35,7 +36,7 @@ def load(model: str | os.PathLike[str] | None = None, device: Any = "cpu") -> Te
 
 def __getattr__(name: str) -> Any:
     """The names of the module that this package was in version 0.1."""
-    if not name.startswith("_"):
+    if not name.startswith("_") and name not in _MODULES:
         for file in _FILES:
             module = importlib.import_module(f"textdiff.pipeline.{file}")
             if name in vars(module):
