@@ -42,6 +42,7 @@ from textdiff.cli.drawing import (
 from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_images
 from textdiff.core.errors import AskedError
 from textdiff.data.records import Record
+from textdiff.processes import PROCESSES
 
 
 def add(verbs: Any) -> None:
