@@ -243,7 +243,7 @@ def test_a_likelier_version_that_repeats_a_character_does_not_stand_in_the_way_o
         return len(written := "".join(lines(text))) - len(set(written))
 
     seeds = [0, 8, 10, 11]  # of whose six versions the likeliest repeats more than the poem did
-    for one in POEMS.refine([QUATRAIN] * len(seeds), seed=seeds, rounds=1, k=2, best_of=6):
+    for one in Pipeline(poem_model()).refine([QUATRAIN] * len(seeds), seed=seeds, rounds=1, k=2, best_of=6):
         assert one.changed and repeats(one.after) <= repeats(QUATRAIN)
 
 

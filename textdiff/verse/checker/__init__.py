@@ -12,8 +12,8 @@ of one reading per character, else *unknown*; it depends on the characters that 
     拗句        a line off its template.  Rescued are
       特拗      b as ·pzpz: position 4 level, made good in the line itself by an oblique 3
       大拗      a with position 4 oblique, made good by a level 3 in the lower line (对句相救)
-    小拗        a with position 3 oblique but 4 level: within the template, told whether the lower line has a level 3
-    孤平        B as zpzzp.  It is avoided by a level 3 for the oblique 1 (zppzp, told as 孤平自救)
+    小拗        a with position 3 oblique but 4 level: within the template; the report says whether the lower line has a level 3
+    孤平        B as zpzzp.  It is avoided by a level 3 for the oblique 1 (zppzp, reported as 孤平自救)
     三平尾      the last three characters are level; 三仄尾: oblique
     失对        the two lines of a couplet agree at position 2 or 4 (2, 4 or 6 of seven)
     失粘        the lower line of a couplet and the upper line of the next differ there.  A rescued position counts as what
@@ -28,7 +28,7 @@ of one reading per character, else *unknown*; it depends on the characters that 
 
 The strict form is *broken* by: a tone that is off and not rescued, 出韵, 重韵 of even lines.  These are the rules of
 `forms.regulated`, with 大拗 in addition.  失对 and 失粘 break tones, too; 孤平, 三平尾, 三仄尾, 首句 and repeated characters
-are told, and break nothing.  A first line's end that may be read both ways breaks nothing where either reading gives a
+are reported, and break nothing.  A first line's end that may be read both ways breaks nothing where either reading gives a
 sequence.
 """
 

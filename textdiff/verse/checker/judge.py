@@ -40,10 +40,10 @@ from textdiff.verse.sounds import Reading, rhyme_name
 def check(
     text: str, form: str | Form | None = None, *, pronounce: Mapping[int | str, str | Reading] | None = None
 ) -> Report:
-    """Everything of the module's list about one poem, in simplified or (with `opencc`) traditional characters.
+    """Everything of the list in `checker` about one poem, in simplified or (with `opencc`) traditional characters.
 
-    `form` is by default what the shape says.  Text of another shape, or of a form without tonal sequences, gets what needs
-    no template.  `pronounce` decides readings: keys are 'line:position', the number of a character (from 1), or a
+    `form` is by default what the shape says.  Of a text of another shape, or of a form without tonal sequences, only that is
+    said which needs no template.  `pronounce` decides readings: keys are 'line:position', the number of a character (from 1), or a
     character, for everywhere it stands; values a tone (平 上 去 入, or 仄) or a reading (平寒, Reading('平', '寒')).
     """
     if form is None:
@@ -57,7 +57,7 @@ def check(
 
 
 class _Check:
-    """One poem under way: what is found is noted in `findings` and `decide`, and `report` puts it together."""
+    """The check of one poem: its methods note what holds in `findings` and `matters`, and `report` puts it together."""
 
     def __init__(self, text: str, form: Form | None, lines: list[str], choices: list[list[Choices]]) -> None:
         self.text, self.form, self.lines, self.choices = text, form, lines, choices
