@@ -81,3 +81,9 @@ def test_a_check_has_no_colours_on_a_dumb_terminal(monkeypatch):
 
 def test_every_exit_code_is_one_of_the_list():
     assert sorted(common.Exit) == [0, 1, 2, 3, 130, 143]
+
+
+def test_words_that_are_no_text_are_named(run):
+    for word, says in (("春\udcff", "text 1 has a byte 0xff that is not UTF-8"), ("春\0", "a NUL character")):
+        code, out, err = run("check", word)
+        assert (code, out) == (2, "") and says in err and err.count("\n") == 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
-from tiny import CHARACTERS, QUATRAIN
+from tiny import CHARACTERS, QUATRAIN, poem_model
 
+from textdiff.pipeline import page
+from textdiff.pipeline.text import Pipeline
 from textdiff.verse import script
 
 OLD = "牀前明月光，疑是地上霜。\n舉頭望明月，低頭思故鄉。"
@@ -65,3 +67,18 @@ def test_simplified_text_needs_no_opencc(without_opencc):
 def test_an_unknown_script_is_refused():
     with pytest.raises(ValueError, match="script 'runes' is unknown; pass one of simplified, traditional"):
         script.converter("runes")
+
+
+def test_what_is_written_into_traditional_text_is_traditional():
+    pytest.importorskip("opencc")
+    pipe = Pipeline(poem_model("头头顾", form="wuyan-jueju"))
+    plain = pipe.fill("床前□□光疑是地上霜举头望明月低头思故乡", steps=1)[0].text
+    given = "牀前□□光疑是地上霜舉頭望明月低頭思故鄉"
+    found = pipe.fill(given, steps=1)[0].text
+    assert found.replace("，", "").replace("。", "").replace("\n", "")[5:] == given[5:] and found[0] == "牀"
+    assert script.simplified(found[2:4]) == plain[2:4]
+    assert pipe.fill(given, steps=1, script="simplified")[0].text[2:4] == plain[2:4], "what is asked for stands above"
+    assert page.traditional_for(given, pipe.model) and not page.traditional_for(plain, pipe.model)
+    assert not page.traditional_for("牀前明月光疑是地上霜举头望明月低头思故乡", pipe.model), (
+        "one odd graph makes no script"
+    )

@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _utf8(sys.stdin, sys.stdout, sys.stderr)
         debug = "TEXTDIFF_DEBUG" in os.environ
         try:
-            arguments, more = parser().parse_known_args(_spelled_out(sys.argv[1:] if argv is None else list(argv)))
+            words = _spelled_out(sys.argv[1:] if argv is None else list(argv))
+            if any("\0" in word for word in words):
+                raise AskedError("a word of the command has a NUL character; leave it out")
+            arguments, more = parser().parse_known_args(words)
             _take_up(more, arguments)
             debug = debug or arguments.debug
             with _quiet_libraries(debug), _terminable():

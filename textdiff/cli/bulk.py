@@ -21,6 +21,8 @@ from typing import Any, TextIO
 
 from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
 from textdiff.core.errors import AskedError
+from textdiff.data.decoding import fault_of as wrong_in
+from textdiff.data.decoding import printable
 from textdiff.data.records import Record, read
 from textdiff.verse.names import dynasty_of
 
@@ -60,8 +62,12 @@ def incoming(a: argparse.Namespace) -> Iterator[Record]:
     check_writable(a.rejects)
     if a.text:
         many = len(a.text) > 1
+        faults = [wrong_in(text) for text in a.text]
         return iter(
-            [Record({"text": text}, f"text {k + 1}" if many else "", number=k) for k, text in enumerate(a.text)]
+            [
+                Record({"text": printable(text) if fault else text}, f"text {k + 1}" if many or fault else "", fault, k)
+                for k, (text, fault) in enumerate(zip(a.text, faults, strict=True))
+            ]
         )
     if a.file is None and sys.stdin.isatty():
         raise AskedError("there is no text; pass TEXT, --file FILE, or pipe it in")

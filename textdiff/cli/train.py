@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from textdiff.cli.common import Parser, add_verb, json_lines, log, stage_line
+from textdiff.cli.common import Parser, add_verb, json_lines, log, sign_of_life, stage_line
 
 
 def add(verbs: Any) -> None:
@@ -47,7 +47,8 @@ def train(a: argparse.Namespace) -> int | None:
     from textdiff.training.recipe import load
 
     recipe = load(a.recipe, a.override)
-    from textdiff.training import run
+    with sign_of_life(a, "starting"):
+        from textdiff.training import run
 
     if a.dry_run:
         report = run.dry_run(recipe, log=(lambda line: None) if a.quiet else log)

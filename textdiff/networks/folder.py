@@ -442,7 +442,9 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
         raise ModelError(f"{name}: tokenizer.json is missing; save the tokenizer into the model's folder")
     try:
         with _quiet():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            tokenizer("a", add_special_tokens=False)  # a setting that cannot be shows in use
+            return tokenizer
     except Exception as error:
         raise ModelError(f"{name}: the tokenizer cannot be read ({_first_line(error)}); save it again") from error
 

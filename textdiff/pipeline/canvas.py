@@ -32,6 +32,7 @@ from textdiff.pipeline.page import (
     shorten,
     spelled,
     tokens_of,
+    traditional_for,
     unknown_in,
 )
 from textdiff.pipeline.plan import defaults_of
@@ -201,11 +202,15 @@ def _open(model: TextModel, form: str | None, usual: str, length: int | None, us
 
 
 def read(make: Maker, text: Any, model: TextModel, form: str | None = None, number: int = 0) -> Canvas:
-    """The canvas that `make` makes of a text, number `number` of a call from 0: errors name it."""
+    """The canvas that `make` makes of a text, number `number` of a call from 0: errors name it.
+
+    What is written into a text of traditional characters is printed in such, for a model of simplified ones.
+    """
     if not isinstance(text, str):
         raise AskedError(f"text {number + 1} is {type(text).__name__}; pass strings")
     with numbered(number):
-        return make(text, model, None if form is None else get_form(form), verse=knows_forms(model))
+        made = make(text, model, None if form is None else get_form(form), verse=knows_forms(model))
+        return in_script(made, "traditional" if traditional_for(text, model) else None)
 
 
 def read_all(make: Maker, texts: str | Iterable[Any], model: TextModel, form: Forms = None) -> list[Canvas]:

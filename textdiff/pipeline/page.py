@@ -115,6 +115,20 @@ def spelled(text: str, model: TextModel) -> str:
     return "".join(new if c in lacking and _known(new, model) else c for c, new in zip(text, simple, strict=True))
 
 
+def traditional_for(text: str, model: TextModel) -> bool:
+    """Whether a text is in traditional characters and the model in simplified ones; False without OpenCC.
+
+    Many characters are of both scripts.  Those that the model knows in simplified form alone must be more than those that only
+    a simplified text has.
+    """
+    read = spelled(text, model)
+    if read == text:
+        return False
+    exchanged = sum(old != new for old, new in zip(text, read, strict=True))
+    kept = "".join(old for old, new in zip(text, read, strict=True) if old == new)
+    return exchanged > sum(old != new for old, new in zip(kept, script.traditional(kept), strict=True))
+
+
 def _known(character: str, model: TextModel) -> bool:
     return model.tokenizer.convert_tokens_to_ids(character) not in (None, model.unk_id)
 
