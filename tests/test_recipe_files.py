@@ -13,6 +13,7 @@ from runs import ROOT, assert_one_line, recipe_file
 
 from textdiff.cli import main
 from textdiff.core.errors import RecipeError
+from textdiff.pipeline.text import TextPipeline
 from textdiff.training import packaged, run
 from textdiff.training.recipe import LARGEST, load
 
@@ -171,3 +172,30 @@ def test_tokens_that_are_too_rare_to_be_known_are_counted(tmp_path: Path) -> Non
     report = run.dry_run(load(recipe_file(tmp_path), ["tokenizer.min_count=2", "data.unknown=1"]))
     assert 5 < float(report["unknown_tokens"].rstrip("%")) < 90
     assert run.dry_run(load(recipe_file(tmp_path)))["unknown_tokens"] == "0.00%"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("defaults={foo: 1}", "foo"),
+        ("defaults={stepz: 8}", "did you mean 'steps'"),
+        ("defaults={top_p: 7}", "top_p"),
+        ("defaults={steps: [8]}", "steps"),
+        ("defaults={script: 3}", "script"),
+        ("defaults={sampler: refresh, sampler_options: {speed: 3}}", "speed"),
+    ],
+)
+def test_defaults_are_checked_by_what_opens_the_trained_model(override: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="defaults") as caught:
+        run.plan(load(recipe_file(tmp_path), [override]))
+    assert_one_line(caught.value, said)
+
+
+def test_previews_are_what_generate_draws(tmp_path: Path) -> None:
+    defaults = {"form": "wuyan-jueju", "steps": 3, "temperature": 0.9}
+    recipe = load(recipe_file(tmp_path, defaults=defaults, run={"steps": 2, "previews": 2}))
+    folder = run.train(recipe)
+    assert folder is not None
+    outputs = TextPipeline.from_pretrained(folder).generate(n=2)
+    lines = (recipe.folder / "previews.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == [f"2\t{' '.join(output.text.split())}" for output in outputs]

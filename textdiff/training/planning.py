@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textdiff.core.errors import RecipeError
 from textdiff.core.resolve import attribute
+from textdiff.pipeline.plan import check_defaults
 from textdiff.training.data import PIECE, Group, MicroBatches
 from textdiff.training.loss import Denoiser
 from textdiff.training.sections import Recipe
@@ -39,6 +40,10 @@ def plan(recipe: Recipe, log: Log = silent) -> Plan:
     """Data, tokenizer, network and batches of a recipe; AskedError says what is missing."""
     known = attribute(recipe.kind.known)(recipe) if recipe.kind.known else None
     text_model, train, validation, unknown = attribute(recipe.kind.read)(recipe, log)
+    try:
+        check_defaults(text_model)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"defaults: {error}") from error
     world = int(os.environ.get("WORLD_SIZE", "1"))
     pieces = recipe.run.accumulation * world
     if recipe.run.batch % pieces:

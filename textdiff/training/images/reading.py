@@ -112,7 +112,7 @@ class Previews:
         columns = 8
         names = model.classes or (None,) * self.count
         labels = [name for name in names for _ in range(columns)]
-        images = ImagePipeline(model).generate(len(labels), label=labels if model.classes else None, steps=25).images
+        images = ImagePipeline(model).generate(len(labels), label=labels if model.classes else None).images
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{step}.png"
         path.write_bytes(png(images, columns))

@@ -10,14 +10,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from textdiff.core.levels import count_levels
-from textdiff.core.loop import sample
-from textdiff.core.resolve import attribute
-from textdiff.core.rng import Rng
 from textdiff.networks.folder import TextModel
-from textdiff.processes import PROCESSES
-from textdiff.samplers import SAMPLERS
-from textdiff.shaping.tokens import banned
+from textdiff.pipeline.text import TextPipeline
 from textdiff.training.data import Group
 from textdiff.training.planning import Plan
 from textdiff.training.sections import Recipe, to_yaml
@@ -25,44 +19,23 @@ from textdiff.training.trainer import Log
 
 
 class Previews:
-    """Samples at each evaluation, shown and kept; the same seeds every time."""
+    """Samples at each evaluation, shown and kept: what `generate` would draw with the model, the same seeds every time."""
 
     def __init__(self, recipe: Recipe, folder: Path, log: Log):
-        self.count, self.path, self.log = recipe.run.previews, folder / "previews.txt", log
+        self.recipe, self.path, self.log = recipe, folder / "previews.txt", log
 
     def __call__(self, text_model: TextModel, groups: Sequence[Group], step: int) -> None:
-        if not self.count:
+        count = self.recipe.run.previews
+        if not count:
             return
-        texts = preview(text_model, groups[-1], self.count)
+        sized = self.recipe.data.kind == "poems" or {"form", "length"} & {*text_model.defaults}
+        length = None if sized else self.recipe.data.length
+        outputs = TextPipeline.of(text_model).generate(n=count, length=length)
+        texts = [" ".join(output.text.split()) for output in outputs]
         for text in texts:
             self.log(f"  {text}")
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{step}\t{text}\n" for text in texts))
-
-
-def preview(text_model: TextModel, group: Group, n: int) -> list[str]:
-    """n texts like those of `group`, sampled with seeds 0 … n − 1."""
-    name = text_model.processes[0]
-    process = text_model.process(name)
-    device = text_model.device
-    given = group.ids[:1].to(device).expand(n, -1)
-    free = group.free.to(device).expand_as(given)
-    predictor = text_model.predictor(name)
-    if text_model.unk_id is not None:
-        predictor = banned(predictor, torch.tensor([text_model.unk_id], device=device))
-    with torch.inference_mode():
-        for state in sample(
-            given,
-            free,
-            count_levels(free.sum(-1), 16),
-            attribute(SAMPLERS[PROCESSES[name].first].path)(),
-            predictor=predictor,
-            process=process,
-            rng=Rng(range(n), device=device),
-            condition=group.condition[:1].to(device).expand(n, -1),
-        ):
-            last = state
-    return text_model.decode(process.decode(last.x))
 
 
 def card(recipe: Recipe, made: Plan, seconds: float, tokens: int, bounds: dict[str, float]) -> str:

@@ -16,7 +16,6 @@ from textdiff.core.errors import RecipeError
 from textdiff.data import prepared
 from textdiff.data.rows import Rows
 from textdiff.networks.folder import TextModel
-from textdiff.pipeline.text import Pipeline
 from textdiff.training.data import Examples, Group
 from textdiff.training.packaged import data as located
 from textdiff.training.sections import Recipe
@@ -24,7 +23,6 @@ from textdiff.training.texts.network import network, start_of, tokenizer_of
 from textdiff.training.texts.preparation import Preparation
 from textdiff.training.texts.start import start_from_statistics
 from textdiff.training.trainer import Log, silent
-from textdiff.verse.forms import get_form
 
 
 def read(recipe: Recipe, log: Log = silent) -> Examples:
@@ -32,22 +30,12 @@ def read(recipe: Recipe, log: Log = silent) -> Examples:
     start = start_of(recipe)
     data = prepared.get(_key(recipe, start), Preparation(recipe, start, log).make, keep=_large(recipe), log=log)
     text_model = network(recipe, tokenizer_of(recipe, start, data.about["tokenizer"]), start)
-    _check_defaults(text_model)
     _check_unknown(recipe, data.about["unknown"], log)
     train = [_group(text_model, data, table) for table in data.about["train"]]
     validation = _head([_group(text_model, data, table) for table in data.about["validation"]], recipe.run.eval_texts)
     if recipe.model.init == "statistics":
         start_from_statistics(text_model, train)
     return Examples(text_model, train, validation, data.about["unknown"])
-
-
-def _check_defaults(text_model: TextModel) -> None:
-    """RecipeError where the recipe's `defaults` are none that the trained model could be opened with."""
-    try:
-        Pipeline(text_model).plan()
-        get_form(text_model.defaults.get("form", "qiyan-jueju"))
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"defaults: {error}") from error
 
 
 def _check_unknown(recipe: Recipe, share: float, log: Log) -> None:
