@@ -23,10 +23,10 @@ from benchmarks.digits import (
     skips,
     tiled,
 )
+from tests import tiny
 from textdiff.core.predictions import Bins
 from textdiff.core.rng import Rng
 from textdiff.data.image_data import Images
-from textdiff.networks.images import Diffusion, ImageModel
 
 
 def rows(n: int, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -35,28 +35,12 @@ def rows(n: int, *shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def unet() -> UNet2DModel:
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=8,
-    ).eval()
-
-
-def flow_model(unet: UNet2DModel, **more) -> ImageModel:
-    diffusion = Diffusion(schedule="flow", output="velocity")
-    return ImageModel(unet, ("gaussian",), (1, 8, 8), (), None, diffusion, **more)
+    return tiny.unet()
 
 
 @torch.no_grad()
 def test_every_way_starts_from_the_same_noise_and_costs_what_it_says(unet):
-    model = flow_model(unet)
+    model = tiny.flow_model(unet)
     ways = [by_name("improved"), by_name("heun"), mean_value(4), skips(0.8, 1.0), enlarged(1.0, 0.3)]
     for way in ways:
         (states,) = drawn(model, way, way.steps(5), model.condition(3), seed=2)
@@ -106,7 +90,7 @@ def test_real_images_of_the_same_labels_are_compared():
 
 def test_the_command_compares_and_paints(unet, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    flow_model(unet).save_pretrained(tmp_path / "run" / "model")
+    tiny.flow_model(unet).save_pretrained(tmp_path / "run" / "model")
     words = ["--model", str(tmp_path / "run" / "model"), "--evaluations", "2", "--fine", "3", "--limit", "120"]
     digits.main([*words, "--json", "--plot", str(tmp_path / "x.png")])
     found = [json.loads(text) for text in capsys.readouterr().out.splitlines()]

@@ -207,7 +207,6 @@ LONG_TESTS: list[str] = [
     "test_canvas",
     "test_control",
     "test_embedding",
-    "test_family",
     "test_gaussian",
     "test_images",
     "test_pipeline",

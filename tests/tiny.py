@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -10,6 +11,11 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from textdiff.networks.folder import SLOTS, TextModel
 from textdiff.networks.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+    from textdiff.networks.images import ImageModel
 
 CHARACTERS = (
     "床前明月光疑是地上霜举头望低思故乡白日依山尽黄河入海流欲穷千里目更一层楼春眠不觉晓处闻啼鸟夜来风雨声花落知多少"
@@ -96,6 +102,32 @@ def byte_model() -> TextModel:
         mask_token=AddedToken("<mask>", lstrip=True, special=True),
     )
     return TextModel.from_parts(network(len(fast)), fast, name="tiny-bytes")
+
+
+def unet() -> UNet2DModel:
+    """A U-Net of two levels for gray images of 8 by 8."""
+    from diffusers import UNet2DModel  # takes a second to import
+
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+    ).eval()
+
+
+def flow_model(network: UNet2DModel) -> ImageModel:
+    """A rectified flow of images of 8 by 8 without labels."""
+    from textdiff.networks.images import Diffusion, ImageModel
+
+    diffusion = Diffusion(schedule="flow", output="velocity")
+    return ImageModel(network, ("gaussian",), (1, 8, 8), (), None, diffusion)
 
 
 def saved(model: TextModel, folder: Path) -> str:
