@@ -37,7 +37,7 @@ from textdiff.data.decoding import (
 )
 from textdiff.verse.forms import HOLE, guess_form
 
-CONDITIONS = ("title", "dynasty")
+CONDITIONS = ("title", "dynasty")  # keys of a record that a model may be conditioned on
 DEEPEST = 64  # levels of brackets in a record
 PARAGRAPH = 64  # lines of a paragraph that may be one poem; a longer paragraph has one text a line
 

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from textdiff.core.contracts import Process, spread
 from textdiff.core.rng import Rng, example_seed
+from textdiff.data import records
 
 PIECE = 1 << 20  # numbers of an order drawn at a time
-CONDITIONS = ("title", "dynasty", "label")  # slots of the prefix that a step may leave unsaid; the last is of images
+CONDITIONS = (*records.CONDITIONS, "label")  # slots of the prefix that a step may leave empty; images have a label
 
 
 @dataclass(frozen=True)
