@@ -52,6 +52,17 @@ def test_the_level_of_each_text_is_uniform() -> None:
     assert ((seen[1:] - expected).abs() < 4 * (epochs * 0.25 * 0.75) ** 0.5).all(), seen
 
 
+def test_every_text_has_a_seed_of_its_own_in_every_epoch() -> None:
+    batches = micro_batches(8, 4, batch=4, steps=8)
+    assert len(torch.cat([batches[index]["seeds"] for index in range(8)]).unique()) == 32
+
+
+def test_steps_of_fewer_texts_than_there_are_levels_reach_every_level_alike() -> None:
+    batches = micro_batches(8, 7, batch=2, steps=210)
+    seen = torch.stack([counts(batches[index]) for index in range(210)]).flatten().bincount(minlength=8)
+    assert seen[0] == 0 and ((seen[1:] - 60).abs() < 4 * (420 / 7 * 6 / 7) ** 0.5).all(), seen
+
+
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_a_step_is_the_same_however_it_is_cut_among_pieces_and_ranks(process: str) -> None:
     whole = micro_batches(40, 28, shares={process: 1.0}, conditions={"title": 0.5})
