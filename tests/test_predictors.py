@@ -358,7 +358,7 @@ def test_logits_of_a_row_are_bit_equal_at_every_batch_size(width, precision):
     )
     network = AutoModelForMaskedLM.from_config(config).eval()
     model = TextModel.from_parts(network, tokenizer, prefix=POEM_PREFIX)
-    with fast_float32._through_onednn() if precision == "bf16" else torch.no_grad(), torch.inference_mode():
+    with fast_float32.through_onednn() if precision == "bf16" else torch.no_grad(), torch.inference_mode():
         for length in (1, 5, 13, 20, 28, 56):
             x = model.content[torch.randint(len(model.content), (64, length))]
             x = torch.where(torch.rand(x.shape) < 0.5, model.mask_id, x)
@@ -420,9 +420,9 @@ def test_weights_saved_as_bfloat16_load_as_float32(poems, tmp_path):
 def test_saving_replaces_a_folder_whole_or_not_at_all(poems, tmp_path):
     folder = tmp_path / "m"
     poems.save_pretrained(folder)
-    (folder / "stale").write_text("x")
+    (folder / "terminal.safetensors").write_text("x")
     poems.save_pretrained(folder)
-    assert not (folder / "stale").exists() and [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert not (folder / "terminal.safetensors").exists() and [p.name for p in tmp_path.iterdir()] == ["m"]
     broken = TextModel.from_parts(poems.model, poems.tokenizer, defaults={"steps": object()})
     with pytest.raises(TypeError):
         broken.save_pretrained(folder)

@@ -20,7 +20,7 @@ ONLY_IMAGES = ("mask", "level")
 def of_images(model: str) -> bool:
     """Whether a model, a folder or an id of the hub, is one of images."""
     with starting():
-        from textdiff.networks.folder import holds_images
+        from textdiff.networks.files import holds_images
 
         return holds_images(model)
 

@@ -7,6 +7,7 @@ matrix units for it (AMX) it does so, elsewhere it computes in float32.  Which o
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from torch import Tensor
 
 SHAPES = ((128, 384, 1536), (20, 384, 384))  # rows, inner, columns: a batch through a layer, and one text
 LEAST_GAIN = 1.25
+_lock = threading.Lock()
+_entered = 0  # blocks of `through_onednn` that are open now
+_before = ""  # the setting outside all of them
 
 
 @contextmanager
@@ -26,7 +30,7 @@ def fast_float32() -> Iterator[bool]:
     if not chosen():
         yield False
         return
-    with _through_onednn():
+    with through_onednn():
         yield True
 
 
@@ -37,13 +41,13 @@ def chosen() -> bool:
         return False
     with torch.inference_mode(), torch.random.fork_rng(devices=()):
         products = [(torch.randn(n, k), torch.randn(m, k)) for n, k, m in SHAPES]
-        with _through_onednn():
+        with through_onednn():
             if not all(is_float32(a, b) for a, b in products):
                 return False
         before, after = [], []
         for _ in range(5):  # in turns, so that a busy moment of the machine meets both
             before.append(_seconds(*products[0]))
-            with _through_onednn():
+            with through_onednn():
                 after.append(_seconds(*products[0]))
     return min(before) > LEAST_GAIN * min(after)
 
@@ -65,11 +69,22 @@ def _seconds(a: Tensor, b: Tensor) -> float:
 
 
 @contextmanager
-def _through_onednn() -> Iterator[None]:
+def through_onednn() -> Iterator[None]:
+    """In the block, CPU products of float32 go through oneDNN.
+
+    The setting is one for the whole process: the first block that is entered sets it and the last that is left puts back what was
+    there, in whatever order the blocks of several threads end.
+    """
+    global _entered, _before
     setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    old = setting.fp32_precision
-    setting.fp32_precision = "bf16"
+    with _lock:
+        if not _entered:
+            _before, setting.fp32_precision = setting.fp32_precision, "bf16"
+        _entered += 1
     try:
         yield
     finally:
-        setting.fp32_precision = old
+        with _lock:
+            _entered -= 1
+            if not _entered:
+                setting.fp32_precision = _before

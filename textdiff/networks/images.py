@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -33,7 +32,8 @@ from textdiff.core.resolve import attribute, unknown
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import STEPS, Schedule, get_schedule
 from textdiff.networks.denoiser import denoiser
-from textdiff.networks.folder import FORMAT, _locate, _read_json, _replacing
+from textdiff.networks.files import DESCRIPTION, check_format, describe, describes_images, locate, not_finite, read_json
+from textdiff.networks.saving import replacing
 from textdiff.processes import PROCESSES, of_data
 from textdiff.processes.degradations import Degradation, get_degradation
 from textdiff.shaping.analytic import NoisePower, noise_power
@@ -151,7 +151,10 @@ class ImageModel:
                 places = levels.expand(len(x_t), 1, *x_t.shape[2:]).to(x_t.dtype)
                 seen = torch.cat([x_t, places], 1)
             labels = _labels(condition, self.prefix, self.pad_id, x_t)
-            return model(seen, (level * STEPS).to(x_t.dtype), **labels).sample
+            out: Tensor = model(seen, (level * STEPS).to(x_t.dtype), **labels).sample
+            if not torch.is_grad_enabled() and not bool(out.isfinite().all()):
+                raise not_finite(self.name)
+            return out
 
         def predict(query: Query) -> Any:
             return denoiser(functools.partial(network, query.t), schedule, told.output, told.power)(query)
@@ -191,9 +194,8 @@ class ImageModel:
     # -- files --------------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the folder, whole or not at all; an old one of that name is replaced."""
+        """Write the folder, whole or not at all, as `TextModel.save_pretrained` does."""
         description = {
-            "format": FORMAT,
             "data": {
                 "shape": list(self.shape),
                 "bins": None if self.bins is None else [self.bins.low, self.bins.high, self.bins.width],
@@ -207,12 +209,11 @@ class ImageModel:
             "analytic": None if self.analytic is None else self.analytic.to_dict(),
         }
         network: Any = self.model
-        with _replacing(Path(folder)) as new:
+        with replacing(Path(folder)) as new:
             network.save_pretrained(new, safe_serialization=True)
             if self.terminal is not None:
                 save_file({key: value.contiguous() for key, value in self.terminal.items()}, new / TERMINAL)
-            text = json.dumps(description, ensure_ascii=False, indent=2)
-            (new / "textdiff.json").write_text(text + "\n", encoding="utf-8")
+            describe(new, description)
 
     @classmethod
     def from_pretrained(
@@ -222,12 +223,11 @@ class ImageModel:
         degrade: Degradation | None = None,
     ) -> ImageModel:
         """A folder or a model of the hub; `degrade` is F_t where the model was trained with one that has no name."""
-        folder, name = _locate(path_or_id)
-        told = _read_json(folder / "textdiff.json", name)
-        if told.get("format") != FORMAT or not isinstance(told.get("data"), dict):
-            raise ModelError(
-                f"{name}: textdiff.json describes no model of images of format {FORMAT}; pass one, or update textdiff"
-            )
+        folder, name = locate(path_or_id)
+        told = read_json(folder / DESCRIPTION, name)
+        check_format(told, name)
+        if not describes_images(told):
+            raise ModelError(f"{name}: textdiff.json describes no model of images; pass one")
         try:
             data, bins = told["data"], told["data"]["bins"]
             fields = {

@@ -15,20 +15,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from textdiff.core.contracts import Predictor, Query
 from textdiff.core.predictions import Categorical, positions_of
+from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
-from textdiff.networks.reading import READINGS, Reading
+from textdiff.networks.reading import READINGS, Reading, Speaker
 from textdiff.networks.tokenization import frame
 from textdiff.processes import PROCESSES
-
-if TYPE_CHECKING:
-    from textdiff.networks.folder import TextModel
 
 # A float32 product of fewer rows takes another path in MKL and rounds differently, and a row must not notice its
 # neighbours: short batches are filled up with copies of a row.
@@ -69,8 +67,8 @@ HEADS: dict[str, Head] = {
 }
 
 
-def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
-    """The predictor of a TextModel.  `condition` is the prefix, (B, P), all null if None.
+def masked_lm(text_model: Speaker, process: str | None = None) -> Predictor:
+    """The predictor of a masked language model.  `condition` is the prefix, (B, P), all null if None.
 
     The process slot says `process` where the condition leaves it empty.  In rows whose process is not mask, the level slot
     says how much of the text is corrupted: [level-k] with k = round(K·m/L), m = m(t), L the length without padding; for
@@ -138,7 +136,11 @@ def masked_lm(text_model: TextModel, process: str | None = None) -> Predictor:
             with context():
                 own = reading.evidence(x[row, there], level[row, there])
                 logits = to_logits(hidden[row, column[offset + there]])
-            return (logits.float() + own)[: len(index)]  # a sum is cheaper than a fill
+            scores = (logits.float() + own)[: len(index)]  # a sum is cheaper than a fill
+            # Training looks at its loss itself, and a forward that is differentiated must not wait for this.
+            if not torch.is_grad_enabled() and not bool(scores.amax(-1).isfinite().all()):
+                raise not_finite(text_model.name)
+            return scores
 
         return Categorical(read, at, reading.tokens(x_t))
 
@@ -152,11 +154,14 @@ def _parts(model: Any, head: Head) -> tuple[Callable[..., Tensor], Callable[[Ten
     return (lambda **told: model.base_model(**told).last_hidden_state), (lambda hidden: head.logits(model, hidden))
 
 
-def _filled(text_model: TextModel, process: str | None, reading: Reading) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _filled(text_model: Speaker, process: str | None, reading: Reading) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """(condition (R, P), tokens x (R, L), t (R, L)) -> the condition with its process and level slots filled."""
     prefix, pad = text_model.prefix, text_model.pad_id
     vocabulary = text_model.tokenizer.get_vocab()
     levels = text_model.level_ids()
+    # Processes whose x_t shows by itself how much of it is open.
+    shown = torch.tensor([vocabulary.get(f"[{name}]", pad) for name, entry in PROCESSES.items() if entry.masks])
+    shown = shown.to(levels.device)
 
     def fill(condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
         condition = condition.clone()
@@ -167,7 +172,7 @@ def _filled(text_model: TextModel, process: str | None, reading: Reading) -> Cal
             condition[:, slot] = told
         if "level" in prefix:
             level = levels[(reading.share(x, t) * (len(levels) - 1)).round().long()]
-            silent = (told == vocabulary.get("[mask]", pad)) | ((told == pad) & (not reading.always))
+            silent = torch.isin(told, shown) | ((told == pad) & (not reading.always))
             condition[:, prefix.index("level")] = torch.where(silent, pad, level)
         return condition
 

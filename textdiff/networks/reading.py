@@ -19,18 +19,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textdiff.core.contracts import spread
 from textdiff.core.levels import count
 from textdiff.core.rng import PIECE
+from textdiff.core.schedules import Schedule
 from textdiff.processes.embedding import encoded
 
-if TYPE_CHECKING:
-    from textdiff.networks.folder import TextModel
+
+class Speaker(Protocol):
+    """A masked language model, and what a predictor has to know of how textdiff speaks to it (`folder.TextModel` is one)."""
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def prefix(self) -> tuple[str, ...]: ...
+    @property
+    def content(self) -> Tensor: ...
+    @property
+    def mask_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int | None: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def self_conditioning(self) -> float: ...
+    def level_ids(self) -> Tensor: ...
+    def noise_schedule(self) -> Schedule: ...
+
 
 LEAST_VARIANCE = 1e-3  # of the noise in (1): at level 0 there is none
 
@@ -47,7 +73,7 @@ class Reading:
     evidence: Callable[[Tensor, Tensor], Tensor]  # (x_t (n, …), t (n,)) of some places -> added to their logits, (n, V)
 
 
-def by_tokens(text_model: TextModel, banned: Tensor, silence: Callable[[], Tensor]) -> Reading:
+def by_tokens(text_model: Speaker, banned: Tensor, silence: Callable[[], Tensor]) -> Reading:
     """Tokens; the level is the share of the text, padding left out, that is corrupted."""
     pad = text_model.pad_id
     return Reading(
@@ -59,7 +85,7 @@ def by_tokens(text_model: TextModel, banned: Tensor, silence: Callable[[], Tenso
     )
 
 
-def by_vectors(text_model: TextModel, banned: Tensor, silence: Callable[[], Tensor]) -> Reading:
+def by_vectors(text_model: Speaker, banned: Tensor, silence: Callable[[], Tensor]) -> Reading:
     """Noisy embeddings; the level is t itself.  `silence` gives c of (2), (1, V)."""
     model: Any = text_model.model
     embed, schedule = model.get_input_embeddings(), text_model.noise_schedule()

@@ -22,7 +22,7 @@ def load(model: str | os.PathLike[str] | None = None, device: Any = "cpu") -> Te
 
     ModelError says what is wrong with a folder.
     """
-    from textdiff.networks.folder import holds_images
+    from textdiff.networks.files import holds_images
 
     if holds_images(model):
         from textdiff.pipeline.images import ImagePipeline

@@ -334,7 +334,9 @@ def _formed(options: Options, form: Forms) -> Options:
 
 def _device(device: torch.device | str) -> torch.device:
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = torch.zeros(1, device=device)
+        found.item()  # a device without numbers, such as meta, cannot say it
+        return found.device
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise AskedError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from error

@@ -35,10 +35,18 @@ def shaped(predictor: Predictor, shape: Shape) -> Predictor:
     return predict
 
 
+COLDEST, HOTTEST = 1e-30, 1e30  # temperatures between which no logit becomes infinite
+
+
 def tempered(predictor: Predictor, temperature: float) -> Predictor:
     """Logits divided by `temperature` > 0; 0 is the limit, all the mass on the likeliest token (the first of equals)."""
     if not 0 <= temperature < float("inf"):
         raise AskedError(f"temperature is {temperature}; it must be a number from 0 (the likeliest token) upwards")
+    if 0 < temperature < COLDEST or temperature > HOTTEST:
+        raise AskedError(
+            f"temperature is {temperature}, by which float32 numbers cannot be divided; pass 0 (the likeliest token), or a number "
+            f"from {COLDEST:g} to {HOTTEST:g}"
+        )
     if temperature == 1:
         return predictor
 

@@ -1,0 +1,165 @@
+"""A model's folder is replaced whole, whenever the save is stopped, and nobody's own files are lost."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import poem_model
+
+from textdiff.core.errors import AskedError, ModelError
+from textdiff.networks import saving
+from textdiff.networks.files import holds_images, locate, read_json
+from textdiff.networks.folder import TextModel
+from textdiff.networks.saving import interrupted, replacing
+from textdiff.pipeline.text import Pipeline
+
+FILES = ("config.json", "model.safetensors", "textdiff.json")
+OPERATIONS = ("open", "os.", "shutil.", "pathlib.")  # the audit events of operations on files
+
+
+def save(target: Path, text: str) -> None:
+    with replacing(target) as new:
+        for name in FILES:
+            (new / name).write_text(text)
+
+
+def read(target: Path) -> set[str]:
+    folder = interrupted(target) or target
+    return {(folder / name).read_text() for name in FILES}
+
+
+def stopped_at(k: int, target: Path, text: str) -> bool:
+    """A save in a process of its own that dies before its k-th operation on files; whether it got so far."""
+    process = os.fork()
+    if process == 0:
+        left = k
+
+        def hook(event, arguments):
+            nonlocal left
+            if event.startswith(OPERATIONS) and str(target.parent) in str(arguments):
+                left -= 1
+                if left < 0:
+                    os._exit(17)
+
+        sys.addaudithook(hook)
+        try:
+            save(target, text)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 17
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_stop_at_any_instant_leaves_the_old_model_or_the_new_one(tmp_path, monkeypatch, atomic):
+    if not atomic:
+        monkeypatch.setattr(saving, "_exchanged", lambda *_: False)
+    target, k = tmp_path / "model", 0
+    save(target, "old")
+    (target / "notes.txt").write_text("mine")
+    seen = set()
+    while stopped_at(k, target, "new"):
+        found = read(target)
+        assert found in ({"old"}, {"new"})
+        assert not atomic or target.is_dir()
+        seen |= found
+        save(target, "old")
+        assert (target / "notes.txt").read_text() == "mine"
+        assert [p.name for p in tmp_path.iterdir()] == ["model"]  # what the killed save left is gone
+        k += 1
+    assert k > 15 and seen == {"old", "new"} and read(target) == {"new"}
+
+
+def test_an_error_while_a_model_is_written_leaves_the_old_one_and_nothing_else(tmp_path):
+    save(tmp_path / "model", "old")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "model") as new:
+        (new / "config.json").write_text("new")
+        raise KeyboardInterrupt
+    assert read(tmp_path / "model") == {"old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_files_that_no_save_writes_are_kept_and_files_of_the_old_model_are_not(tmp_path):
+    target = tmp_path / "model"
+    save(target, "old")
+    (target / "logs").mkdir()
+    (target / "logs" / "one.txt").write_text("mine")
+    (target / "thesis.txt").write_text("mine")
+    (target / "terminal.safetensors").write_text("of the old model")
+    save(target, "new")
+    assert read(target) == {"new"}
+    assert (target / "logs" / "one.txt").read_text() == (target / "thesis.txt").read_text() == "mine"
+    assert not (target / "terminal.safetensors").exists()
+
+
+def test_a_folder_that_is_no_model_is_refused_and_left_as_it_is(tmp_path):
+    target = tmp_path / "documents"
+    target.mkdir()
+    (target / "thesis.txt").write_text("mine")
+    with pytest.raises(AskedError, match="no model's folder"):
+        save(target, "new")
+    assert [p.name for p in target.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("umask, folder, file", [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600), (0o002, 0o775, 0o664)])
+def test_rights_are_those_that_the_umask_gives(tmp_path, umask, folder, file):
+    before = os.umask(umask)
+    try:
+        save(tmp_path / "model", "new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == folder
+    assert {stat.S_IMODE((tmp_path / "model" / name).stat().st_mode) for name in FILES} == {file}
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    save(tmp_path / "model", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    save(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and read(tmp_path / "link") == {"new"}
+
+
+def test_models_of_texts_and_images_keep_somebodys_files_and_open_after_a_stopped_save(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "_exchanged", lambda *_: False)
+    model = poem_model()
+    model.save_pretrained(tmp_path / "poems")
+    (tmp_path / "poems" / "thesis.txt").write_text("mine")
+    model.save_pretrained(tmp_path / "poems")
+    assert (tmp_path / "poems" / "thesis.txt").read_text() == "mine"
+    (tmp_path / "poems").rename(tmp_path / ".poems-old-1-0123abcd")  # as a save leaves it between its two renames
+    assert TextModel.from_pretrained(tmp_path / "poems").processes == model.processes
+
+
+@pytest.mark.parametrize("text", ['{"a":' * 3000, "[]", "{", "\udcff"])
+def test_a_description_that_cannot_be_read_is_an_error_of_the_model(tmp_path, text):
+    (tmp_path / "textdiff.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ModelError, match=r"textdiff\.json"):
+        read_json(tmp_path / "textdiff.json", "model")
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "owner/name"])
+def test_a_name_that_is_no_folder_is_one_of_the_hub(monkeypatch, name):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: asked.append(repo) or "/somewhere")
+    assert locate(name) == (Path("/somewhere"), name) and asked == [name]
+
+
+@pytest.mark.parametrize("name", ["./model", "/no/model", "a/b/c", "~/model", ""])
+def test_a_path_that_is_no_folder_is_not_asked_of_the_hub(name):
+    with pytest.raises(ModelError, match="there is no folder"):
+        locate(name)
+
+
+@pytest.mark.parametrize("device", ["meta", "privateuseone", "nonsense"])
+def test_a_device_that_cannot_compute_is_refused(device):
+    with pytest.raises(AskedError, match="cannot be used here"):
+        Pipeline.from_pretrained(None, device=device)
+
+
+def test_the_kind_of_a_model_of_the_hub_is_read_from_its_description(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(tmp_path))
+    (tmp_path / "textdiff.json").write_text('{"format": 1, "data": {"shape": [1, 8, 8]}}')
+    assert holds_images("owner/digits") and not holds_images(None)

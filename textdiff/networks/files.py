@@ -1,0 +1,109 @@
+"""Where a model's folder is, and its `textdiff.json`: one reader and one writer for models of texts and of images."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from textdiff.core.errors import ModelError
+from textdiff.networks.saving import interrupted
+
+FORMAT = 1
+DESCRIPTION = "textdiff.json"
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")  # owner/name; the oldest models of the hub have no owner
+
+
+def locate(path_or_id: str | os.PathLike[str] | None) -> tuple[Path, str]:
+    """The folder of a model, and what to call it."""
+    if path_or_id is None:
+        packaged = Path(str(resources.files("textdiff.networks"))) / "poems-zh"
+        if not packaged.is_dir():
+            raise ModelError(
+                "this installation holds no poems-zh model; install textdiff again, or name a model folder"
+            )
+        return packaged, "poems-zh"
+    name = os.fspath(path_or_id)
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder, name
+    if name and folder.exists():
+        raise ModelError(f"{name} is a file; pass the model's folder")
+    left = interrupted(folder)
+    if left is not None:
+        return left, name
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(f"there is no folder {name}; pass a model folder or the id of a model on the hub (owner/name)")
+    return _from_hub(name), name
+
+
+def _from_hub(name: str) -> Path:
+    """The model's files in the hub's ordinary cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:
+        raise ModelError(
+            f"{name} is no folder here and could not be fetched from the hub ({first_line(error).split('. ')[0]}); "
+            f"check the name and the connection, or pass a model folder"
+        ) from error
+
+
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{name}: {path.name} is missing; a model folder holds config.json, model.safetensors and a tokenizer"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{name}: {path.name} is not JSON ({error}); copy or save the model again") from error
+    except RecursionError:
+        raise ModelError(f"{name}: {path.name} is nested too deeply; copy or save the model again") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{name}: {path.name} holds no JSON object; copy or save the model again")
+    return value
+
+
+def describes_images(description: Mapping[str, Any]) -> bool:
+    """Whether a `textdiff.json` is that of a model of images."""
+    return isinstance(description.get("data"), dict)
+
+
+def holds_images(path_or_id: str | os.PathLike[str] | None) -> bool:
+    """Whether a model, a folder or an id of the hub, is one of images; ModelError where there is no model."""
+    folder, name = locate(path_or_id)
+    path = folder / DESCRIPTION
+    return path.exists() and describes_images(read_json(path, name))
+
+
+def describe(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write `textdiff.json`."""
+    text = json.dumps({"format": FORMAT} | dict(description), ensure_ascii=False, indent=2)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def check_format(description: Mapping[str, Any], name: str) -> None:
+    """ModelError for a format of another textdiff."""
+    if description.get("format") != FORMAT:
+        raise ModelError(
+            f"{name}: textdiff.json has format {description.get('format')!r}, this textdiff reads {FORMAT}; update textdiff"
+        )
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+
+
+def not_finite(name: str) -> ModelError:
+    """The error for a network whose answer is no number."""
+    return ModelError(
+        f"{name}: the network's answer is no number; its weights are damaged, or it was trained too fast: "
+        f"take an earlier checkpoint, or train again at a lower rate"
+    )
