@@ -195,12 +195,8 @@ KNOWN: dict[str, list[str]] = {
     "upward": ["samplers/ode imports networks/denoiser"],
 }
 LONG_TESTS: list[str] = [
-    "test_canvas",
-    "test_control",
     "test_embedding",
     "test_gaussian",
-    "test_images",
-    "test_pipeline",
     "test_predictors",
 ]
 

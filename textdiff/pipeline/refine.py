@@ -71,7 +71,7 @@ class Draft:
     @property
     def repeats(self) -> int:
         """Characters that stand in the poem before."""
-        return int(self.shown.sum()) - len(self.ids[self.shown].unique())
+        return int(self.shown.sum()) - len(set(self.ids[self.shown].tolist()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -254,7 +254,7 @@ def _detail(model: TextModel, one: Canvas, batch_size: int) -> Detail:
     """One text, each of its free positions masked in turn."""
     places = one.free.nonzero()[:, 0]
     nats, best, best_nats = [], [], []
-    for at in places.split(batch_size):
+    for at in (places[k : k + batch_size] for k in range(0, len(places), batch_size)):
         rows = torch.arange(len(at))
         log_q = given_the_others(model, one.ids.expand(len(at), -1), at, [one] * len(at))
         nats += (-log_q[rows, one.ids[at]]).tolist()
@@ -283,7 +283,8 @@ def given_the_others(model: TextModel, x0: Tensor, at: Tensor, canvases: Sequenc
         level = hole.double() / x0.shape[1]
         told = canvas.condition(model, canvases)
         logits = model.predictor(name)(Query(x_t, level, at=positions_of(hole), condition=told)).logits()
-    return logits.double().log_softmax(-1).cpu()
+    log_q: Tensor = logits.double().log_softmax(-1).cpu()
+    return log_q
 
 
 def nats(
