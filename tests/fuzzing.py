@@ -168,8 +168,9 @@ RECIPE = {
 def recipes(rng: random.Random, home: Home) -> Case:
     """A recipe with a wrong value, or a text that is no recipe; nothing is trained."""
     recipe: Any = copy.deepcopy(RECIPE)
-    for _ in range(rng.randint(0, 2)):
-        _mutate(rng, recipe)
+    for _ in range(rng.randint(0, 2)):  # inside a section: without one the model would be as large as is usual
+        _mutate(rng, recipe[rng.choice(list(recipe))])
+    recipe |= rng.choice([{}] * 9 + [{"x": rng.choice(VALUES)}])
     try:
         data = yaml.safe_dump(recipe, allow_unicode=True).encode(errors="surrogatepass")
     except yaml.YAMLError:

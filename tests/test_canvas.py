@@ -262,7 +262,7 @@ def test_without_opencc_the_error_tells_how_to_get_it(without_opencc):
         Pipeline(POEMS).generate(script="traditional")
     (poem,) = Pipeline(POEMS).generate(form="五绝", script="simplified")
     assert poem.text == Pipeline(POEMS).generate(form="五绝")[0].text
-    with pytest.raises(ValueError, match="script 'old' is unknown; pass one of simplified, traditional"):
+    with pytest.raises(ValueError, match="unknown script 'old'; known are simplified, traditional"):
         Pipeline(POEMS).generate(script="old")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 import torch
@@ -115,5 +116,5 @@ def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:
 
 
 def _impossible(recipe: Recipe, error: Exception) -> RecipeError:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    reason = re.sub(r"\b\w+Error: ", "", " ".join(str(error).split()))[:200]
     return RecipeError(f"model.config does not make a {recipe.model.type} ({reason}); change the keys of model.config")
