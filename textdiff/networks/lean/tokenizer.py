@@ -129,7 +129,7 @@ def read_tokenizer(folder: Path, model_type: str) -> LeanTokenizer | None:
     listed = told.pop("added_tokens_decoder", None)  # older folders; without it special_tokens_map.json counts
     if listed is None and (folder / "special_tokens_map.json").exists():
         return None
-    if any(str(added.get(int(k))) != str(AddedToken(**token)) for k, token in (listed or {}).items()):
+    if any(repr(added.get(int(k))) != repr(AddedToken(**token)) for k, token in (listed or {}).items()):
         return None
     named = {name: _content(told.pop(f"{name}_token", None)) for name in NAMED}
     special = {name: token for name, token in named.items() if token is not None}
