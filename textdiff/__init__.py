@@ -11,9 +11,12 @@ Everything that is public stands in `textdiff.__all__`.  It loads when it is fir
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from textdiff.core import moved
+
+TYPE_CHECKING = False  # so that typing is not imported
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
-from functools import partial
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from operator import attrgetter
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # typing and importlib.abc take longer to import than the rest of `import textdiff`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from types import ModuleType
+    from typing import Any
+else:
+    Loader = object
 
 FOLDERS = {  # new folder -> the modules that moved there, by their old names below textdiff
     "core": "contracts rng levels schedules predictions bridges likelihood resolve samplers.loop",
@@ -57,7 +60,7 @@ NEW_NAMES = {"law": "Law.of", "Restricted": "RestrictedPrediction", "Rhymes": "R
 EMPTY = "textdiff.predictors"  # the folder is gone, and only its modules have new names
 
 
-class OldNames(MetaPathFinder, Loader):
+class OldNames(Loader):
     """Finds the modules of `MOVED` under their old names."""
 
     def find_spec(
@@ -66,6 +69,9 @@ class OldNames(MetaPathFinder, Loader):
         known = fullname in MOVED or fullname in DIVIDED or fullname == EMPTY
         return ModuleSpec(fullname, self, is_package=True) if known else None
 
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The usual kind of module."""
+
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
         if old == EMPTY:
@@ -73,7 +79,7 @@ class OldNames(MetaPathFinder, Loader):
         if old in DIVIDED:
             news = " and ".join(DIVIDED[old])
             warnings.warn(f"{old} is now {news}; the old name goes in version 0.3", DeprecationWarning, stacklevel=2)
-            vars(module)["__getattr__"] = partial(_found, DIVIDED[old])
+            vars(module)["__getattr__"] = lambda name: _found(DIVIDED[old], name)
             return
         warnings.warn(f"{old} is now {MOVED[old]}; the old name goes in version 0.3", DeprecationWarning, stacklevel=2)
         sys.modules[old] = importlib.import_module(MOVED[old])
@@ -81,6 +87,8 @@ class OldNames(MetaPathFinder, Loader):
 
 def _found(modules: Sequence[str], name: str) -> Any:
     """The first of `modules` that has a name, perhaps under its new name, gives it."""
+    from operator import attrgetter
+
     for module in modules:
         found = importlib.import_module(module)
         if hasattr(found, NEW_NAMES.get(name, name).partition(".")[0]):
