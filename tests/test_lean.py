@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +204,28 @@ def test_the_packaged_model_says_the_same_through_both_networks():
     assert poems == [p.text for p in other.generate("五绝", **told)]
     assert [lean.generate("五绝", n=1, seed=5 + k, steps=4)[0].text for k in range(3)] == poems
     assert lean.score(poems, levels=2, repeats=1) == other.score(poems, levels=2, repeats=1)
+
+
+def modules_of(command: str) -> set[str]:
+    """The modules that a command imports in a new process."""
+    around = f"import sys; before = set(sys.modules); {command}; print(*sorted(set(sys.modules) - before))"
+    return set(
+        subprocess.run([sys.executable, "-c", around], check=True, capture_output=True, text=True).stdout.split()
+    )
+
+
+def test_a_poem_is_drawn_without_the_libraries_that_take_seconds_to_import():
+    command = "import textdiff; textdiff.Pipeline.from_pretrained().generate('五绝', steps=1)"
+    slow = {"transformers", "datasets", "accelerate", "huggingface_hub", "scipy", "pandas", "matplotlib"}
+    assert not modules_of(command) & slow
+
+
+def test_the_package_itself_imports_next_to_nothing():
+    assert not modules_of("import textdiff") & {
+        "typing",
+        "importlib.abc",
+        "importlib.resources",
+        "dataclasses",
+        "tempfile",
+        "numpy",
+    }

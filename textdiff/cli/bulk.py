@@ -17,14 +17,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
 from textdiff.core.errors import AskedError
-from textdiff.data.decoding import fault_of as wrong_in
-from textdiff.data.decoding import printable
-from textdiff.data.records import Record, read
 from textdiff.verse.names import dynasty_of
+
+if TYPE_CHECKING:
+    from textdiff.data.records import Record
 
 CHUNKS = (
     16,
@@ -33,11 +33,11 @@ CHUNKS = (
 )  # records worked on together: few at first, so that something is seen soon; then the last of them
 SHOWN = 10  # messages about wrong records that are shown one by one
 
-Work = Callable[[list[Record]], Sequence[Any]]  # the results of some records, or an AskedError
+Work = Callable[["list[Record]"], Sequence[Any]]  # the results of some records, or an AskedError
 Stream = Callable[
     [Iterator[Mapping[str, Any]]], Iterator[Any]
 ]  # gives what a call makes of each record, in their order
-Show = Callable[[Record, Any, TextIO], None]  # writes the result of a record
+Show = Callable[["Record", Any, TextIO], None]  # writes the result of a record
 
 
 def bulk_flags(p: Parser) -> None:
@@ -54,6 +54,10 @@ def bulk_flags(p: Parser) -> None:
 
 def incoming(a: argparse.Namespace) -> Iterator[Record]:
     """The texts of the command line, of --file or of stdin.  The first is read at once, so that a mistake is said early."""
+    from textdiff.data.decoding import fault_of as wrong_in
+    from textdiff.data.decoding import printable
+    from textdiff.data.records import Record
+
     if a.text and a.file:
         raise AskedError("both TEXT and --file are given; pass one of them")
     if a.rejects and a.on_error != "skip":
@@ -77,6 +81,8 @@ def incoming(a: argparse.Namespace) -> Iterator[Record]:
 
 def opened(source: Any, on_error: str = "stop") -> Iterator[Record]:
     """The records of a source, of which the first is read at once."""
+    from textdiff.data.records import read
+
     records = read(source, note=lambda line: log(f"textdiff: {line}"))
     first = next(records)
     if on_error == "stop" and first.error is not None:

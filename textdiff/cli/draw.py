@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff.cli.bulk import (
     Conditions,
@@ -41,8 +41,10 @@ from textdiff.cli.drawing import (
 )
 from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_images
 from textdiff.core.errors import AskedError
-from textdiff.data.records import Record
 from textdiff.processes import PROCESSES
+
+if TYPE_CHECKING:
+    from textdiff.data.records import Record
 
 
 def add(verbs: Any) -> None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textdiff.cli.bulk import Rejects, bulk_flags, fault_of, opened
 from textdiff.cli.common import (
@@ -24,7 +24,9 @@ from textdiff.cli.common import (
 )
 from textdiff.cli.pictures import of_images
 from textdiff.core.errors import AskedError
-from textdiff.data.records import Record, records
+
+if TYPE_CHECKING:
+    from textdiff.data.records import Record
 
 LEVELS = 8  # stratified levels of each text
 
@@ -108,6 +110,8 @@ def _check_flags(a: argparse.Namespace, kind: str) -> None:
 
 def _rows(path: str, limit: int | None) -> Iterator[Record]:
     """The records of a file; the first wrong one is an error."""
+    from textdiff.data.records import records
+
     source = sys.stdin if path == "-" else path
     return itertools.islice(records(source, note=lambda line: log(f"textdiff: {line}")), limit)
 

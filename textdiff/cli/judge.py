@@ -8,7 +8,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff.cli.bulk import Conditions, bulk_flags, forms_of, incoming, joined, results, separated, through
 from textdiff.cli.common import (
@@ -23,7 +23,9 @@ from textdiff.cli.common import (
     writing,
 )
 from textdiff.core.errors import AskedError
-from textdiff.data.records import Record
+
+if TYPE_CHECKING:
+    from textdiff.data.records import Record
 
 _PLACE = re.compile(r"\s*\d+\s*:\s*\d+\s*")
 
