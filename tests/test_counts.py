@@ -180,8 +180,8 @@ def test_other_poems_of_the_same_title_are_no_foils():
 @pytest.mark.parametrize(
     ("poems", "titles", "k", "says"),
     [
-        (POEMS[:3], TITLES[:2], 3, "pass one a poem"),
-        (POEMS, TITLES, 1, "pass one a poem"),
+        (POEMS[:3], TITLES[:2], 3, "pass one for each poem"),
+        (POEMS, TITLES, 1, "pass one for each poem"),
         (POEMS[:3], ["夜雨"] * 3, 2, "pass more poems"),
         (POEMS[:3], [None] * 3, 2, "pass more poems"),
     ],

@@ -1,13 +1,13 @@
 """How fast sampling is, against the plain loop that one would write first.
 
 All variants generate from the same randomly initialised BERT and take turns within one run, so that a busy moment of the
-machine meets each of them; a ratio is taken within a round, and its median and extremes over rounds are given.  Absolute
-times depend on the machine, and on whatever else it does.
+machine slows all of them down.  A ratio compares times of the same round; the rows have its median and its extremes over the
+rounds.  Absolute times depend on the machine and on whatever else it does.
 
-    plain        full logits under no_grad, softmax and torch.multinomial at the positions of the step, exactly t masks at
-                 each time
-    plain-edit   random replacement; full softmax over (B, L, V), the positions by multinomial in proportion to the chance
-                 that they differ, their tokens by multinomial without the one that stands there
+    plain        the mask process: full logits under no_grad, softmax and torch.multinomial at the positions of the step,
+                 exactly t masks at each time
+    plain-edit   random replacement: a full softmax over (B, L, V); multinomial picks positions in proportion to the chance
+                 that their token differs, and then tokens other than the one that stands there
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Row:
     process: str
     float32: str  # "default", or "oneDNN" for the fast path of fast_float32
     texts_per_second: float  # median over rounds
-    baseline: str  # what the ratio is to: plain or plain-edit, in the same round and by default products
+    baseline: str  # the plain loop that the ratio compares with, of the same round and with default products
     ratio: float  # median over rounds; above 1 is faster
     lowest: float
     highest: float
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed."""
+    """One variant that is to be timed."""
 
     sampler: str
     process: str
@@ -60,7 +60,7 @@ class Case:
 
 
 def float32_path() -> str:
-    """Whether products of float32 go through oneDNN here, in a sentence."""
+    """A sentence that says whether float32 products go through oneDNN on this machine."""
     if not torch.backends.mkldnn.is_available():
         return "float32 through oneDNN: not available in this build of torch"
     if fast_float32.chosen():
@@ -180,9 +180,9 @@ def sample(
     samplers: Iterable[tuple[str, str]] = OURS,
     progress: Callable[[Iterable[int]], Iterable[int]] = lambda work: work,
 ) -> list[Row]:
-    """Texts per second of `samplers`, pairs (sampler, process), and of the plain loops, by turns in one run.
+    """Texts per second of `samplers`, pairs (sampler, process), and of the plain loops; all of them take turns in one run.
 
-    Each of ours runs with the default float32 product, and, where `float32_path` finds it exact and faster, through oneDNN.
+    Our samplers run with the default float32 products, and through oneDNN as well where that is exact and faster here.
     """
     text_model = model(vocabulary, layers, width, length)
     shape = (batch, length, steps)
@@ -201,9 +201,9 @@ def sample(
     for k in progress(range(rounds + 1)):  # round 0 warms up
         for case, path in work:
             with paths[path]():
-                taken = _timed(case, k)
+                elapsed = _timed(case, k)
             if k:
-                seconds.setdefault((case.sampler, case.process, path), []).append(taken)
+                seconds.setdefault((case.sampler, case.process, path), []).append(elapsed)
     return list(_rows(work, seconds, batch))
 
 
@@ -215,15 +215,15 @@ def _timed(case: Case, seed: int) -> float:
 
 
 def _rows(work: list[tuple[Case, str]], seconds: dict[tuple[str, str, str], list[float]], batch: int) -> Iterator[Row]:
-    against = {case.baseline: seconds[case.sampler, case.process, "default"] for case, _ in work[:2]}
+    baselines = {case.baseline: seconds[case.sampler, case.process, "default"] for case, _ in work[:2]}
     for case, path in work:
-        own = seconds[case.sampler, case.process, path]
-        ratios = [b / a for a, b in zip(own, against[case.baseline], strict=True)]
+        times = seconds[case.sampler, case.process, path]
+        ratios = [b / a for a, b in zip(times, baselines[case.baseline], strict=True)]
         yield Row(
             sampler=case.sampler,
             process=case.process,
             float32=path,
-            texts_per_second=batch / median(own),
+            texts_per_second=batch / median(times),
             baseline=case.baseline,
             ratio=median(ratios),
             lowest=min(ratios),

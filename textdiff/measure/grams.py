@@ -18,12 +18,12 @@ SYMBOLS = 1 << 16  # different characters of a list of poems; four of them make 
 
 
 def codes(text: str) -> NDArray[np.uint32]:
-    """Code points."""
+    """The code points of a text, (L,)."""
     return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
 
 
 def joined(poems: Sequence[Poem]) -> str:
-    """All lines of all poems, one behind the other."""
+    """All lines of all poems as one text."""
     return "".join(line for poem in poems for line in poem)
 
 
@@ -36,7 +36,9 @@ def alphabet_of(poems: Sequence[Poem]) -> NDArray[np.uint16]:
     """A number from 1 on for each character of the poems, by code point; 0 for all others."""
     kinds = np.unique(codes(joined(poems)))
     if len(kinds) >= SYMBOLS:
-        raise AskedError(f"the poems have {len(kinds)} different characters, and fewer than {SYMBOLS} fit; pass less")
+        raise AskedError(
+            f"the poems have {len(kinds)} different characters, and fewer than {SYMBOLS} fit; pass fewer poems"
+        )
     table = np.zeros(0x110000, dtype=np.uint16)
     table[kinds] = np.arange(1, len(kinds) + 1)
     return table
@@ -45,7 +47,7 @@ def alphabet_of(poems: Sequence[Poem]) -> NDArray[np.uint16]:
 def grams_of(
     poems: Sequence[Poem], n: int, alphabet: NDArray[np.uint16], *, across: bool = False
 ) -> tuple[Integers, Integers]:
-    """All n-grams, n ≤ 4, of poem after poem as keys, and the poem of each, (M,), (M,); over line ends if `across`."""
+    """The keys of all n-grams, n ≤ 4, poem after poem, and the poem of each, (M,), (M,); `across`: also over line ends."""
     pieces = [piece for poem in poems for piece in (("".join(poem),) if across else poem)]
     owner = np.repeat(np.arange(len(poems)), [1 if across else len(poem) for poem in poems])
     symbols = alphabet[codes("".join(pieces))].astype(np.int64)
@@ -58,6 +60,6 @@ def grams_of(
 
 
 def find(table: Integers, keys: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where keys stand in a sorted table, and whether they do; the places are in range even where they do not."""
+    """The places of keys in a sorted table, and whether the table has them; the places of absent keys are in range, too."""
     place = np.minimum(np.searchsorted(table, keys), max(0, len(table) - 1))
     return place, table[place] == keys if len(table) else np.zeros(keys.shape, dtype=bool)

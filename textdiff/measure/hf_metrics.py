@@ -3,7 +3,7 @@
     from textdiff.measure.hf_metrics import PoemMetrics
     PoemMetrics().compute(predictions=generated, references=real)
 
-Needs the package `evaluate`, of the extra of that name.
+This needs the package `evaluate`, which the extra of that name brings.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from textdiff.measure import poem_report as report
 class PoemMetrics(evaluate.Metric):  # type: ignore[misc]
     """Every metric of `poem_report.ROWS`: {"qiyan-jueju/regulated": …, "qiyan-jueju/real/regulated": …}.
 
-    Predictions and references are poems as text, as many of one as of the other; their forms go by their shapes.
-    `compute` also takes `background=`, a `poem_report.Background`: without it there is no copying, parallelism and fluency.
+    Predictions and references are poems as text, equally many of both; the shape of a text decides its form.
+    `compute` also takes `background=`, a `poem_report.Background`; copying, parallelism and fluency are left out without it.
     """
 
     def __init__(self, *, keep_in_memory: bool = True, **settings: Any):
-        super().__init__(keep_in_memory=keep_in_memory, **settings)  # on disk only empty folders appear
+        super().__init__(keep_in_memory=keep_in_memory, **settings)  # on disk it would only leave empty folders
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
@@ -40,8 +40,8 @@ class PoemMetrics(evaluate.Metric):  # type: ignore[misc]
         self, predictions: Sequence[str], references: Sequence[str], background: report.Background | None = None
     ) -> dict[str, float]:
         samples, real = (report.Poems.sort({"text": text} for text in texts) for texts in (predictions, references))
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for one in report.compare(samples, real, background or report.Background()):
-            found |= {f"{one.form}/{name}": measured.value for name, measured in one.generated.items()}
-            found |= {f"{one.form}/real/{name}": measured.value for name, measured in one.real.items()}
-        return found
+            values |= {f"{one.form}/{name}": measured.value for name, measured in one.generated.items()}
+            values |= {f"{one.form}/real/{name}": measured.value for name, measured in one.real.items()}
+        return values

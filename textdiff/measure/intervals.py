@@ -1,9 +1,9 @@
-"""95 % intervals, and how a figure is written with its interval.
+"""95 % intervals, and figures with their intervals as text.
 
     share        Wilson's interval (1927), which has a width at 0 and at 1, too
     mean         the mean ± 1.96 standard errors
     jackknife    value ± t jackknife errors, for a figure that only a whole list has: groups of the list are left out in turn,
-                 and t is that of Student's law with as many degrees of freedom as there are groups, less one
+                 and t is that of Student's law, whose degrees of freedom are the number of groups less one
 
 Where there are too few values for an interval, both of its ends are None.
 """
@@ -34,14 +34,14 @@ class Interval(NamedTuple):
     high: float | None
 
     def about(self, value: float) -> Interval:
-        """The interval moved to another value, as wide as it is."""
+        """This interval, moved to another value without a change of its width."""
         if self.low is None or self.high is None:
             return Interval(value, None, None)
         return Interval(value, value - (self.value - self.low), value + (self.high - self.value))
 
 
 def share(rate: float, n: int) -> Interval:
-    """The rate of a yes-or-no over n cases."""
+    """The rate of a yes-or-no question over n cases, with Wilson's interval."""
     centre, width = rate + _Z * _Z / (2 * n), _Z * math.sqrt(rate * (1 - rate) / n + _Z * _Z / (4 * n * n))
     scale = 1 + _Z * _Z / n
     return Interval(rate, max(0.0, (centre - width) / scale), min(1.0, (centre + width) / scale))
@@ -54,7 +54,7 @@ def mean(values: ArrayLike) -> Interval:
 
 
 def groups_of(*lengths: int) -> int:
-    """How many groups of lists of these lengths are left out in turn: a group has two values or more, or there is none."""
+    """The number of groups that the jackknife leaves out of lists of these lengths; each group has two values or more."""
     return min(GROUPS, *(length // 2 for length in lengths))
 
 
@@ -70,7 +70,7 @@ def _within(value: float, reach: float | None) -> Interval:
     return Interval(value, None, None) if reach is None else Interval(value, value - reach, value + reach)
 
 
-def written(one: Interval, digits: int = 3) -> str:
+def written(figure: Interval, digits: int = 3) -> str:
     """The value and its interval: "0.500 [0.404, 0.596]"."""
-    ends = "" if one.low is None else f" [{one.low:.{digits}f}, {one.high:.{digits}f}]"
-    return f"{one.value:.{digits}f}{ends}"
+    ends = "" if figure.low is None else f" [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
+    return f"{figure.value:.{digits}f}{ends}"

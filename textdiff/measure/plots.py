@@ -1,7 +1,7 @@
-"""The door to matplotlib: whatever is drawn as a plot comes through here.
+"""The one place that imports matplotlib: every plot is made and saved here.
 
-Only matplotlib's objects are used, a figure on a canvas that needs no display, so that the backend and the state of `pyplot`
-stay as the caller has them.
+We use only matplotlib's objects, a figure on a canvas that needs no display, so that the backend and the state of `pyplot`
+stay as the caller left them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_picture(path: str | Path | None) -> bool:
 def check(path: str | Path) -> None:
     """An AskedError where no plot can be written to `path`; call it before the work that the plot is to show."""
     if not is_picture(path) or not Path(path).resolve().parent.is_dir():
-        raise AskedError(f"cannot plot to {str(path)!r}; name a file in a folder that is there, ending in {PICTURES}")
+        raise AskedError(f"cannot plot to {str(path)!r}; name a file in an existing folder, ending in {PICTURES}")
     _matplotlib()
 
 
@@ -38,7 +38,7 @@ def _matplotlib() -> tuple[Any, Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise AskedError("a plot needs matplotlib, which is not here; pip install 'textdiff[plot]'") from None
+        raise AskedError("a plot needs matplotlib, which is missing; pip install 'textdiff[plot]'") from None
     return Figure, FigureCanvasAgg
 
 
@@ -50,15 +50,15 @@ def figure(width: float, height: float) -> Any:
     return empty
 
 
-def save(drawn: Any, path: str | Path, dpi: int = 100) -> None:
-    """The figure as a file, without the date and the version of the program in it."""
+def save(figure: Any, path: str | Path, dpi: int = 100) -> None:
+    """Write the figure to a file that holds neither the date nor the version of the program."""
     check(path)
-    drawn.savefig(path, dpi=dpi, metadata=_STAMPS[Path(path).suffix.lower()])
+    figure.savefig(path, dpi=dpi, metadata=_STAMPS[Path(path).suffix.lower()])
 
 
 def reach(intervals: Iterable[Interval]) -> list[list[float]]:
-    """How far intervals go below and above their values, as matplotlib's error bars want it; 0 where that is unknown."""
-    found = list(intervals)
-    below = [0.0 if one.low is None else max(0.0, one.value - one.low) for one in found]
-    above = [0.0 if one.high is None else max(0.0, one.high - one.value) for one in found]
+    """How far intervals reach below and above their values, for matplotlib's error bars; 0 where that is unknown."""
+    rows = list(intervals)
+    below = [0.0 if row.low is None else max(0.0, row.value - row.low) for row in rows]
+    above = [0.0 if row.high is None else max(0.0, row.high - row.value) for row in rows]
     return [below, above]
