@@ -29,7 +29,7 @@ def is_picture(path: str | Path | None) -> bool:
 def check(path: str | Path) -> None:
     """An AskedError where no plot can be written to `path`; call it before the work that the plot is to show."""
     if not is_picture(path) or not Path(path).resolve().parent.is_dir():
-        raise AskedError(f"cannot plot to {str(path)!r}; name a file in an existing folder, ending in {PICTURES}")
+        raise AskedError(f"cannot plot to {str(path)!r}; name a file in a folder that is there, ending in {PICTURES}")
     _matplotlib()
 
 

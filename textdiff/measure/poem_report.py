@@ -1,14 +1,14 @@
 """Generated poems beside real ones: every metric of `poems` for both, with intervals, as a table, JSON and a picture.
 
-The intervals (`intervals`) are over poems:
+The intervals (`intervals`) treat poems as independent draws:
 
-    a yes or no for each poem           Wilson's
-    another number for each poem        the mean's
-    a number of the whole list          the jackknife's
+    a metric that is yes or no for each poem          Wilson's interval
+    a metric that is a number for each poem           the interval of the mean
+    a metric that only a whole list of poems has      the interval of the jackknife
 
-Numbers of the whole list are taken over the first n poems of either side, n = 500 or as many as both have, since they depend
-on n; a bootstrap would not do, because poems drawn twice make a list less diverse.  Malformed poems count in `format` and
-nowhere else.
+The metrics of a whole list depend on the number of poems, so we take them over the first n poems of either side, where n is
+500, or less if one side has less.  A bootstrap would be wrong here, because a list that holds a poem twice is less diverse.
+Malformed poems count in `format` and nowhere else.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from textdiff.measure.intervals import Interval
 from textdiff.measure.poems import Association, Train
 from textdiff.verse.forms import FORMS, Form, get_form, guess_form
 
-FIRST = 500  # poems that the numbers of a whole list are taken over
-ALARM = 2.0  # times the real rate of copying
+FIRST = 500  # poems over which the metrics of a whole list are taken
+ALARM = 2.0  # times the rate at which real poems copy; above it the report warns
 
 
 # -- what is read ---------------------------------------------------------------------------------------------------------
@@ -38,22 +38,22 @@ ALARM = 2.0  # times the real rate of copying
 
 @dataclass(frozen=True)
 class Poems:
-    """The poems of a file by form, and how many had none: {"wuyan-jueju": [poem, …]}, malformed ones by form."""
+    """The poems of a file by form: {"wuyan-jueju": [poem, …]}, the numbers of malformed ones, and of texts without a form."""
 
     whole: dict[str, list[Poem]]
     malformed: dict[str, int]
-    formless: int = 0  # no form told, and the shape of none
+    formless: int = 0  # texts that name no form and have the shape of none
 
     @classmethod
     def sort(cls, records: Iterable[Mapping[str, Any]]) -> Poems:
-        """From records with "text" and perhaps "form".  If all others are of one form, a formless text is of it, too."""
+        """Sorts records with a "text" and perhaps a "form".  If all others have one form, a formless text is malformed there."""
         whole: dict[str, list[Poem]] = {}
         malformed: dict[str, int] = {}
         formless = 0
         for record in records:
             text = record["text"] if isinstance(record["text"], str) else ""
-            told = record.get("form")
-            form = FORMS.get(told) or get_form(told) if told else guess_form(text)
+            name = record.get("form")
+            form = FORMS.get(name) or get_form(name) if name else guess_form(text)
             if form is None:
                 formless += 1
             elif (poem := _poem(text, form)) is None:
@@ -74,7 +74,7 @@ class Poems:
 
 def _poem(text: str, form: Form) -> Poem | None:
     poem = tuple(text.split("\n"))
-    if metrics.well_formed([poem], form)[0]:  # as data files have it, and much faster
+    if metrics.well_formed([poem], form)[0]:  # data files have poems in this shape, and this test is much faster
         return poem
     try:
         poem = tuple(form.split(text))
@@ -85,7 +85,7 @@ def _poem(text: str, form: Form) -> Poem | None:
 
 @dataclass(frozen=True)
 class Background:
-    """What generated and real poems are both held against; each part may be missing, and its rows with it."""
+    """What generated and real poems are both compared with.  Each part may be missing; the rows that need it are left out then."""
 
     train: Train | None = None
     association: Association | None = None
@@ -96,7 +96,7 @@ class Background:
     def of(
         cls, train: Sequence[Poem] | None = None, validation: Mapping[str, Sequence[Poem]] | None = None
     ) -> Background:
-        """From the train poems of all forms, and the validation poems by form."""
+        """Learns from the train poems of all forms; `validation` are the validation poems by form."""
         if not train:
             return cls(validation=validation or {})
         return cls(Train.index(train), Association.learn(train), KneserNey.fit(train), validation or {})
@@ -106,11 +106,11 @@ class Background:
 
 
 class Row(NamedTuple):
-    """A metric: its values from poems, what is known besides and the poems that foils come from; None where it has none."""
+    """A metric: `of(poems, background, others)` gives its values, or None where it cannot be had; foils come from `others`."""
 
     name: str
     of: Callable[[Sequence[Poem], Background, Sequence[Poem]], Values | float | None]
-    first: bool = False  # only on lists of equal length
+    first: bool = False  # whether it needs lists of equal length, and so the first n poems only
 
 
 def _alone(name: str, of: Callable[..., Values | float], *more: Any, first: bool = False) -> Row:
@@ -118,21 +118,23 @@ def _alone(name: str, of: Callable[..., Values | float], *more: Any, first: bool
 
 
 def _copied(name: str, of: Callable[[Sequence[Poem], Train], Values]) -> Row:
-    return Row(name, lambda poems, known, others: None if known.train is None else of(poems, known.train))
+    return Row(
+        name, lambda poems, background, others: None if background.train is None else of(poems, background.train)
+    )
 
 
-def _parallel(poems: Sequence[Poem], known: Background, others: Sequence[Poem]) -> Values | None:
-    if known.association is None or len(poems[0]) != 8 or len(set(others)) < 2:
+def _parallel(poems: Sequence[Poem], background: Background, others: Sequence[Poem]) -> Values | None:
+    if background.association is None or len(poems[0]) != 8 or len(set(others)) < 2:
         return None
-    return metrics.parallel_accuracy(poems, known.association, others)
+    return metrics.parallel_accuracy(poems, background.association, others)
 
 
-def _js(poems: Sequence[Poem], known: Background, others: Sequence[Poem]) -> float | None:
-    return metrics.js_unigram(poems, others) if known.validation else None
+def _js(poems: Sequence[Poem], background: Background, others: Sequence[Poem]) -> float | None:
+    return metrics.js_unigram(poems, others) if background.validation else None
 
 
-def _fluency(poems: Sequence[Poem], known: Background, others: Sequence[Poem]) -> Values | None:
-    return None if known.model is None else metrics.fluency(poems, known.model)
+def _fluency(poems: Sequence[Poem], background: Background, others: Sequence[Poem]) -> Values | None:
+    return None if background.model is None else metrics.fluency(poems, background.model)
 
 
 ROWS = (
@@ -169,7 +171,7 @@ NATS = {"entropy", "js_unigram", "fluency"}
 
 
 class Measured(NamedTuple):
-    """A value, its 95 % interval (None where there is none) and the number of poems behind it."""
+    """A value, its 95 % interval (None where there is none) and the number of poems that it comes from."""
 
     value: float
     low: float | None
@@ -184,8 +186,8 @@ class Measured(NamedTuple):
 def measure(
     poems: Sequence[Poem], background: Background, others: Sequence[Poem], *, first: int = FIRST
 ) -> dict[str, Measured]:
-    """Every row that can be had for well-formed poems of one form; `first` of them for those of a whole list."""
-    found: dict[str, Measured] = {}
+    """Every metric that can be had of well-formed poems of one form; those of a whole list take the first `first` poems."""
+    measures: dict[str, Measured] = {}
     for row in ROWS if poems else ():
         part = poems[:first] if row.first else poems
         if row.first and len(part) < (2 if row.name.startswith("self_bleu") else 1):
@@ -194,10 +196,10 @@ def measure(
         if values is None:
             continue
         if row.first:
-            found[row.name] = _jackknife(lambda some, row=row: row.of(some, background, others), part)  # type: ignore[misc]
+            measures[row.name] = _jackknife(lambda some, row=row: row.of(some, background, others), part)  # type: ignore[misc]
         else:
-            found[row.name] = _mean(np.asarray(values), rate=row.name in RATES)
-    return found
+            measures[row.name] = _mean(np.asarray(values), rate=row.name in RATES)
+    return measures
 
 
 def _mean(values: Values, rate: bool) -> Measured:
@@ -206,7 +208,7 @@ def _mean(values: Values, rate: bool) -> Measured:
 
 
 def _jackknife(of: Callable[[Sequence[Poem]], Values | float], poems: Sequence[Poem]) -> Measured:
-    """Of G groups, group k is every G-th poem from k on."""
+    """The jackknife over groups: of G groups, group k holds every G-th poem from k on."""
 
     def value(some: Sequence[Poem]) -> float:
         return float(np.mean(of(some)))
@@ -221,37 +223,37 @@ def _jackknife(of: Callable[[Sequence[Poem]], Values | float], poems: Sequence[P
 
 @dataclass(frozen=True)
 class Comparison:
-    """One form: each metric of the generated and of the real poems, and what to be alarmed by."""
+    """The generated and the real poems of one form: every metric of either side."""
 
     form: str
     generated: dict[str, Measured]
     real: dict[str, Measured]
-    first: int  # poems behind the numbers of a whole list, on either side
+    first: int  # poems of either side over which the metrics of a whole list are taken
 
     def alarms(self) -> list[str]:
-        """Copying at more than twice the real rate, and any near copy."""
-        found = []
+        """Warnings about copies at more than twice the rate of real poems, and about every near copy."""
+        warnings = []
         for name in ("copied_lines", "copied_4grams"):
             if name in self.generated and name in self.real:
                 ours, theirs = self.generated[name].value, self.real[name].value
                 if ours > ALARM * theirs:
-                    found.append(
+                    warnings.append(
                         f"{self.form}: {name} is {ours:.3f}, more than twice that of real poems ({theirs:.3f})"
                     )
         if "near_copies" in self.generated and (near := self.generated["near_copies"]).value:
             copies = round(near.value * near.n)
             whole = round(self.generated["exact"].value * near.n)
-            found.append(
+            warnings.append(
                 f"{self.form}: {copies} of {near.n} poems are near copies of a train poem ({metrics.NEAR:.0%} of the "
                 f"4-grams or more), {whole} of them word for word"
             )
-        return found
+        return warnings
 
 
 def compare(samples: Poems, reference: Poems, background: Background) -> list[Comparison]:
-    """Each form that samples and reference both have; foils and characters of js_unigram are the validation poems'.
+    """The comparisons of the forms that samples and reference share; foils and the characters of js_unigram come from validation.
 
-    Without validation poems the foils are the reference poems, and js_unigram is left out.
+    Without validation poems the foils come from the reference poems, and js_unigram is left out.
     """
     shared = [name for name in FORMS if {name} <= {*samples.whole, *samples.malformed} and reference.of(name)]
     if not shared:
@@ -261,7 +263,7 @@ def compare(samples: Poems, reference: Poems, background: Background) -> list[Co
         )
     if background.validation and (absent := [name for name in shared if not background.validation.get(name)]):
         raise AskedError(f"validation has no poems of {', '.join(absent)}; pass some, or leave --validation out")
-    found = []
+    comparisons = []
     for name in shared:
         others = background.validation.get(name) or reference.of(name)
         first = min(FIRST, len(samples.of(name)), len(reference.of(name)))
@@ -269,8 +271,8 @@ def compare(samples: Poems, reference: Poems, background: Background) -> list[Co
             _format(side, name) | measure(side.of(name), background, others, first=first)
             for side in (samples, reference)
         )
-        found.append(Comparison(name, generated, real, first))
-    return found
+        comparisons.append(Comparison(name, generated, real, first))
+    return comparisons
 
 
 def _format(side: Poems, form: str) -> dict[str, Measured]:
@@ -280,13 +282,13 @@ def _format(side: Poems, form: str) -> dict[str, Measured]:
 
 
 def alarms(comparisons: Sequence[Comparison], samples: Poems) -> list[str]:
-    """All alarms, and samples that no form could be found for."""
-    found = [alarm for one in comparisons for alarm in one.alarms()]
+    """The warnings of all forms, and those about samples that no form or no reference poem fits."""
+    warnings = [alarm for one in comparisons for alarm in one.alarms()]
     if samples.formless:
-        found.append(f"{samples.formless} samples have the shape of no form and name none; they are left out")
+        warnings.append(f"{samples.formless} samples have the shape of no form and name none; they are left out")
     if left := sorted({*samples.whole, *samples.malformed} - {one.form for one in comparisons}):
-        found.append(f"no reference poem has the form of the samples of {', '.join(left)}; they are left out")
-    return found
+        warnings.append(f"no reference poem has the form of the samples of {', '.join(left)}; they are left out")
+    return warnings
 
 
 def as_json(comparisons: Sequence[Comparison], samples: Poems) -> dict[str, Any]:
@@ -309,7 +311,7 @@ def as_json(comparisons: Sequence[Comparison], samples: Poems) -> dict[str, Any]
 
 
 def table(one: Comparison) -> str:
-    """The comparison for reading: a row a metric, value and interval of either side."""
+    """The comparison as text: a line for each metric, with the value and the interval of either side."""
     ours, theirs = one.generated["format"].n, one.real["format"].n
     title = f"{one.form}: {ours} generated, {theirs} real; * over the first {one.first} of each; 95 % intervals"
     starred = {row.name for row in ROWS if row.first}
@@ -321,7 +323,7 @@ def table(one: Comparison) -> str:
 
 
 def plot(comparisons: Sequence[Comparison], path: str | Path) -> None:
-    """The comparison as a picture: a column of panels a form, shares above, nats below; needs matplotlib."""
+    """Draws the comparison into a file: a column for each form, shares above nats; needs matplotlib."""
     plots.check(path)
     names = [[row for row in ("format", *(r.name for r in ROWS)) if (row in NATS) is nats] for nats in (False, True)]
     shown = [[n for n in part if any(n in one.real for one in comparisons)] for part in names]

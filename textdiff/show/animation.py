@@ -1,7 +1,7 @@
 """A trace of texts as a moving picture in one file: HTML with a slider, SVG that any browser or README shows, GIF.
 
-The texts stand side by side and run at the same time, whatever batches they were drawn in.  Behind the states of the trace
-comes one more, which shows the end without a mark.
+The texts stand side by side and change at the same time, even if they were drawn in several batches.  After the states of the
+trace the picture has one more, which shows the finished texts without marks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from textdiff.show.pictures import (
 )
 from textdiff.show.trace import HOLE, Shot, Trace
 
-LINE = 40  # pixels a line
+LINE = 40  # pixels from line to line
 HOT, HOLLOW, INK = "#ffd34d", "#e9e6dc", "#222222"
 
 Place = tuple[int, int, int]  # row, column, columns wide
@@ -42,7 +42,7 @@ Place = tuple[int, int, int]  # row, column, columns wide
 
 @dataclass(frozen=True)
 class Cel:
-    """One text at one time: what stands at each place, and whether it has just come."""
+    """One text at one time: the sign at each place, and whether it is new."""
 
     signs: Mapping[Place, tuple[str, bool]]
     level: float
@@ -50,7 +50,7 @@ class Cel:
 
 
 def cels(trace: Trace) -> list[list[Cel]]:
-    """Of each text its cels, all equally many: a text that is done earlier waits."""
+    """The cels of each text, equally many for all: a text that is finished early repeats its last one."""
     courses = trace.films()
     if not courses:
         raise films.nothing_to_show()
@@ -58,14 +58,14 @@ def cels(trace: Trace) -> list[list[Cel]]:
     result = []
     for film in courses.values():
         text, _, level, forwards = film[-1]
-        ended = [_cel(text, (), level, forwards)] * (length + 1 - len(film))
-        result.append([_cel(*state) for state in film] + ended)
+        waiting = [_cel(text, (), level, forwards)] * (length + 1 - len(film))
+        result.append([_cel(*state) for state in film] + waiting)
     return result
 
 
 def _cel(text: str, new: Sequence[int], level: float, forwards: int) -> Cel:
     fresh, wide = set(new), any(cell_len(character) == 2 for character in text)
-    widened = ["口" if character == HOLE and wide else character for character in text]  # takes two columns
+    widened = ["口" if character == HOLE and wide else character for character in text]  # a sign of two columns
     signs = {
         place: (character, k in fresh)
         for k, (character, place) in enumerate(zip(text, grid(widened), strict=True))
@@ -78,14 +78,14 @@ def first(trace: Trace, n: int) -> Trace:
     """The trace of the first n texts alone."""
     if n < 1:
         raise AskedError(f"n is {n}; it must be at least 1")
-    kept = []
+    shots = []
     for shot in trace.shots:
         at = [k for k, row in enumerate(shot.rows) if row < n]
         texts, changed = tuple(shot.texts[k] for k in at), tuple(shot.changed[k] for k in at)
         rows, forwards = tuple(shot.rows[k] for k in at), tuple(shot.forwards[k] for k in at)
         if at:
-            kept.append(Shot(rows, texts, shot.level, forwards, changed))
-    return Trace(trace.header, tuple(kept))
+            shots.append(Shot(rows, texts, shot.level, forwards, changed))
+    return Trace(trace.header, tuple(shots))
 
 
 # -- HTML -----------------------------------------------------------------------------------------------------------------
@@ -93,16 +93,16 @@ def first(trace: Trace, n: int) -> Trace:
 
 def html(trace: Trace, delay: float = 0.25) -> str:
     """A page with the trace in it, a play button and a slider."""
-    cels(trace)  # says what is wrong with it
+    cels(trace)  # raises an error for a trace that cannot be shown
     return films.page(trace, delay)
 
 
-# -- drawn ----------------------------------------------------------------------------------------------------------------
+# -- shapes ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where the texts stand, and how large the whole is."""
+    """The left upper corners of the texts, the size of a text, and the size of the picture."""
 
     corners: list[tuple[float, float]]
     text_width: float
@@ -139,7 +139,7 @@ def _bar(stage: Stage, corner: tuple[float, float], level: float) -> Iterator[Bo
 
 
 def scenes(trace: Trace) -> Iterator[Scene]:
-    """The picture at every time."""
+    """The pictures, one for each time."""
     acts = cels(trace)
     stage = _stage(acts)
     for time in range(len(acts[0])):
@@ -148,15 +148,15 @@ def scenes(trace: Trace) -> Iterator[Scene]:
             for place, (sign, hot) in film[time].signs.items():
                 shapes += _sign(place, sign, corner, hot)
             shapes += _bar(stage, corner, film[time].level)
-            spent = f"{film[time].forwards} forwards"
+            cost = f"{film[time].forwards} forwards"
             shapes.append(
-                Label(MARGIN + corner[0], MARGIN + corner[1] + stage.text_height + 20, spent, 11, GREY, left=True)
+                Label(MARGIN + corner[0], MARGIN + corner[1] + stage.text_height + 20, cost, 11, GREY, left=True)
             )
         yield Scene(stage.width, stage.height, tuple(shapes))
 
 
 def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
-    """One frame for each state and one for the end; `font` as in `pictures.find_font`."""
+    """A GIF with a frame for each state and one for the end; `font` is that of `pictures.find_font`."""
     acts = cels(trace)
     times, stage = Clock(len(acts[0]), delay).times, _stage(acts)
     films.fits_gif(stage.width, stage.height, times)
@@ -173,7 +173,7 @@ def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
 
 
 def svg(trace: Trace, delay: float = 0.25) -> str:
-    """Every sign is an element that is visible for its time; a viewer that moves nothing shows the finished texts."""
+    """Every sign is an element with a time in which it is visible; a viewer without animation shows the finished texts."""
     acts = cels(trace)
     clock = Clock(len(acts[0]), delay)
     stage = _stage(acts)
@@ -184,22 +184,22 @@ def svg(trace: Trace, delay: float = 0.25) -> str:
                 hot = [time for time in range(begin, stop) if sign and film[time].signs[place][1]]
                 for time in hot:
                     box, _ = _sign(place, sign, corner, hot=True)
-                    lines.append(_seen(box, clock, time, time + 1))
-                lines += [_seen(shape, clock, begin, stop) for shape in (_sign(place, sign, corner) if sign else ())]
+                    lines.append(_visible(box, clock, time, time + 1))
+                lines += [_visible(shape, clock, begin, stop) for shape in (_sign(place, sign, corner) if sign else ())]
         for level, begin, stop in _runs([cel.level for cel in film]):
-            lines += [_seen(box, clock, begin, stop) for box in _bar(stage, corner, level)]
-        for spent, begin, stop in _runs([cel.forwards for cel in film]):
+            lines += [_visible(box, clock, begin, stop) for box in _bar(stage, corner, level)]
+        for cost, begin, stop in _runs([cel.forwards for cel in film]):
             x, y = MARGIN + corner[0], MARGIN + corner[1] + stage.text_height + 20
-            lines.append(_seen(Label(x, y, f"{spent} forwards", 11, GREY, left=True), clock, begin, stop))
+            lines.append(_visible(Label(x, y, f"{cost} forwards", 11, GREY, left=True), clock, begin, stop))
     return "\n".join([*lines, "</svg>\n"])
 
 
-def _seen(shape: Box | Label, clock: Clock, begin: int, stop: int) -> str:
+def _visible(shape: Box | Label, clock: Clock, begin: int, stop: int) -> str:
     return svg_shape(shape, *clock.visible(begin, stop))
 
 
 def _runs(values: Sequence[Any]) -> Iterator[tuple[Any, int, int]]:
-    """(value, begin, end) of every stretch of equal values."""
+    """(value, begin, stop) of every stretch of equal values."""
     begin = 0
     for value, stretch in itertools.groupby(values):
         stop = begin + len(list(stretch))

@@ -1,6 +1,6 @@
-"""What moving pictures of texts and of images share: the clock, the page, and how frames become a GIF.
+"""The parts that moving pictures of texts and of images share: the clock, the page, and the writer of GIFs.
 
-Time is counted in states.  Each state stands for `delay` seconds, the last one for REST.
+We count time in states.  The picture shows each state for `delay` seconds, and the last one for REST seconds.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from textdiff.core.errors import AskedError
 from textdiff.show.trace import HOLE, Trace
 
-REST = 2.0  # seconds that the end stands
+REST = 2.0  # seconds for which the last state is shown
 KINDS = ("html", "svg", "gif")
-LARGEST = 65535  # pixels of a GIF's side, by its format
-AREA = 1 << 28  # pixels of all frames of a GIF together: what Pillow holds in memory at a time
+LARGEST = 65535  # pixels that the format of a GIF allows for a side
+AREA = 1 << 28  # pixels that all frames of a GIF may have together, since Pillow has all of them in memory at once
 
 
 @dataclass(frozen=True)
 class Clock:
-    """`times` states, `delay` seconds each but the last."""
+    """A clock of `times` states; each but the last lasts `delay` seconds."""
 
     times: int
     delay: float
@@ -37,13 +37,13 @@ class Clock:
         return (self.times - 1) * self.delay + REST
 
     def share(self, time: int) -> float:
-        """When a state begins, as a share of the whole."""
+        """When a state begins, as a share of the whole time."""
         return time * self.delay / self.seconds
 
     def visible(self, begin: int, stop: int) -> tuple[str, str]:
-        """What makes an element of SVG visible from state `begin` until before state `stop`: an element in it, an attribute.
+        """An inner element and an attribute that make an SVG element visible from state `begin` until before state `stop`.
 
-        A viewer that moves nothing shows what is visible at the end.
+        A viewer without animation shows the elements that are visible at the end.
         """
         ends = stop == self.times
         if begin == 0 and ends:
@@ -69,18 +69,20 @@ def page(trace: Trace, delay: float) -> str:
 
 
 def _inert(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot close the script element around it."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode()
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise AskedError(f"the header of the trace cannot stand on a page ({reason}); record it anew") from None
+        raise AskedError(
+            f"the header of the trace cannot be put on a page ({reason}); record the trace again"
+        ) from None
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def fits_gif(width: float, height: float, frames: int) -> None:
-    """An AskedError if so many frames of this size are more than a GIF, or the memory, can take."""
+    """Raise an AskedError if so many frames of this size do not fit into a GIF or into memory."""
     if max(width, height) > LARGEST or width * height * frames > AREA:
         raise AskedError(
             f"the trace makes {frames} frames of {width:.0f} by {height:.0f} pixels, which is too much for a GIF; "
@@ -89,7 +91,7 @@ def fits_gif(width: float, height: float, frames: int) -> None:
 
 
 def gif(frames: Sequence[Any], delay: float) -> bytes:
-    """Pillow images as a GIF that is repeated for ever, the last one standing longer."""
+    """Pillow images as a GIF that repeats for ever and shows the last image longer."""
     stream = io.BytesIO()
     times = [round(1000 * Clock(len(frames), delay).delay)] * (len(frames) - 1) + [round(1000 * REST)]
     frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1)
@@ -97,4 +99,5 @@ def gif(frames: Sequence[Any], delay: float) -> bytes:
 
 
 def nothing_to_show() -> AskedError:
-    return AskedError("the trace has a header, but no states to show; record it anew")
+    """The error for a trace without states."""
+    return AskedError("the trace has a header, but no states to show; record it again")

@@ -1,6 +1,7 @@
-"""How likely each character of a text is, as pieces of the text, colours and a table.
+"""How likely each character of a text is, as coloured pieces of the text and as a table.
 
-Nats run from 0 (certain) to TOP (one in 22,026) and are cut off there, so that one colour means the same in every picture.
+The colours run from 0 nats (certain) to TOP nats (one in 22,026), and anything above has the colour of TOP, so that a colour
+means the same in every picture.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from rich.cells import set_cell_size
 from textdiff.verse.forms import get_form, split_at_punctuation
 
 TOP = 10  # nats
-COLOURS = ((250, 249, 240), (254, 224, 144), (253, 157, 72), (214, 57, 44), (103, 0, 46))  # evenly from 0 to TOP
+COLOURS = ((250, 249, 240), (254, 224, 144), (253, 157, 72), (214, 57, 44), (103, 0, 46))  # at even steps from 0 to TOP
 
 
 class Detailed(Protocol):
-    """What is read of a `pipeline.Detail`."""
+    """The part of a `pipeline.Detail` that this module reads."""
 
     @property
     def text(self) -> str: ...
@@ -34,49 +35,49 @@ class Detailed(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """A character (token) with its nats, or what stands between them."""
+    """A character (token) with its nats, or the text between two characters, without nats."""
 
     text: str
     nats: float | None = None
-    best: str = ""  # the likeliest one there
+    best: str = ""  # the likeliest character at this place
 
 
 def pieces(detail: Detailed) -> list[Piece]:
-    """The text cut at its characters (tokens): joined again they are the text.
+    """The text, cut into its characters (tokens) and what stands between them; the pieces joined are the text.
 
-    Where a tokenizer's tokens cannot be found in the text they are listed themselves, with spaces between them.
+    Where the text does not contain the tokens as they are written, the pieces are the tokens with spaces between them.
     """
-    places = _characters(detail) or _tokens(detail)
+    places = _character_places(detail) or _token_places(detail)
     if places is None:
-        named = zip(detail.characters, detail.nats, detail.best, strict=True)
-        return [piece for c, nats, best in named for piece in (Piece(c, nats, best), Piece(" "))][:-1]
-    result, done = [], 0
+        tokens = zip(detail.characters, detail.nats, detail.best, strict=True)
+        return [piece for c, nats, best in tokens for piece in (Piece(c, nats, best), Piece(" "))][:-1]
+    result, end = [], 0
     for (begin, stop), nats, best in zip(places, detail.nats, detail.best, strict=True):
-        if done < begin:
-            result.append(Piece(detail.text[done:begin]))
+        if end < begin:
+            result.append(Piece(detail.text[end:begin]))
         result.append(Piece(detail.text[begin:stop], nats, best))
-        done = stop
-    return result + ([Piece(detail.text[done:])] if done < len(detail.text) else [])
+        end = stop
+    return result + ([Piece(detail.text[end:])] if end < len(detail.text) else [])
 
 
-def _characters(detail: Detailed) -> list[tuple[int, int]] | None:
-    """The characters of a poem, whose tokens they are."""
+def _character_places(detail: Detailed) -> list[tuple[int, int]] | None:
+    """The places of the characters of a poem, each of which is a token; None for other texts."""
     if detail.form is None:
         return None
     places = [(k, k + 1) for k, c in enumerate(detail.text) if split_at_punctuation(c) == [c]]
     return places if len(places) == len(detail.nats) else None
 
 
-def _tokens(detail: Detailed) -> list[tuple[int, int]] | None:
-    """The tokens of running text, found one after the other with no more than white space between them."""
+def _token_places(detail: Detailed) -> list[tuple[int, int]] | None:
+    """The places of the tokens in running text, if only white space stands between them; None otherwise."""
     text = detail.text.lower() if len(detail.text.lower()) == len(detail.text) else detail.text
-    places, done = [], 0
+    places, end = [], 0
     for token in detail.characters:
         for name in (token, token.removeprefix("##"), token.lstrip("Ġ▁")):
-            begin = text.find(name.lower(), done) if name else -1
-            if begin >= 0 and not text[done:begin].strip():
+            begin = text.find(name.lower(), end) if name else -1
+            if begin >= 0 and not text[end:begin].strip():
                 places.append((begin, begin + len(name)))
-                done = begin + len(name)
+                end = begin + len(name)
                 break
         else:
             return None
@@ -102,7 +103,7 @@ def _rgb(nats: float) -> tuple[int, ...]:
 
 
 def table(detail: Detailed) -> Iterator[str]:
-    """The lines of a table: line and place in it, character, nats, and the likeliest character there."""
+    """The lines of a table: line, place in the line, nats, character, and the likeliest character at that place."""
     yield "line  place    nats  character  likeliest"
     width = get_form(detail.form).width if detail.form is not None else None
     number, place = 1, 0
@@ -114,10 +115,10 @@ def table(detail: Detailed) -> Iterator[str]:
         if place == width:
             number, place = number + 1, 0
         place += 1
-        yield f"{number:4}  {place:5}  {piece.nats:6.2f}  {set_cell_size(_shown(piece.text), 9)}  {_shown(piece.best)}"
+        yield f"{number:4}  {place:5}  {piece.nats:6.2f}  {set_cell_size(_visible(piece.text), 9)}  {_visible(piece.best)}"
         if width is None and piece.text == "\n":
             number, place = number + 1, 0
 
 
-def _shown(text: str) -> str:
+def _visible(text: str) -> str:
     return text.replace(" ", "␣") if text.isprintable() else repr(text)[1:-1]

@@ -1,7 +1,7 @@
 """Pictures of texts as boxes and labels, written as SVG or drawn by Pillow: the heat map of a detailed score.
 
-A text stands on a grid: a column is UNIT pixels wide, a Chinese character takes two.  SVG names no font file and loads
-nothing; for pixels a font with the characters is needed, from the system or a file.
+A text stands on a grid, whose columns are UNIT pixels wide; a Chinese character takes two columns.  An SVG file names no font
+file and loads nothing; a picture of pixels needs a font with the characters, from the system or from a file.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from xml.sax.saxutils import escape, quoteattr
 from rich.cells import cell_len
 
 from textdiff.core.errors import AskedError
-from textdiff.show.heat import TOP, Detailed, colour, ink, pieces
+from textdiff.show.heat import TOP, Detailed, Piece, colour, ink, pieces
 
-UNIT = 16  # pixels a column
-ROW = 48  # pixels a line
-SIZE = 27  # of a character
+UNIT = 16  # pixels of a column
+ROW = 48  # pixels of a line
+SIZE = 27  # pixels of a character
 MARGIN = 24
-WRAP = 56  # columns, where a line is broken
+WRAP = 56  # columns after which a line is broken
 ACROSS = 1100  # pixels that texts side by side may take
 PAPER, INK, GREY = "#fdfcf8", "#222222", "#8a8780"
 FAMILY = (
@@ -34,7 +34,7 @@ FAMILY = (
 
 @dataclass(frozen=True)
 class Box:
-    """A filled rectangle with corners of radius `round`, and what a browser says of it."""
+    """A filled rectangle with corners of radius `round`, and the `title` that a browser shows when the mouse is on it."""
 
     x: float
     y: float
@@ -70,7 +70,7 @@ class Scene:
 
 
 def grid(texts: Iterable[str]) -> Iterator[tuple[int, int, int]]:
-    """Of each piece of a text: row, column, columns wide.  A piece that is a line break takes none."""
+    """The row, the column and the width in columns of each piece of a text; a line break is 0 columns wide."""
     row = column = 0
     for text in texts:
         wide = max(cell_len(text), 1)
@@ -85,7 +85,7 @@ def grid(texts: Iterable[str]) -> Iterator[tuple[int, int, int]]:
 
 
 def spread(sizes: Sequence[tuple[float, float]], gap: float) -> tuple[list[tuple[float, float]], float, float]:
-    """Where boxes of these (width, height) stand side by side, their left upper corners, and the whole's width and height."""
+    """The left upper corners of boxes of these sizes (width, height), side by side, and the width and height of them all."""
     width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
     abreast = min(len(sizes), max(1, int((ACROSS + gap) // (width + gap))))
     places = [(k % abreast * (width + gap), k // abreast * (height + gap)) for k in range(len(sizes))]
@@ -97,11 +97,13 @@ def spread(sizes: Sequence[tuple[float, float]], gap: float) -> tuple[list[tuple
 
 
 def heat_map(details: Sequence[Detailed]) -> Scene:
-    """Texts side by side, every character on the colour of its nats, which stand below it, and the scale at the bottom."""
+    """Texts side by side, each character on the colour of its nats, with the number below it; the scale is at the bottom."""
     maps = [_one_map(detail) for detail in details]
-    places, width, height = spread([(one.width, one.height) for one in maps], gap=2 * MARGIN)
+    places, width, height = spread([(scene.width, scene.height) for scene in maps], gap=2 * MARGIN)
     width = max(width, 22 * UNIT)
-    shapes = [_moved(s, x + MARGIN, y + MARGIN) for one, (x, y) in zip(maps, places, strict=True) for s in one.shapes]
+    shapes = [
+        _moved(s, x + MARGIN, y + MARGIN) for scene, (x, y) in zip(maps, places, strict=True) for s in scene.shapes
+    ]
     foot = height + 2 * MARGIN
     for nats in range(TOP):
         shapes.append(Box(MARGIN + nats * 2 * UNIT, foot, 2 * UNIT, 14, colour(nats + 0.5)))
@@ -114,14 +116,14 @@ def heat_map(details: Sequence[Detailed]) -> Scene:
 
 def _one_map(detail: Detailed) -> Scene:
     shapes: list[Box | Label] = []
-    cut = [piece for whole in pieces(detail) for piece in _broken(whole)]
+    parts = [part for piece in pieces(detail) for part in _broken(piece)]
     right = below = 0
-    for piece, (row, column, wide) in zip(cut, grid(piece.text for piece in cut), strict=True):
+    for piece, (row, column, wide) in zip(parts, grid(piece.text for piece in parts), strict=True):
         x, y, width = column * UNIT, row * (ROW + 6), wide * UNIT
         right, below = max(right, x + width), max(below, y + ROW)
         if piece.nats is not None:
-            said = f"{piece.text}: {piece.nats:.2f} nats; likeliest: {piece.best}"
-            shapes.append(Box(x + 1, y, width - 2, ROW, colour(piece.nats), 3, said))
+            title = f"{piece.text}: {piece.nats:.2f} nats; likeliest: {piece.best}"
+            shapes.append(Box(x + 1, y, width - 2, ROW, colour(piece.nats), 3, title))
         if piece.text.strip():
             fill = INK if piece.nats is None else ink(piece.nats)
             shapes.append(Label(x + width / 2, y + 19, piece.text, SIZE if cell_len(piece.text[0]) == 2 else 22, fill))
@@ -133,13 +135,13 @@ def _one_map(detail: Detailed) -> Scene:
     return Scene(max(right, 6 * UNIT), below + 24, tuple(shapes))
 
 
-def _broken(piece: Any) -> Iterator[Any]:
-    """What stands between characters, one sign at a time; a character stays whole, and a line break shows as ¶."""
+def _broken(piece: Piece) -> Iterator[Piece]:
+    """The piece cut into single signs where it has no nats; a character stays whole, and a line break shows as ¶."""
     if piece.nats is None:
-        yield from (type(piece)(sign) for sign in piece.text)
+        yield from (Piece(sign) for sign in piece.text)
     elif piece.text == "\n":
-        yield type(piece)("¶", piece.nats, piece.best)
-        yield type(piece)("\n")
+        yield Piece("¶", piece.nats, piece.best)
+        yield Piece("\n")
     else:
         yield piece
 
@@ -154,18 +156,19 @@ def _moved(shape: Box | Label, x: float, y: float) -> Box | Label:
 
 
 def svg(scene: Scene) -> str:
-    """The scene as a file of its own."""
+    """The text of an SVG file of the scene."""
     return "\n".join([svg_head(scene.width, scene.height), *map(svg_shape, scene.shapes), "</svg>\n"])
 
 
 def svg_head(width: float, height: float) -> str:
+    """The opening tag of an SVG file of this size, and its background."""
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
     paper = f'<rect width="100%" height="100%" fill="{PAPER}"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family={quoteattr(FAMILY)}>\n{paper}'
 
 
 def svg_shape(shape: Box | Label, inner: str = "", more: str = "") -> str:
-    """A shape, with `inner` elements and `more` attributes."""
+    """The SVG element of a shape, with the elements `inner` in it and `more` attributes."""
     if isinstance(shape, Box):
         inner += f"<title>{escape(printable(shape.title))}</title>" if shape.title else ""
         rounding = f' rx="{shape.round:g}"' if shape.round else ""
@@ -185,18 +188,19 @@ def printable(text: str) -> str:
 
 
 def png(scene: Scene, font: str | None = None) -> bytes:
-    """The scene in pixels; `font` is a file, by default one of the system's that has the characters."""
+    """The bytes of a PNG file of the scene; `font` is a font file, by default one of the system that has the characters."""
     stream = io.BytesIO()
     drawn(scene, Fonts(find_font("".join(texts_of(scene)), font)), ratio=2).save(stream, "PNG")
     return stream.getvalue()
 
 
 def texts_of(scene: Scene) -> Iterator[str]:
+    """The texts of the labels of a scene."""
     return (shape.text for shape in scene.shapes if isinstance(shape, Label))
 
 
 def drawn(scene: Scene, fonts: Fonts, ratio: float = 1) -> Any:
-    """The scene as a Pillow image, `ratio` pixels a unit."""
+    """The scene as a Pillow image with `ratio` pixels for each unit of the scene."""
     image_module, draw_module, _ = _pillow()
     size = (round(scene.width * ratio), round(scene.height * ratio))
     image = image_module.new("RGB", size, PAPER)
@@ -214,7 +218,7 @@ def drawn(scene: Scene, fonts: Fonts, ratio: float = 1) -> Any:
 
 @dataclass(frozen=True)
 class Face:
-    """A font file, and which of the fonts in it."""
+    """A font file, and the number of a font in it."""
 
     path: str | None  # None: the font that comes with Pillow
     index: int = 0
@@ -222,7 +226,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Fonts:
-    """One face in every size."""
+    """The fonts of one face, by size."""
 
     face: Face
 
@@ -239,27 +243,27 @@ def _font(face: Face, size: int) -> Any:
 
 
 def find_font(text: str, path: str | None = None) -> Face:
-    """A font with the characters of `text`: the file at `path`, or one of the system's.  ValueError if there is none."""
+    """A font with the characters of `text`: the file at `path`, or a font of the system.  AskedError if there is none."""
     wanted = [c for c in dict.fromkeys(text) if not c.isspace() and c.isprintable()]
     if path is not None:
         try:
-            lacking = _lacking(Face(path), wanted)
+            missing = _missing(Face(path), wanted)
         except OSError as error:
             raise AskedError(f"font {path!r} cannot be read ({error}); pass a .ttf, .otf or .ttc file") from error
-        if not _serves(lacking, wanted):
+        if not _serves(missing, wanted):
             raise AskedError(
-                f"font {path!r} lacks {len(lacking)} of the {len(wanted)} characters ({_some(lacking)}); "
+                f"font {path!r} lacks {len(missing)} of the {len(wanted)} characters ({_some(missing)}); "
                 f"pass a font that has them with --font FILE"
             )
         return Face(path)
     wide = [c for c in wanted if cell_len(c) == 2]
     for face in _system_fonts(wide):
         try:
-            if _serves(_lacking(face, wanted), wanted):
+            if _serves(_missing(face, wanted), wanted):
                 return face
         except OSError:
             continue
-    if _serves(_lacking(Face(None), wanted), wanted):
+    if _serves(_missing(Face(None), wanted), wanted):
         return Face(None)
     raise AskedError(
         f"no font of this system has the characters {_some(wide or wanted)}; install one (on Debian: "
@@ -267,17 +271,17 @@ def find_font(text: str, path: str | None = None) -> Face:
     )
 
 
-def _serves(lacking: Sequence[str], wanted: Sequence[str]) -> bool:
-    """All characters are there, but for a rare one in twenty."""
-    return len(lacking) * 20 <= len(wanted)
+def _serves(missing: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a font is good enough: one character in twenty may be missing, since rare characters often are."""
+    return len(missing) * 20 <= len(wanted)
 
 
 def _some(characters: Sequence[str]) -> str:
     return "".join(characters[:8]) + ("…" if len(characters) > 8 else "")
 
 
-def _lacking(face: Face, wanted: Sequence[str]) -> list[str]:
-    """The characters that a font shows as it shows one that does not exist."""
+def _missing(face: Face, wanted: Sequence[str]) -> list[str]:
+    """The characters that look in this font like a code point that does not exist."""
     font = _font(face, 16)
     nothing = bytes(font.getmask("\U0010fffe"))
     return [c for c in wanted if bytes(font.getmask(c)) == nothing]
@@ -307,7 +311,7 @@ LATIN = ("DejaVuSansMono.ttf", "LiberationMono-Regular.ttf", "Menlo.ttc", "conso
 
 
 def _system_fonts(wide: Sequence[str]) -> Iterator[Face]:
-    """Fonts that may have these characters: what fontconfig says, then what lies in the usual folders."""
+    """Fonts that may have these characters: the one that fontconfig names, then those in the usual folders."""
     yield from _fontconfig(wide)
     names = NAMES if wide else LATIN
     for folder in FOLDERS:
@@ -320,8 +324,8 @@ def _fontconfig(wide: Sequence[str]) -> Iterator[Face]:
     pattern = f":lang=zh-cn:charset={charset}" if wide else "monospace"
     try:
         command = ["fc-match", "--format", "%{file}\n%{index}", pattern]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        path, index = done.stdout.split("\n")
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        path, index = result.stdout.split("\n")
         yield Face(path, int(index) & 0xFFFF)  # the rest of the number names a variation
     except (OSError, ValueError, subprocess.SubprocessError):
         return

@@ -1,9 +1,10 @@
-"""What happens while texts are drawn: the states of a run as texts, and on file as JSON Lines.
+"""The states of a run as texts, while it draws them, and in a file of JSON Lines.
 
-A trace is one JSON object a line.  The first is the header: `trace` (the number of this format), how the texts were drawn,
-and their seeds.  Every other line is a shot: the texts of the batch that runs, which of the run's texts they are (`rows`),
-how noisy they are (`level`), what each has cost (`forwards`), and which characters are new (`changed`, indices into the
-text).  Lines are written whole and at once, so that a run that was stopped leaves a trace that can be read.
+A trace file has one JSON object on each line.  The first is the header: `trace` (the number of this format), the options of the
+run, and the seeds of its texts.  Every other line is a shot: the texts of the current batch (`texts`), their numbers among the
+texts of the run (`rows`), how noisy they are (`level`), how many forwards each has cost (`forwards`), and which characters are
+new (`changed`, indices into the text).  Each line is written at once and as a whole, so that a run that is stopped leaves a
+trace that can be read.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from typing import Any, Protocol, TextIO
 from textdiff.core.errors import AskedError
 
 FORMAT = 1
-LIMIT = 1 << 53  # of the numbers in a trace: what every reader of JSON takes exactly
-HOLE = "□"  # that of canvas.py, which would bring torch with it
+LIMIT = 1 << 53  # numbers in a trace are smaller, so that every reader of JSON reads them exactly
+HOLE = "□"  # the sign of canvas.py, which would import torch
 
 
 class Framed(Protocol):
-    """What is read of a `pipeline.Frame`."""
+    """The part of a `pipeline.Frame` that this module reads."""
 
     @property
     def texts(self) -> Sequence[str]: ...
@@ -41,28 +42,28 @@ class Framed(Protocol):
 
 @dataclass(frozen=True)
 class Shot:
-    """The texts of a running batch between two steps; its fields are the keys of a line."""
+    """The texts of the current batch between two steps; its fields are the keys of a line."""
 
-    rows: tuple[int, ...]  # which texts of the run these are
-    texts: tuple[str, ...]  # □ where nothing stands yet
-    level: float  # share of the free positions that is still corrupted, the highest of the batch
+    rows: tuple[int, ...]  # the numbers of these texts in the run
+    texts: tuple[str, ...]  # with □ where no character stands yet
+    level: float  # the share of free positions that are still corrupted, the highest one of the batch
     forwards: tuple[int, ...]
-    changed: tuple[tuple[int, ...], ...]  # of each text, the characters that are not what they were one shot before
+    changed: tuple[tuple[int, ...], ...]  # of each text, the characters that differ from the shot before
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace as it stands on file."""
+    """The content of a trace file."""
 
     header: Mapping[str, Any]
     shots: tuple[Shot, ...]
 
     def films(self) -> dict[int, list[tuple[str, Sequence[int], float, int]]]:
-        """For each text, in order, its course: (text, changed characters, level, forwards)."""
+        """The states of each text, in the order of the texts: (text, changed characters, level, forwards)."""
         films: dict[int, list[tuple[str, Sequence[int], float, int]]] = {}
         for shot in self.shots:
-            for row, text, spent, changed in zip(shot.rows, shot.texts, shot.forwards, shot.changed, strict=True):
-                films.setdefault(row, []).append((text, changed, shot.level, spent))
+            for row, text, cost, changed in zip(shot.rows, shot.texts, shot.forwards, shot.changed, strict=True):
+                films.setdefault(row, []).append((text, changed, shot.level, cost))
         return dict(sorted(films.items()))
 
 
@@ -70,7 +71,7 @@ Onlooker = Callable[[Shot], object]
 
 
 def changed(before: str, after: str) -> tuple[int, ...]:
-    """The characters of `after` that are not those of `before`, as indices."""
+    """The indices of the characters of `after` that are new since `before`."""
     if len(before) == len(after):
         return tuple(k for k, (old, new) in enumerate(zip(before, after, strict=True)) if old != new)
     blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
@@ -78,22 +79,25 @@ def changed(before: str, after: str) -> tuple[int, ...]:
 
 
 def shots(frames: Iterable[Framed]) -> Iterator[Shot]:
-    """The frames of a run, with what is new in each."""
+    """The frames of a run as shots."""
     follow = follower()
     return (follow(frame) for frame in frames)
 
 
 def follower() -> Callable[[Framed], Shot]:
-    """Makes shots of the frames of a run, as they come: what is new is new since the last frame of the same texts."""
+    """A function that turns the frames of a run, in their order, into shots.
+
+    A character is new if it differs from the frame before, where that has the same texts.
+    """
     rows: tuple[int, ...] = ()
     before: Sequence[str] = ()
 
     def follow(frame: Framed) -> Shot:
         nonlocal rows, before
-        here = tuple(frame.rows) or tuple(range(len(frame.texts)))
-        taken = shot(here, frame.texts, frame.level, frame.forwards, before if here == rows else ())
-        rows, before = here, frame.texts
-        return taken
+        current = tuple(frame.rows) or tuple(range(len(frame.texts)))
+        result = shot(current, frame.texts, frame.level, frame.forwards, before if current == rows else ())
+        rows, before = current, frame.texts
+        return result
 
     return follow
 
@@ -101,17 +105,17 @@ def follower() -> Callable[[Framed], Shot]:
 def shot(
     rows: Iterable[int], texts: Sequence[str], level: float, forwards: Sequence[int], before: Sequence[str] = ()
 ) -> Shot:
-    """These `rows` of the run, one step after they were the texts `before`."""
+    """The shot of these `rows` of the run, whose texts were `before` in the shot before."""
     new = tuple(changed(old, text) for old, text in zip(before or texts, texts, strict=True))
     return Shot(tuple(rows), tuple(texts), level, tuple(forwards), new)
 
 
-# -- on file --------------------------------------------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def recording(path: str | os.PathLike[str], header: Mapping[str, Any]) -> Iterator[Onlooker]:
-    """Writes a trace: the header at once, then each shot that it is handed."""
+    """Writes a trace: the header at once, and then each shot that the returned function gets."""
     try:
         stream = Path(path).open("w", encoding="utf-8", newline="\n")  # noqa: SIM115  (closed below)
     except (OSError, ValueError) as error:
@@ -130,12 +134,12 @@ def _line(stream: TextIO, value: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Trace:
-    """A trace from its file; an unfinished last line, which an interrupted run may leave, is passed over."""
+    """The trace in a file.  A last line that is incomplete, because the run was interrupted, is ignored."""
     try:
         whole, line_break, rest = Path(path).read_bytes().rpartition(b"\n")
         text = (whole + line_break).decode("utf-8") + rest.decode(
             "utf-8", "replace"
-        )  # cut off inside a character, perhaps
+        )  # the file may end inside a character
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise AskedError(
@@ -148,7 +152,7 @@ def read(path: str | os.PathLike[str]) -> Trace:
 
 
 def parse(text: str, name: str = "trace") -> Trace:
-    """A trace from its lines."""
+    """The trace in a text of lines; `name` stands in errors."""
     lines = text.split("\n")
     whole, rest = lines[:-1], lines[-1]
     if rest and _is_json(rest):  # the last line break may have been lost on the way
@@ -157,8 +161,8 @@ def parse(text: str, name: str = "trace") -> Trace:
         raise AskedError(f"trace {name!r} is empty; its first line must be a header with 'trace': {FORMAT}")
     header = _object(whole[0], name, 1)
     if header.get("trace") != FORMAT:
-        found = f"of format {reprlib.repr(header['trace'])}" if "trace" in header else "without 'trace'"
-        raise AskedError(f"trace {name!r} line 1 is a header {found}, expected 'trace': {FORMAT}; record it anew")
+        fault = f"of format {reprlib.repr(header['trace'])}" if "trace" in header else "without 'trace'"
+        raise AskedError(f"trace {name!r} line 1 is a header {fault}, expected 'trace': {FORMAT}; record it again")
     shots = tuple(_read_shot(_object(line, name, k), name, k) for k, line in enumerate(whole[1:], 2) if line.strip())
     return Trace(header, shots)
 
@@ -168,7 +172,7 @@ def _is_json(line: str) -> bool:
 
 
 def _value(line: str) -> Any:
-    """The JSON value of a line, None where it has none or is nested too deeply."""
+    """The JSON value of a line; None if the line is not JSON or is nested too deeply."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Texts at a terminal: how they condense while they are drawn, and how likely each of their characters is.
+"""Texts at a terminal: a live display of a run, and texts whose colours show how likely each character is.
 
-Widths are columns of a terminal, two for a Chinese character.  A hole beside such characters is drawn as wide as they are,
-so that a poem does not move while it is written.
+Widths are columns of the terminal; a Chinese character takes two.  A hole in a text with such characters takes two columns as
+well, so that a poem does not move while it is written.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from textdiff.core.errors import AskedError
-from textdiff.show.heat import TOP, Piece, colour, ink, pieces
+from textdiff.show.heat import TOP, Detailed, Piece, colour, ink, pieces
 from textdiff.show.trace import HOLE, Onlooker, Shot
 
-WIDE_HOLE = "・"  # a full-width sign in every terminal, which □ is not
+WIDE_HOLE = "・"  # every terminal shows this sign in two columns, unlike □
 GAP = 4  # columns between texts
 NEW, OPEN = "bold black on yellow", "dim"
 
@@ -39,18 +39,18 @@ def marked(text: str, new: Sequence[int] = ()) -> Text:
 
 
 def is_wide(text: str) -> bool:
-    """Whether any character takes two columns."""
+    """Whether a character of the text takes two columns."""
     return any(cell_len(character) == 2 for character in text)
 
 
 def columns(text: str) -> int:
-    """Columns of the widest line, with holes as they are drawn."""
+    """The columns of the widest line, with the holes as they are shown."""
     hole = WIDE_HOLE if is_wide(text) else HOLE
     return max(map(cell_len, text.replace(HOLE, hole).split("\n")))
 
 
 def side_by_side(shot: Shot, width: int, height: int) -> Table:
-    """As many texts as fit into `width` columns and `height` rows, and a line that says how far they are."""
+    """As many texts as fit into `width` columns and `height` rows, and a line about their progress."""
     widest = min(max(map(columns, shot.texts)), width)
     abreast = max(1, (width + GAP) // (widest + GAP))
     tall = (
@@ -69,15 +69,15 @@ def side_by_side(shot: Shot, width: int, height: int) -> Table:
         grid.add_row(*cells[first : first + abreast])
     more = len(shot.texts) - shown
     line = f"{1 - shot.level:4.0%}, {max(shot.forwards)} forwards" + (f", {more} more" if more else "")
-    whole = Table.grid()
-    whole.add_row(grid)
-    whole.add_row(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
-    return whole
+    table = Table.grid()
+    table.add_row(grid)
+    table.add_row(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
+    return table
 
 
 @contextlib.contextmanager
 def watching(stream: TextIO, delay: float = 0.0, console: Console | None = None) -> Iterator[Onlooker]:
-    """A live display on the terminal that `stream` is, gone at the end; `delay` seconds between two states."""
+    """A live display on the terminal `stream`, which is removed at the end; it rests for `delay` seconds after each state."""
     if not 0 <= delay < math.inf:
         raise AskedError(f"delay is {delay}; it must be a number of seconds, at least 0")
     console = Console(file=stream) if console is None else console
@@ -91,8 +91,8 @@ def watching(stream: TextIO, delay: float = 0.0, console: Console | None = None)
         yield look
 
 
-def coloured(detail: Any, stream: TextIO, console: Console | None = None) -> None:
-    """Writes a text with every character on the colour of its nats (`Pipeline.detail`), and the scale below it."""
+def coloured(detail: Detailed, stream: TextIO, console: Console | None = None) -> None:
+    """Writes a text with every character on the colour of its nats (`Pipeline.detail`)."""
     console = _many_colours(stream) if console is None else console
     text = Text()
     for piece in pieces(detail):
@@ -101,7 +101,7 @@ def coloured(detail: Any, stream: TextIO, console: Console | None = None) -> Non
 
 
 def scale(stream: TextIO, console: Console | None = None) -> None:
-    """Writes what the colours mean."""
+    """Writes the scale of the colours."""
     console = _many_colours(stream) if console is None else console
     text = Text("nats given all the others: ")
     for nats in range(0, TOP + 1, 2):
@@ -110,7 +110,7 @@ def scale(stream: TextIO, console: Console | None = None) -> None:
 
 
 def _many_colours(stream: TextIO) -> Console:
-    """A console of 256 colours at least, which hardly a terminal lacks, whatever it says of itself."""
+    """A console of at least 256 colours: nearly every terminal has them, even one that claims to have 16."""
     console = Console(file=stream, highlight=False)
     return Console(file=stream, highlight=False, color_system="256") if console.color_system == "standard" else console
 
