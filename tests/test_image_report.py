@@ -77,7 +77,7 @@ def test_every_figure_is_there_and_goes_through_json(gaussian):
     assert found["classifier"]["value"] > 0.7
 
 
-def test_samplers_that_are_told_apart_draw_differently(gaussian):
+def test_samplers_with_different_names_draw_differently(gaussian):
     rows = {row["sampler"]: row["energy"]["value"] for row in gaussian[0]["ladder"] if row["steps"] == 3}
     assert len(set(rows.values())) == 3
 
@@ -89,7 +89,7 @@ def test_the_gain_is_the_difference_of_the_bounds(gaussian):
 
 
 def test_a_bound_remembers_no_more_predictions_than_it_may(digits, ground, monkeypatch):
-    """Those of one block of images, however many images there are; and the blocks change no figure."""
+    """It remembers those of one block of images, however many images there are, and the size of the blocks changes no figure."""
     alive, most = [0], [0]
     made = ImageModel.predictor
 
@@ -100,11 +100,11 @@ def test_a_bound_remembers_no_more_predictions_than_it_may(digits, ground, monke
     def counted(model, name):
         predictor = made(model, name)
 
-        def predict(x_t, t, **more):
-            found = predictor(x_t, t, **more)
-            change(len(x_t))
-            weakref.finalize(found, change, -len(x_t))
-            return found
+        def predict(query):
+            prediction = predictor(query)
+            change(len(query.x_t))
+            weakref.finalize(prediction, change, -len(query.x_t))
+            return prediction
 
         return predict
 
@@ -121,7 +121,7 @@ def test_a_bound_remembers_no_more_predictions_than_it_may(digits, ground, monke
     assert bounds[0]["ddpm"]["value"] == pytest.approx(bounds[1]["ddpm"]["value"], rel=1e-5)
 
 
-def test_what_was_kept_is_not_drawn_again(digits, gaussian, monkeypatch):
+def test_images_in_the_folder_are_not_drawn_again(digits, gaussian, monkeypatch):
     found, folder = gaussian
     monkeypatch.setattr(image_report.ImagePipeline, "generate", lambda *a, **k: pytest.fail("drawn again"))
     again = image_report.report(model_of(digits), digits, SETTINGS, keep=folder)
