@@ -174,8 +174,9 @@ def through(
     show: Show,
     unit: str = "text",
     total: int | None = None,
+    end: Callable[[TextIO], object] = lambda out: None,
 ) -> int:
-    """Write the result of every record, in order; the exit code."""
+    """Write the result of every record, in order, and then what `end` writes; the exit code."""
     as_json = getattr(a, "json", False) or getattr(a, "format", "text") == "jsonl"
     with writing(a.out, keep=True) as out, Rejects(a) as rejects, progress_bar(a, total, unit) as bar:
         for record, result in records:
@@ -186,6 +187,7 @@ def through(
                 show(record, result, out)
                 out.flush()
             bar.update()
+        end(out)
     return rejects.ended()
 
 

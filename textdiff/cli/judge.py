@@ -88,7 +88,13 @@ def score(a: argparse.Namespace) -> int:
         else:
             _write_detail(one, detail, out)
 
-    code = through(a, results(records, work, a.on_error == "skip"), show, total=total)
+    def end(out: TextIO) -> None:
+        if detailed and a.format == "text" and in_colour(out):
+            from textdiff.show.watching import scale
+
+            scale(out)
+
+    code = through(a, results(records, work, a.on_error == "skip"), show, total=total, end=end)
     _draw_heat(a, drawn)
     return code
 
