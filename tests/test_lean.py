@@ -229,3 +229,8 @@ def test_the_package_itself_imports_next_to_nothing():
         "tempfile",
         "numpy",
     }
+
+
+def test_the_command_line_knows_its_verbs_before_it_imports_what_they_need():
+    found = modules_of("from textdiff.cli import parser; parser().format_help()")
+    assert not found & {"torch", "textdiff.verse.forms", "textdiff.data.records", "textdiff.samplers"}

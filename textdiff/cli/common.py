@@ -30,13 +30,27 @@ class Exit(enum.IntEnum):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors in one line."""
+    """argparse, with errors in one line, and an end of the help page that is made when the page is."""
+
+    ending: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        if self.ending is not None:
+            self.epilog = self.ending()
+        return argparse.ArgumentParser.format_help(self)
 
     def error(self, message: str) -> NoReturn:
         self.exit(Exit.ASKED, f"textdiff: {' '.join(message.split())}; see '{self.prog} --help'\n")
 
 
-def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], what: str, **more: Any) -> Parser:
+def add_verb(
+    verbs: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    what: str,
+    ending: Callable[[], str] | None = None,
+    **more: Any,
+) -> Parser:
     p: Parser = verbs.add_parser(
         name,
         help=what,
@@ -48,6 +62,7 @@ def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | No
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.add_argument("--debug", action="store_true", help="show where an error arose")
     p.set_defaults(run=run, parser=p)
+    p.ending = ending
     return p
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
-    p = add_verb(verbs, "generate", generate, "write poems; draw images", epilog=names_epilog())
+    p = add_verb(verbs, "generate", generate, "write poems; draw images", ending=names_epilog)
     p.add_argument("-n", "--n", type=int, default=1, help="how many (1)")
     p.add_argument("--template", metavar="FILE", help="a text with holes (□ or _) to fill in n ways; - for stdin")
     p.add_argument("--upper", metavar="LINE", help="the upper line of a couplet, for which the lower one is written")
@@ -57,7 +57,7 @@ def add(verbs: Any) -> None:
     watching_flags(p)
     format_flags(p)
 
-    p = add_verb(verbs, "fill", fill, "fill the holes (□, _ or [MASK]) of poems and sentences", epilog=names_epilog())
+    p = add_verb(verbs, "fill", fill, "fill the holes (□, _ or [MASK]) of poems and sentences", ending=names_epilog)
     text_flags(p)
     images = drawing_flags(p, "fill")["images"]
     images.add_argument(
@@ -75,7 +75,7 @@ def add(verbs: Any) -> None:
         "refine",
         refine,
         "rewrite the weakest characters of poems where that makes them likelier",
-        epilog=names_epilog(),
+        ending=names_epilog,
     )
     text_flags(p)
     p.add_argument("--rounds", type=int, default=3, help="at most so many, each of which may change k characters (3)")
