@@ -1,124 +1,32 @@
-"""Networks as predictors: parity with the whole model, folders, shaping."""
+"""Networks as predictors: parity with the whole model, the prefix, independence of rows, causal models."""
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import pytest
 import torch
-from tiny import poem_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from families import FAMILIES, PHANTOM, assert_near, folders, plain, poems  # noqa: F401  (fixtures)
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     BertConfig,
-    BertTokenizer,
-    DistilBertConfig,
-    DistilBertTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
-    MegatronBertConfig,
-    ModernBertConfig,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaPreLayerNormConfig,
-    RobertaTokenizer,
-    RoFormerConfig,
 )
 
 from textdiff.core.contracts import Query
 from textdiff.core.levels import count_levels
 from textdiff.core.loop import sample
-from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks import fast_float32
 from textdiff.networks.causal import Autoregressive, causal_lm
-from textdiff.networks.folder import ModelError, TextModel
+from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
 from textdiff.processes.mask import Mask
 from textdiff.samplers.ancestral import baseline, improved
-from textdiff.shaping.tokens import allowed, banned, nucleus, tempered, top_k
+from textdiff.shaping.tokens import banned, tempered
 from textdiff.verify.enumeration import enumerate_draws
-
-LINES = ["the cat sat on the mat", "床前明月光，疑是地上霜。", "a dog ran under two trees at the moon"] * 4
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "initializer_range": 0.3,
-}
-PHANTOM = 5  # rows of the embedding without a token
-
-
-def word_piece(kind):
-    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]")
-    tokenizer = kind(vocab={name: k for k, name in enumerate(names)})
-    return tokenizer.train_new_from_iterator(LINES, 120, show_progress=False)
-
-
-def roberta_tokenizer():
-    names = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-    tokenizer = RobertaTokenizer(vocab={name: k for k, name in enumerate(names)}, merges=[])
-    return tokenizer.train_new_from_iterator(LINES, 300, show_progress=False)
-
-
-def modernbert_tokenizer():
-    """Byte-level pieces first and [CLS], [SEP], [MASK] behind them, as that model has them."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({token: k for k, token in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens(["|||EMAIL|||", "    ", "[unused0]"])
-    names = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
-    tokenizer.add_special_tokens(list(names.values()))
-    frame = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{f"{k}_token": v for k, v in names.items()})
-
-
-def bert_like(config, tokenizer, **sizes):
-    ids = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("pad", "bos", "eos", "cls", "sep")}
-    return config(vocab_size=len(tokenizer) + PHANTOM, **ids, **(sizes or SIZES))
-
-
-FAMILIES = {
-    "bert": (lambda: word_piece(BertTokenizer), BertConfig, SIZES),
-    "roberta": (roberta_tokenizer, RobertaConfig, SIZES),
-    "distilbert": (
-        lambda: word_piece(DistilBertTokenizer),
-        DistilBertConfig,
-        {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "initializer_range": 0.3},
-    ),
-    "modernbert": (modernbert_tokenizer, ModernBertConfig, {**SIZES, "local_attention": 4}),
-    "roberta-prelayernorm": (roberta_tokenizer, RobertaPreLayerNormConfig, SIZES),
-    "megatron-bert": (lambda: word_piece(BertTokenizer), MegatronBertConfig, SIZES),
-    "roformer": (lambda: word_piece(BertTokenizer), RoFormerConfig, SIZES),
-}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Plain Hugging Face folders, one for each family."""
-    root = tmp_path_factory.mktemp("models")
-    for name, (tokenizer, config, sizes) in FAMILIES.items():
-        torch.manual_seed(0)
-        tokens = tokenizer()
-        AutoModelForMaskedLM.from_config(bert_like(config, tokens, **sizes)).save_pretrained(root / name)
-        tokens.save_pretrained(root / name)
-    return root
-
-
-@pytest.fixture(scope="module")
-def plain(folders):
-    return {name: TextModel.from_pretrained(folders / name) for name in FAMILIES}
-
-
-@pytest.fixture(scope="module")
-def poems():
-    return poem_model()
 
 
 def holed(model, text="the cat sat on the mat", rows=3, seed=0):
@@ -131,14 +39,6 @@ def holed(model, text="the cat sat on the mat", rows=3, seed=0):
 
 def levels_of(free):
     return torch.where(free, 0.5, 0.0).double()
-
-
-def assert_near(a, b, tolerance=1e-5):
-    """Equal within `tolerance` where finite, and infinite together."""
-    torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
-
-
-# -- parity with the whole model --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -246,9 +146,6 @@ def test_asking_nothing_in_particular_asks_everywhere(poems):
     )
 
 
-# -- the prefix -------------------------------------------------------------------------------------------------------
-
-
 def full_width(model, condition, x):
     ids = torch.cat([condition, x], 1)
     return model.model(input_ids=ids, attention_mask=(ids != model.pad_id).long()).logits[:, condition.shape[1] :]
@@ -340,9 +237,6 @@ def test_what_a_model_cannot_be_told_is_an_error(poems, plain):
     assert plain["bert"].condition(2, process="mask").shape == (2, 0)
 
 
-# -- a row does not notice its neighbours -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("precision", ["none", "bf16"], ids=["default", "onednn"])
 @pytest.mark.parametrize("width", [64, 384])
 def test_logits_of_a_row_are_bit_equal_at_every_batch_size(width, precision):
@@ -384,241 +278,6 @@ def test_logits_read_later_have_the_precision_of_the_call(poems):
         assert expected.dtype == torch.float32
         assert inside.logits().equal(expected)
         assert not predictor(Query(x, t)).logits().equal(expected)
-
-
-# -- folders ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_saved_folder_opens_with_transformers_alone_and_gives_the_same_logits(poems, tmp_path):
-    poems.save_pretrained(tmp_path / "m")
-    network = AutoModelForMaskedLM.from_pretrained(tmp_path / "m").eval()
-    again = TextModel.from_pretrained(str(tmp_path / "m"))
-    x = torch.full((2, 20), poems.mask_id)
-    condition = poems.condition(2, form="wuyan-jueju", process="mask")
-    expected = poems.predictor("mask")(Query(x, torch.ones(x.shape).double(), condition=condition)).logits()
-    loaded = again.predictor("mask")(Query(x, torch.ones(x.shape).double(), condition=condition)).logits()
-    assert loaded.equal(expected)
-    ids = torch.cat([condition, x], 1)
-    alone = network(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, 12:].flatten(0, 1)
-    assert_near(alone[:, poems.content], expected[:, poems.content])
-    assert (again.processes, again.prefix, again.unk_id) == (poems.processes, poems.prefix, poems.unk_id)
-    assert again.content.equal(poems.content) and not again.model.training
-    assert again.decode(again.encode(["床前明月光"])) == ["床前明月光"]
-
-
-def test_weights_saved_as_bfloat16_load_as_float32(poems, tmp_path):
-    poems.save_pretrained(tmp_path / "m", dtype=torch.bfloat16)
-    poems.save_pretrained(tmp_path / "wide")
-    small, wide = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("m", "wide"))
-    assert small < 0.6 * wide
-    model = TextModel.from_pretrained(tmp_path / "m")
-    old = poems.model.get_input_embeddings().weight
-    assert old.dtype == torch.float32
-    assert model.model.get_input_embeddings().weight.equal(old.bfloat16().float())
-
-
-def test_saving_replaces_a_folder_whole_or_not_at_all(poems, tmp_path):
-    folder = tmp_path / "m"
-    poems.save_pretrained(folder)
-    (folder / "terminal.safetensors").write_text("x")
-    poems.save_pretrained(folder)
-    assert not (folder / "terminal.safetensors").exists() and [p.name for p in tmp_path.iterdir()] == ["m"]
-    broken = TextModel.from_parts(poems.model, poems.tokenizer, defaults={"steps": object()})
-    with pytest.raises(TypeError):
-        broken.save_pretrained(folder)
-    assert [p.name for p in tmp_path.iterdir()] == ["m"], "nothing half-written stays"
-    assert TextModel.from_pretrained(folder).processes == poems.processes
-
-
-def edit(file, **values):
-    def change(folder):
-        path = folder / file
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    return change
-
-
-def truncate(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def without_head(folder):
-    AutoModelForMaskedLM.from_pretrained(folder).bert.save_pretrained(folder)
-
-
-def larger_tokenizer(folder):
-    character_tokenizer(map(chr, range(0x4E00, 0x4E00 + 300)), POEM_SPECIALS).save_pretrained(folder)
-
-
-def without_mask(folder):
-    values = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "mask_token"}))
-
-
-BROKEN = {
-    "config.json is missing": lambda folder: (folder / "config.json").unlink(),
-    "model.safetensors is missing": lambda folder: (folder / "model.safetensors").unlink(),
-    "tokenizer.json is missing": lambda folder: (folder / "tokenizer.json").unlink(),
-    "config.json is not JSON": lambda folder: (folder / "config.json").write_text("{"),
-    "textdiff.json is not JSON": lambda folder: (folder / "textdiff.json").write_bytes(b"\xff\xff"),
-    "the tokenizer cannot be read": lambda folder: (folder / "tokenizer.json").write_text("{}"),
-    "the weights cannot be read": truncate,
-    "model type 't5' has no known": edit("config.json", model_type="t5"),
-    "has format 2, this textdiff reads 1": edit("textdiff.json", format=2),
-    "textdiff.json says 7 tokens": edit("textdiff.json", vocabulary=7),
-    "unknown process 'cold'": edit("textdiff.json", processes=["cold"]),
-    "unknown prefix slot 'mood'": edit("textdiff.json", prefix=["mood"]),
-    "'processes' in textdiff.json is \\[\\], not a list of names": edit("textdiff.json", processes=[]),
-    "'prefix' in textdiff.json is 3": edit("textdiff.json", prefix=3),
-    "'defaults' in textdiff.json is 'none', not an object": edit("textdiff.json", defaults="none"),
-    "their shapes are not those of config.json": edit("config.json", hidden_size=64),
-    "textdiff.json says 5 tokens, the tokenizer has": edit("textdiff.json", tokens=5),
-    "lacks 6 weights": without_head,
-    "tokens, the tokenizer has 396; these files": larger_tokenizer,
-    "no mask token": without_mask,
-}
-
-
-@pytest.mark.parametrize("message", BROKEN)
-def test_a_broken_folder_is_one_sentence_with_a_way_out(poems, tmp_path, message):
-    folder = tmp_path / "m"
-    poems.save_pretrained(folder)
-    BROKEN[message](folder)
-    with pytest.raises(ModelError, match=message) as error:
-        TextModel.from_pretrained(folder)
-    assert "\n" not in str(error.value) and "; " in str(error.value)
-
-
-def test_a_model_that_is_not_there_is_said_to_be_missing(tmp_path):
-    with pytest.raises(ModelError, match="there is no folder"):
-        TextModel.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"there is no folder \./nowhere"):
-        TextModel.from_pretrained("./nowhere")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ModelError, match="is a file"):
-        TextModel.from_pretrained(tmp_path / "file")
-
-
-def test_a_mask_that_is_another_token_too_is_refused(folders, tmp_path):
-    shutil.copytree(folders / "roberta", tmp_path / "m")
-    edit("tokenizer_config.json", mask_token="</s>")(tmp_path / "m")
-    with pytest.raises(ModelError, match=r"mask and (sep|eos) are the same token"):
-        TextModel.from_pretrained(tmp_path / "m")
-
-
-@pytest.mark.parametrize("text", ["床前明月光", "[UNK]月[MASK]光", ""])
-def test_characters_encode_and_decode(poems, text):
-    assert poems.decode(poems.encode([text])) == [text]
-
-
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
-def test_sentences_encode_and_decode(family, plain):
-    for text in ("the cat sat on the mat", "床前明月光，疑是地上霜。"):
-        assert plain[family].decode(plain[family].encode([text])) == [text]
-
-
-def test_texts_of_unequal_length_and_unknown_characters(poems):
-    with pytest.raises(ValueError, match=r"text 1 has 3 tokens, text 0 has 2: from token 2, '光' of text 1"):
-        poems.encode(["明月", "明月光"])
-    moon = poems.encode(["月"])[0, 0].item()
-    assert poems.encode(["月鬱[tang][PAD][MASK]"]).tolist() == [[moon, *[poems.unk_id] * 3, poems.mask_id]], (
-        "no specials"
-    )
-
-
-# -- shaping ----------------------------------------------------------------------------------------------------------
-
-PROBABILITIES = torch.tensor([0.4, 0.3, 0.2, 0.1])
-
-
-def table(query):
-    """The same law everywhere."""
-    x_t, at = query.x_t, query.at
-    at = positions_of(torch.ones_like(x_t, dtype=torch.bool)) if at is None else at
-    return Categorical.from_logits(PROBABILITIES.log().repeat(len(at[0]), 1), x_t, at)
-
-
-def law(predictor, position=0):
-    x = torch.zeros(1, 2, dtype=torch.long)
-    return predictor(Query(x, torch.ones(1, 2))).logits()[position].softmax(-1)
-
-
-@pytest.mark.parametrize("p, kept", [(1e-9, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.999, 4), (1.0, 4)])
-def test_the_nucleus_keeps_the_token_that_crosses_and_is_never_empty(p, kept):
-    expected = torch.where(torch.arange(4) < kept, PROBABILITIES, 0)
-    assert_near(law(nucleus(table, p)), expected / expected.sum())
-
-
-def test_bans_come_before_the_nucleus():
-    assert_near(law(nucleus(banned(table, [0]), 0.45)), torch.tensor([0, 1, 0, 0.0]))
-    assert_near(law(nucleus(banned(table, torch.tensor([0])), 0.55)), torch.tensor([0, 0.6, 0.4, 0]))
-    assert_near(law(banned(table, [])), PROBABILITIES)
-
-
-def test_temperature_scales_logits_and_at_zero_gives_the_mode():
-    assert_near(law(tempered(table, 0.5)), PROBABILITIES**2 / (PROBABILITIES**2).sum())
-    assert_near(law(tempered(table, 0)), torch.tensor([1.0, 0, 0, 0]))
-    assert_near(law(nucleus(tempered(banned(table, [0]), 0), 0.9)), torch.tensor([0, 1.0, 0, 0]))
-    assert_near(law(tempered(table, 1)), PROBABILITIES)
-
-
-def test_top_k_and_allowed_sets():
-    assert_near(law(top_k(table, 2)), torch.tensor([4 / 7, 3 / 7, 0, 0]))
-    assert_near(law(top_k(table, 9)), PROBABILITIES)
-    sets = torch.tensor([[True, False, True, False], [False, False, False, True]])
-    assert_near(law(allowed(table, sets)), torch.tensor([2 / 3, 0, 1 / 3, 0]))
-    assert_near(law(allowed(table, sets), 1), torch.tensor([0, 0, 0, 1.0]))
-    assert_near(law(allowed(table, lambda rows, positions: sets[positions]), 1), torch.tensor([0, 0, 0, 1.0]))
-
-
-def test_impossible_shapes_are_refused_at_the_door():
-    for wrong in (-1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="temperature is"):
-            tempered(table, wrong)
-    for wrong in (0, -0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="top_p is"):
-            nucleus(table, wrong)
-    with pytest.raises(ValueError, match="top_k is 0"):
-        top_k(table, 0)
-    with pytest.raises(ValueError, match="no token is allowed at position 1"):
-        allowed(table, torch.tensor([[True], [False]]))
-
-
-def test_wrappers_hand_on_what_is_asked():
-    seen = []
-
-    def spy(query):
-        seen.append(query)
-        return table(query)
-
-    x = torch.zeros(1, 2, dtype=torch.long)
-    at = (torch.tensor([0]), torch.tensor([1]))
-    query = Query(x, torch.ones(1, 2), at=at, condition="c", previous=x)
-    prediction = nucleus(tempered(spy, 0.7), 0.9)(query)
-    assert seen == [query] and len(prediction.logits()) == 1
-
-
-# -- float32 ----------------------------------------------------------------------------------------------------------
-
-
-def test_products_in_the_block_are_float32_and_the_setting_comes_back():
-    setting = torch.backends.mkldnn.matmul
-    before = setting.fp32_precision
-    a, b = torch.randn(64, 384), torch.randn(128, 384)
-    with pytest.raises(KeyError), fast_float32.fast_float32() as on:
-        assert on == fast_float32.chosen() and fast_float32.is_float32(a, b)
-        raise KeyError
-    assert setting.fp32_precision == before and fast_float32.is_float32(a, b)
-
-
-def test_a_product_in_bfloat16_is_not_taken_for_float32():
-    a, b = torch.randn(64, 384), torch.randn(128, 384)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not fast_float32.is_float32(a, b)
-
-
-# -- a causal model ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
