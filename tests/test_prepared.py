@@ -52,7 +52,7 @@ def test_a_second_start_takes_the_tokenised_texts_again(tmp_path: Path, cache: P
     said: list[str] = []
     first = rows(recipe, said)
     (folder,) = cache.iterdir()
-    assert "kept for the next start" in said[-1] and str(folder) in said[-1]
+    assert "kept for the next run" in said[-1] and str(folder) in said[-1]
     when = (folder / "train.ids").stat().st_mtime_ns
     said.clear()
     assert rows(recipe, said) == first

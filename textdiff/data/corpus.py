@@ -1,15 +1,15 @@
-"""From a pile of Chinese texts to training data: `textdiff data prepare` as a library.
+"""Makes training data from a collection of Chinese texts: `textdiff data prepare` as a library.
 
-Steps, each counted in `stats.json`:
+The steps, whose counts stand in `stats.json`:
 
     1  split at punctuation; keep texts with the shape of a form
     2  drop poems with missing-character marks or anything else that is not a Chinese character
-    3  traditional characters to simplified ones (OpenCC), odd graphs to their usual form
-    4  drop exact repeats, then near repeats; the first in source order stays
-    5  assign to train, validation or test by a hash of the text alone
-    6  drop validation and test poems half or more of whose lines stand in train
+    3  turn traditional characters into simplified ones (OpenCC), and odd graphs into their usual form
+    4  drop exact repeats, then near repeats (`repeats`); the first one in the order of the source stays
+    5  assign each poem to train, validation or test by a hash of its text alone
+    6  drop the validation and test poems that share half of their lines or more with train
 
-Near repeats are found by `repeats`.  The output is a function of the source alone: no clock, no random draw.
+The output depends on the source and the arguments alone: on no clock and no random draw.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from textdiff.verse import sounds
 PARTS = ("train", "validation", "test")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3007\U00020000-\U000323af]+")
 
-# Graphs that OpenCC leaves alone, and what is printed for them today.
+# Graphs that OpenCC leaves as they are, and the graphs that print uses for them today.
 _VARIANTS = str.maketrans(
     "鴈隠劒窻碁戯徃恠疎踈襍鼔冐凢囬囘壷姧㑹廻逥纎凴冦尙埜崕簔聫聮蠏煕熈冨冺抺肻壌滛卭陁韮徤扄爼倂幈尅砲虵鵞靣"
     "靑髙舩葢栢桒栁畧畆畒甞飡飜騐験懐帰関辺択沢浄焼竜歳歴変児処両単厳営図囯塩売実対専岀巻広応悪惣揺暁楽様権気"
@@ -79,7 +79,7 @@ class Poem:
 
 @dataclass(frozen=True)
 class Report:
-    """What `prepare` read, rejected and wrote: numbers of texts, and of kinds of characters in train."""
+    """The numbers of texts that `prepare` read, rejected and wrote, and of different characters in train."""
 
     records: int
     rejected: dict[str, int]
@@ -107,12 +107,12 @@ def prepare(
     test: float = 0.05,
     progress: Progress | None = None,
 ) -> Report:
-    """Write train, validation and test (`.jsonl.gz`), `vocab.tsv` and `stats.json`, and say what became of every text.
+    """Write train, validation and test (`.jsonl.gz`), `vocab.tsv` and `stats.json`, and report what became of the texts.
 
     `source` is a clone of the repository chinese-poetry, or texts of any kind that the verbs read (see `read`).  `forms` names
-    the forms to keep, all by default.  `simplify` needs OpenCC where the source is traditional.  `validation` and `test` are shares.
-    `progress(stage, done, total)` is called now and then, with total 0 where it is not known.  Files in `out_dir` are
-    replaced, and only after everything has succeeded.
+    the forms to keep, all by default.  `simplify` needs OpenCC if the source is traditional.  `validation` and `test` are shares.
+    `progress(stage, done, total)` is called now and then; total is 0 where it is unknown.  Files in `out_dir` are replaced, but
+    only after all steps have succeeded.
     """
     source, out_dir = Path(source), Path(out_dir)
     if min(validation, test) < 0 or validation + test >= 1:
@@ -200,10 +200,10 @@ def prepare(
 
 
 def read(source: str | Path) -> Iterator[Poem]:
-    """The texts of a source, as they stand there; `form` is still empty.
+    """The texts of a source, unchanged; their `form` is still empty.
 
-    A folder: a clone of chinese-poetry, its 全唐诗/poet.tang.*.json and poet.song.*.json, Tang first.  Everything else is
-    read as any verb reads it (records.py), with its `author`, `title` and `dynasty`.
+    A folder is a clone of chinese-poetry, of which we read 全唐诗/poet.tang.*.json and then poet.song.*.json.  Any other source
+    is read by the reader of all verbs (records.py), with its `author`, `title` and `dynasty`.
     """
     source = Path(source)
     if source.is_dir() and not is_folder(source):
@@ -215,12 +215,12 @@ def read(source: str | Path) -> Iterator[Poem]:
 
 def _read_clone(folder: Path) -> Iterator[Poem]:
     inner = folder / "全唐诗" if (folder / "全唐诗").is_dir() else folder
-    found = False
+    is_clone = False
     for dynasty in ("tang", "song"):
         for path in sorted(inner.glob(f"poet.{dynasty}.*.json"), key=lambda path: (len(path.name), path.name)):
-            found = True
+            is_clone = True
             yield from guarded(repr(str(path)), _poems_of(path, dynasty))
-    if not found:
+    if not is_clone:
         raise AskedError(
             f"{folder} has no 全唐诗/poet.tang.*.json or poet.song.*.json; pass the root of a clone of chinese-poetry"
         )
@@ -229,15 +229,15 @@ def _read_clone(folder: Path) -> Iterator[Poem]:
 def _poems_of(path: Path, dynasty: str) -> Iterator[Poem]:
     """The poems of one file of a clone."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
-        raise  # said by `guarded`
+        raise  # `guarded` turns it into a message
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise AskedError(f"{str(path)!r} is not JSON ({reason}); mend or remove it") from None
-    if not isinstance(found, list):
-        raise AskedError(f"{str(path)!r} is no list of poems; mend or remove it")
-    for number, record in enumerate(found, start=1):
+    if not isinstance(content, list):
+        raise AskedError(f"{str(path)!r} is no list of poems; mend or remove the file")
+    for number, record in enumerate(content, start=1):
         poem = _poem_of(record, dynasty)
         if poem is None or fault_of("".join((poem.text, poem.author, poem.title))) is not None:
             raise AskedError(
@@ -248,7 +248,7 @@ def _poems_of(path: Path, dynasty: str) -> Iterator[Poem]:
 
 
 def _poem_of(record: Any, dynasty: str) -> Poem | None:
-    """A record of a clone as a poem, None where it is none."""
+    """The poem in a record of a clone; None if there is none."""
     if not isinstance(record, dict) or not isinstance(record.get("paragraphs"), list):
         return None
     lines, author, title = record["paragraphs"], record.get("author") or "", record.get("title") or ""
@@ -261,7 +261,7 @@ def _poem_of(record: Any, dynasty: str) -> Poem | None:
 
 
 def regular(record: Poem) -> Poem | None:
-    """The record as a poem of the form it has the shape of, or None."""
+    """The record as a poem of the form whose shape it has; None if it has the shape of no form."""
     form = verse.guess_form(record.text)
     return replace(record, form=form.name, text="\n".join(form.split(record.text))) if form else None
 
@@ -269,7 +269,7 @@ def regular(record: Poem) -> Poem | None:
 def simplified(poem: Poem) -> Poem:
     """The poem in simplified characters.
 
-    A poem whose characters all have a reading in our table of simplified ones is simplified already and passes as it is.
+    Our table of readings has simplified characters; a poem all of whose characters are in it is returned unchanged.
     """
     words = (poem.text, poem.author, poem.title)
     if all(map(sounds.readings, "".join(_HAN.findall("".join(words))))):
@@ -301,7 +301,7 @@ def _converter() -> Callable[[str], str] | None:
 
 
 def split(poems: list[Poem], validation: float, test: float) -> dict[str, list[Poem]]:
-    """Train, validation and test by the hash of each text, in the order of the hash: any prefix is a random sample."""
+    """Train, validation and test by the hash of each text, sorted by this hash, so that any prefix is a random sample."""
     parts: dict[str, list[Poem]] = {part: [] for part in PARTS}
     for digest, poem in sorted(((poem.digest, poem) for poem in poems), key=lambda pair: (pair[0], pair[1].text)):
         place = int.from_bytes(digest, "big") / 2**64
@@ -311,7 +311,7 @@ def split(poems: list[Poem], validation: float, test: float) -> dict[str, list[P
 
 
 def _packed(poems: list[Poem]) -> bytes:
-    """gzip JSON Lines, without a time stamp."""
+    """The poems as JSON Lines packed with gzip, without a time stamp."""
     buffer = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
         for poem in poems:
@@ -320,10 +320,10 @@ def _packed(poems: list[Poem]) -> bytes:
 
 
 def _write(folder: Path, content: dict[str, bytes]) -> None:
-    """All files or none: written beside their names, then renamed."""
+    """Write all files or none: each under a temporary name first, and then all are renamed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # as OSError: a FileNotFoundError would say that the source is missing
+    except OSError as error:  # a FileNotFoundError would sound as if the source were missing
         raise OSError(f"cannot write to {folder} ({error.strerror}); name a folder that can be written") from error
     temporary = {folder / name: folder / f".{name}.{os.getpid()}.part" for name in content}
     try:

@@ -1,6 +1,6 @@
-"""From bytes to lines of text: gzip, byte order marks, line ends of every system, and lines that are too long or damaged.
+"""Turns bytes into lines of text: gzip, byte order marks, line ends of every system, lines that are too long or damaged.
 
-What a source holds is decided by how it begins and not by its name.
+The first bytes of a source decide its format, and not its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from textdiff.core.errors import AskedError
 
-LONGEST = 1 << 20  # characters of a line that may be one record
+LONGEST = 1 << 20  # characters that a line may have as one record
 _PIECE = 1 << 16  # characters of a line that are read at a time
 
 _ENCODINGS = (  # the longer marks first: that of UTF-32 begins like that of UTF-16
@@ -27,12 +27,12 @@ _ENCODINGS = (  # the longer marks first: that of UTF-32 begins like that of UTF
 )
 _STRANGE = {b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
-Note = Callable[[str], object]  # takes one line about the source that a person may want to know
+Note = Callable[[str], object]  # takes a line about the source that people may want to read
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line without its line break, its number from 1 on, and what is wrong with it."""
+    """A line without its line break, its number from 1 on, and its fault, if it has one."""
 
     number: int
     text: str
@@ -40,34 +40,34 @@ class Line:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of reading says, in a line."""
+    """The reason that an error of reading gives, in one line."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().split("\n")[0]
 
 
-def begins(stream: BinaryIO) -> bytes:
-    """The first bytes of a buffered stream, which stay to be read."""
+def beginning(stream: BinaryIO) -> bytes:
+    """The first bytes of a buffered stream; they stay in the stream."""
     return stream.peek(8)[:8]  # type: ignore[attr-defined,no-any-return]
 
 
 def decoded(stream: BinaryIO, name: str, note: Note | None = None) -> io.TextIOBase:
     """The text of a buffered stream of bytes.  A byte that is no UTF-8 becomes a surrogate, which `lines_of` reports."""
-    if begins(stream)[:2] == b"\x1f\x8b":
+    if beginning(stream)[:2] == b"\x1f\x8b":
         stream = io.BufferedReader(gzip.GzipFile(fileobj=stream))  # type: ignore[arg-type]
-    head = begins(stream)
+    head = beginning(stream)
     for magic, what in _STRANGE.items():
         if head.startswith(magic):
             raise AskedError(f"{name} is packed as {what}; unpack it first, or pack it with gzip")
-    for mark, encoding, said in _ENCODINGS:
+    for mark, encoding, named in _ENCODINGS:
         if head.startswith(mark):
-            if said and note is not None:
-                note(f"{name} is in {said} and was read so")
-            errors = "surrogatepass" if said else "surrogateescape"
+            if named and note is not None:
+                note(f"{name} is in {named} and was read so")
+            errors = "surrogatepass" if named else "surrogateescape"
             return io.TextIOWrapper(stream, encoding=encoding, errors=errors)
     return io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape")
 
 
 def pieces_of(text: io.TextIOBase | Iterable[str]) -> Iterator[str]:
-    """The lines of a text with their line breaks; a long line comes in several pieces."""
+    """The lines of a text with their line breaks; long lines are cut into several pieces."""
     if not isinstance(text, io.TextIOBase):
         for number, item in enumerate(text):
             yield from pieces_of(io.StringIO(item if number else item.removeprefix("\ufeff"), newline=None))
@@ -79,7 +79,7 @@ def pieces_of(text: io.TextIOBase | Iterable[str]) -> Iterator[str]:
 
 
 def lines_of(text: io.TextIOBase | Iterable[str], longest: int | None = LONGEST) -> Iterator[Line]:
-    """The lines of a text.  Of a line of more than `longest` characters only the beginning is kept, and an error."""
+    """The lines of a text.  A line of more than `longest` characters becomes its beginning and an error."""
     number, parts, size = 1, [], 0
     for piece in pieces_of(text):
         if longest is None or size < longest:
@@ -100,7 +100,7 @@ def _line(number: int, text: str, size: int, longest: int | None) -> Line:
 
 
 def fault_of(text: str) -> str | None:
-    """What cannot be in a text: half of a pair of surrogates, or NUL; None for a sound text."""
+    """The fault of a text with half of a pair of surrogates or NUL; None for a sound text."""
     if "\0" in text:
         return "has a NUL character; remove it, or save the text as UTF-8 if it is UTF-16"
     if text.isascii():
@@ -116,12 +116,12 @@ def fault_of(text: str) -> str | None:
 
 
 def printable(text: str) -> str:
-    """The text with a question mark in the place of what cannot be written."""
+    """The text with a question mark in the place of each character that cannot be written."""
     return text.encode(errors="replace").decode().replace("\0", "?")
 
 
 def guarded(name: str, work: Iterator[Any]) -> Iterator[Any]:
-    """`work`, with errors of reading said as AskedError."""
+    """The items of `work`; an error of reading becomes an AskedError about `name`."""
     try:
         yield from work
     except (OSError, EOFError, zlib.error, UnicodeError) as error:

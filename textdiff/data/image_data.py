@@ -1,7 +1,7 @@
 """Images to learn from: the digits that come with scikit-learn, a folder of image files, or a data set of `datasets`.
 
-Values are scaled to [−1, 1].  Which part an image belongs to is decided by its index alone (a hash of it): 80 % train,
-10 % validation, 10 % test; a data set with a test split of its own is cut 90 : 10 into train and validation.
+Values are scaled to [−1, 1].  A hash of its index decides the part of an image: 80 % are train, 10 % validation and 10 % test.
+If a data set has a test split, the rest is cut 90 : 10 into train and validation.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BYTES = Bins(-1.0, 1.0, 2 / 255)
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of one size, and what they show."""
+    """Images of one size, with their classes and parts."""
 
     x: Tensor  # (N, C, H, W) float32 in [−1, 1]
-    labels: Tensor | None  # (N,) 0 … K − 1
+    labels: Tensor | None  # (N,) from 0 to K − 1
     names: tuple[str, ...]  # (K,) of the classes; empty where there are no labels
     bins: Bins
-    part: Tensor  # (N,) index into PARTS
+    part: Tensor  # (N,) indices into PARTS
 
     def of(self, part: str) -> Images:
         """The images of one part."""
@@ -49,10 +49,10 @@ def read_images(
     label: str = "label",
     limit: int | None = None,
 ) -> Images:
-    """`source` is "digits", a folder of image files (subfolders are classes), or a data set: a folder of
-    `datasets.save_to_disk`, or a hub id, with the columns `image` and `label`.
+    """The images of `source`: "digits", a folder of image files (whose subfolders are classes), or a data set, which is a
+    folder of `datasets.save_to_disk` or a hub id, with the columns `image` and `label`.
 
-    Files are brought to `size` by `size` pixels; None takes the size of the first one.  An AskedError says what is missing.
+    Images are scaled to `size` by `size` pixels; None takes the size of the first one.  An AskedError says what is missing.
     """
     if channels not in (1, 3):
         raise AskedError(f"channels is {channels}; expected 1 for gray or 3 for colours")
@@ -69,7 +69,7 @@ def read_images(
 
 
 def part_of(index: int, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> int:
-    """Index into PARTS of the image `index`."""
+    """The index into PARTS of the image `index`."""
     place = int.from_bytes(hashlib.sha256(str(index).encode()).digest()[:8]) / 2**64
     return 0 if place < shares[0] else 1 if place < shares[0] + shares[1] else 2
 
@@ -81,9 +81,9 @@ def _digits(size: int | None, channels: int, limit: int | None) -> Images:
         from sklearn.datasets import load_digits
     except ImportError:
         raise AskedError("the digits come with scikit-learn, which is missing; pip install 'textdiff[image]'") from None
-    found = load_digits()
-    x = torch.from_numpy(found.images[:limit]).float()[:, None] / 8 - 1  # 0 … 16
-    labels = torch.from_numpy(found.target[:limit]).long()
+    digits = load_digits()
+    x = torch.from_numpy(digits.images[:limit]).float()[:, None] / 8 - 1  # values are 0 … 16
+    labels = torch.from_numpy(digits.target[:limit]).long()
     parts = torch.tensor([part_of(k) for k in range(len(x))])
     return Images(x, labels, tuple(map(str, range(10))), Bins(-1.0, 1.0, 1 / 8), parts)
 
@@ -98,12 +98,12 @@ def _folder(folder: Path, size: int | None, channels: int, limit: int | None) ->
             f"folder {str(folder)!r} holds images both beside and inside of subfolders; classes are subfolders, so move "
             f"all images into them, or none"
         )
-    x = _stacked([_opened(path) for path in files], size, channels)
+    x = _stacked([_picture(path) for path in files], size, channels)
     labels = torch.tensor([names.index(p.parent.relative_to(folder).as_posix()) for p in files]) if names else None
     return Images(x, labels, tuple(names), BYTES, torch.tensor([part_of(k) for k in range(len(x))]))
 
 
-def _opened(path: Path) -> Any:
+def _picture(path: Path) -> Any:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
@@ -117,7 +117,7 @@ def _opened(path: Path) -> Any:
 
 
 def _stacked(pictures: Sequence[Any], size: int | None, channels: int) -> Tensor:
-    """(N, C, H, W) in [−1, 1] of Pillow's pictures."""
+    """Pillow's pictures as a tensor (N, C, H, W) in [−1, 1]."""
     import numpy as np
 
     shape = (size, size) if size else pictures[0].size
@@ -134,13 +134,15 @@ def _dataset(source: str, size: int | None, channels: int, image: str, label: st
     import datasets
 
     try:
-        found = datasets.load_from_disk(source) if Path(source).exists() else datasets.load_dataset(source)
-    except Exception as error:  # of many kinds: no network, no such set, damaged files
+        data = datasets.load_from_disk(source) if Path(source).exists() else datasets.load_dataset(source)
+    except Exception as error:  # there are many kinds: no network, no such data set, damaged files
         reason = str(error).strip().split("\n")[0]
         raise AskedError(f"data set {source!r} cannot be read ({reason}); check its name and the connection") from error
-    splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
+    splits = {"train": data} if isinstance(data, datasets.Dataset) else dict(data)
     if "train" not in splits:
-        raise AskedError(f"data set {source!r} has no split 'train', only {', '.join(splits)}; pass one that has")
+        raise AskedError(
+            f"data set {source!r} has no split 'train', only {', '.join(splits)}; pass a data set with this split"
+        )
     rows, parts = [], []
     shares = (0.9, 0.1, 0.0) if "test" in splits else (0.8, 0.1, 0.1)
     for name in ("train", "test"):
@@ -148,8 +150,8 @@ def _dataset(source: str, size: int | None, channels: int, image: str, label: st
         rows += list(split)
         parts += [part_of(k, shares) if name == "train" else 2 for k in range(len(split))]
     if not rows or image not in rows[0]:
-        held = ", ".join(rows[0]) if rows else "no rows"
-        raise AskedError(f"data set {source!r} has {held}, no column {image!r}; name the column of the images")
+        columns = ", ".join(rows[0]) if rows else "no rows"
+        raise AskedError(f"data set {source!r} has {columns}, no column {image!r}; name the column of the images")
     x = _stacked([row[image] for row in rows], size, channels)
     labels, names = None, ()
     if label in rows[0]:
@@ -160,7 +162,7 @@ def _dataset(source: str, size: int | None, channels: int, image: str, label: st
 
 
 def image_of(source: str, shape: Sequence[int]) -> Tensor:
-    """One image, shape (C, H, W), in [−1, 1]: a file, or "digits:K" for the K-th digit of the test part."""
+    """One image of shape (C, H, W) in [−1, 1]: a file, or "digits:K" for the K-th digit of the test part."""
     channels, height, width = shape
     name, _, number = source.partition(":")
     if name == "digits" and not Path(source).exists():
@@ -173,11 +175,11 @@ def image_of(source: str, shape: Sequence[int]) -> Tensor:
         return test[int(number)]
     if not Path(source).is_file():
         raise AskedError(f"there is no image {source!r}; pass an image file, or digits:0, digits:1 …")
-    return _stacked([_opened(Path(source)).resize((width, height))], None, channels)[0]
+    return _stacked([_picture(Path(source)).resize((width, height))], None, channels)[0]
 
 
 def mask_of(source: str, shape: Sequence[int]) -> Tensor:
-    """(H, W) bool, True where an image is known: not where the file `source` is white, or the part so named."""
+    """Booleans (H, W), True where an image is known.  `source` is a file that is white where it is not, or the name of a part."""
     _, height, width = shape
     down = torch.arange(height)[:, None].expand(height, width)
     across = torch.arange(width).expand(height, width)
@@ -192,4 +194,4 @@ def mask_of(source: str, shape: Sequence[int]) -> Tensor:
         return ~parts[source]
     if not Path(source).is_file():
         raise AskedError(f"there is no mask {source!r}; pass an image file, or one of {', '.join(parts)}")
-    return _stacked([_opened(Path(source)).resize((width, height))], None, 1)[0, 0] <= 0
+    return _stacked([_picture(Path(source)).resize((width, height))], None, 1)[0, 0] <= 0

@@ -1,13 +1,13 @@
-"""Texts that are tokenised once: a folder of files of ids, which later starts with the same data take again.
+"""Token ids of texts in a folder of files, so that later runs with the same data do not tokenise the texts again.
 
-<cache>/<key>/prepared.json   what the files hold, with the size and the checksum of each; written last
+<cache>/<key>/prepared.json   a description of the files, with the size and the checksum of each; written last
 <cache>/<key>/*.ids           token ids, row after row
 <cache>/<key>/*.told          the prefixes of the rows, where they differ
 
 The cache is $XDG_CACHE_HOME/textdiff/prepared (~/.cache without that variable), and nothing is lost if it is removed.  The
-key is a hash of the contents of the data, of the settings that touch them, and of the tokenizer.  A folder appears whole
-(it is renamed when all is written), and what is damaged is made again.  Of little data nothing is
-kept, and what no start has used for 30 days is removed.
+key is a hash of the contents of the data, of the settings that touch them, and of the tokenizer.  A folder gets its name only
+when all its files are written, and a damaged folder is made again.  Small data do not use the cache, and a folder that no run
+has used for 30 days is removed.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ from textdiff.data.rows import Stored
 
 FORMAT = 2
 NAME = "prepared.json"
-KEPT = 1 << 22  # bytes of data from which on the cache is worth its place
-NEW = ".textdiff-new-"  # how the names of unfinished folders begin
-STALE = 24 * 3600  # seconds after which an unfinished folder has no owner any more
-UNUSED = 30 * 24 * 3600  # seconds after which a folder that no start has used is removed
+KEPT = 1 << 22  # bytes of data from which on the cache is worth its space
+NEW = ".textdiff-new-"  # the names of unfinished folders begin with it
+STALE = 24 * 3600  # seconds after which no run is still writing an unfinished folder
+UNUSED = 30 * 24 * 3600  # seconds after which a folder that no run has used is removed
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The files of a prepared folder, open, and what they hold."""
+    """The open files of a prepared folder, and their description."""
 
     about: dict[str, Any]
     files: dict[str, Stored]
 
 
 def cache() -> Path:
-    """Where prepared texts are kept."""
+    """The folder of the cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "textdiff" / "prepared"
 
 
 def key_of(*parts: Any) -> str:
-    """The name of a folder: a hash of whatever decides its files."""
-    told = json.dumps([FORMAT, *parts], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    """The name of a folder: a hash of everything that decides its files."""
+    content = json.dumps([FORMAT, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def get(
     key: str, make: Callable[[Path], dict[str, Any]], *, keep: bool, log: Callable[[str], object] = lambda line: None
 ) -> Prepared:
-    """What `make` writes into the folder it is given, or what an earlier start has kept of it under this key."""
+    """The files that an earlier run stored under this key, or those that `make` writes into a new folder."""
     home = _home() if keep else None
     if home is not None:
         _sweep(home)
-        found = _opened(home / key)
-        if found is not None:
-            os.utime(home / key)  # used again
+        prepared = _opened(home / key)
+        if prepared is not None:
+            os.utime(home / key)  # the time of the last use
             log(f"the texts are tokenised already ({_size(home / key)} in {home / key})")
-            return found
+            return prepared
     else:
         _sweep(Path(tempfile.gettempdir()))
     new = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
@@ -75,8 +75,8 @@ def get(
         sealed.seal(new, NAME, {"format": FORMAT, "about": make(new)})
         if home is not None:
             _rename(new, home / key)
-            log(f"the tokenised texts are kept for the next start ({_size(home / key)} in {home / key})")
-        found = _opened(home / key if home is not None and not new.exists() else new)
+            log(f"the tokenised texts are kept for the next run ({_size(home / key)} in {home / key})")
+        prepared = _opened(home / key if home is not None and not new.exists() else new)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise AskedError(
@@ -85,14 +85,14 @@ def get(
             ) from error
         raise
     finally:
-        shutil.rmtree(new, ignore_errors=True)  # what is open stays readable until it is closed
-    if found is None:
+        shutil.rmtree(new, ignore_errors=True)  # open files can be read until they are closed
+    if prepared is None:
         raise OSError(f"the prepared texts under {str(new.parent)!r} changed while they were written; start again")
-    return found
+    return prepared
 
 
 def _home() -> Path | None:
-    """The cache, made if need be; None where nothing can be written there."""
+    """The folder of the cache, which is made if it is missing; None if nothing can be written there."""
     folder = cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _size(folder: Path) -> str:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what starts that were killed have left unfinished, and what no start has used for long."""
+    """Remove the unfinished folders of runs that were killed, and the folders that no run has used for long."""
     for pattern, seconds in ((f"{NEW}*", STALE), ("[0-9a-f]" * 32, UNUSED)):
         for folder in home.glob(pattern):
             with contextlib.suppress(OSError):
@@ -115,21 +115,21 @@ def _sweep(home: Path) -> None:
 
 
 def _rename(new: Path, folder: Path) -> None:
-    """Put `new` where `folder` shall be; where another start was faster, its folder stays and `new` is used by us alone."""
+    """Rename `new` to `folder`; if another run was faster, its folder stays, and only this run uses `new`."""
     with contextlib.suppress(OSError):
         os.rename(new, folder)
         sealed.sync(folder.parent)
 
 
 def _opened(folder: Path) -> Prepared | None:
-    """The files of a folder; None where there is none, or a damaged one, which is removed."""
+    """The files of a folder; None if it is missing, or damaged, in which case it is removed."""
     if not folder.is_dir():
         return None
     try:
-        found = sealed.about(folder, NAME)
-        files = {name: Stored(folder / Path(name).name) for name in found["files"]}
+        description = sealed.about(folder, NAME)
+        files = {name: Stored(folder / Path(name).name) for name in description["files"]}
         if sealed.damage(folder, NAME) is None:
-            return Prepared(found["about"], files)
+            return Prepared(description["about"], files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""The one reader of texts, one record after another, whatever they stand in.
+"""The one reader of texts: it reads any source, one record after another.
 
     JSON Lines         objects with a `text`
     plain text         one text a line; a poem may run over the lines of a paragraph
     a table            with a column `text`: csv, Parquet, a folder of `datasets`, a data set of the hub (tables.py)
 
-The kind is decided by how the source begins.  Nothing is held in memory but the record that is read.  A record keeps all
-its keys; `form`, `title`, `dynasty` and `seed` are checked, since every verb takes them for what they say.
+The beginning of the source decides its kind.  Only the current record is in memory.  A record keeps all its keys; we check
+`form`, `title`, `dynasty` and `seed`, since every verb relies on them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from textdiff.data.decoding import (
     LONGEST,
     Line,
     Note,
-    begins,
+    beginning,
     decoded,
     fault_of,
     guarded,
@@ -38,20 +38,20 @@ from textdiff.data.decoding import (
 from textdiff.verse.forms import HOLE, guess_form
 
 CONDITIONS = ("title", "dynasty")  # keys of a record that a model may be conditioned on
-DEEPEST = 64  # levels of brackets in a record
-PARAGRAPH = 64  # lines of a paragraph that may be one poem; a longer paragraph has one text a line
+DEEPEST = 64  # levels of brackets that a record may have
+PARAGRAPH = 64  # lines that a poem may have; in a longer paragraph each line is a text
 
 Source = str | os.PathLike[str] | io.IOBase | Iterable[str]  # a path or a name of the hub, an open stream, lines
 
 
 @dataclass(frozen=True)
 class Record:
-    """One text with all its keys, where it stands, and what is wrong with it."""
+    """One text with all its keys, its place in the source, and its fault, if it has one."""
 
     fields: Mapping[str, Any]
     place: str  # 'poems.jsonl' line 7
     error: str | None = None  # None: the record is sound, and has a `text`
-    number: int = 0  # among the records of its source, where someone counts them
+    number: int = 0  # among the records of its source, where the reader counts them
 
     def __getitem__(self, key: str) -> Any:
         return self.fields[key]
@@ -69,10 +69,10 @@ class Record:
 def read(
     source: Source, note: Note | None = None, longest: int | None = LONGEST, column: str = "text"
 ) -> Iterator[Record]:
-    """The records of a source, wrong ones among them.  AskedError for a source that cannot be read, or has no record.
+    """The records of a source, also wrong ones.  AskedError for a source that cannot be read or has no record.
 
-    `note` is called with a line for people, where there is something to say.  `longest` is how many characters a line may
-    have, and `column` the key that the texts stand in.
+    `note` is called with each remark on the source that people may want to read.  `longest` is how many characters a line may
+    have, and `column` is the key of the texts.
     """
     name = name_of(source)
     empty = True
@@ -86,7 +86,7 @@ def read(
 def records(
     source: Source, note: Note | None = None, longest: int | None = LONGEST, column: str = "text"
 ) -> Iterator[Record]:
-    """The records of a source.  AskedError at the first that is wrong, with its file and line."""
+    """The records of a source.  AskedError at the first wrong one, with its file and line."""
     for record in read(source, note, longest, column):
         if record.error is not None:
             raise AskedError(f"{record.place} {record.error}")
@@ -101,7 +101,7 @@ def read_records(source: Source, note: Note | None = None) -> list[dict[str, Any
 def pieces(
     path: str | os.PathLike[str], limit: int | None = None, note: Note | None = None, column: str = "text"
 ) -> Iterator[str]:
-    """Running text: plain text as it stands, a piece at a time, or the texts of the records with line breaks between.
+    """Running text, a piece at a time: plain text without changes, or the texts of the records with line breaks between them.
 
     `limit` is a number of lines, or of records.
     """
@@ -113,7 +113,7 @@ def pieces(
 
 
 def name_of(source: Source) -> str:
-    """What messages call a source: its path in quotes, stdin, or input."""
+    """The name of a source in messages: its path in quotes, stdin, or input."""
     if isinstance(source, (str, os.PathLike)):
         return repr(str(source))
     return "stdin" if source is sys.stdin else "input"
@@ -158,7 +158,7 @@ def _suffix(source: Source) -> str:
 
 
 def _table(source: Source, name: str, column: str) -> Iterator[tuple[int, dict[str, Any]]] | None:
-    """The rows of a table that is no text; None for everything else."""
+    """The numbered rows of a table that is not stored as text; None for every other source."""
     if not isinstance(source, (str, os.PathLike)):
         return None
     path = Path(source)
@@ -186,13 +186,13 @@ def _opened(source: Source, name: str, note: Note | None) -> Iterator[io.TextIOB
     if not hasattr(stream, "peek"):
         yield source  # type: ignore[misc]
         return
-    if begins(stream)[:4] == tables.PARQUET:
+    if beginning(stream)[:4] == tables.PARQUET:
         raise AskedError(f"{name} is a Parquet file, which cannot be read from a stream; pass its name")
     wrapped = decoded(stream, name, note)
     try:
         yield wrapped
     finally:
-        wrapped.detach()  # the stream is not ours to close
+        wrapped.detach()  # the stream belongs to the caller, so it stays open
 
 
 def _is_plain(path: str | os.PathLike[str], column: str) -> bool:
@@ -230,31 +230,31 @@ def _plain_pieces(path: str | os.PathLike[str], limit: int | None, note: Note | 
 def _parsed(line: Line, name: str, column: str) -> Record:
     """The record of a line of JSON."""
     place = f"{name} line {line.number}"
-    shown = {"text": printable(line.text[:200])}
+    excerpt = {"text": printable(line.text[:200])}
     if line.error is not None:
-        return Record(shown, place, line.error)
+        return Record(excerpt, place, line.error)
     try:
-        found = json.loads(line.text, parse_constant=_no_number)
+        fields = json.loads(line.text, parse_constant=_no_number)
     except RecursionError:
-        return Record(shown, place, "is nested too deeply; mend or remove it")
+        return Record(excerpt, place, "is nested too deeply; mend or remove it")
     except json.JSONDecodeError as error:
-        return Record(shown, place, f"is not JSON ({error.msg}, character {error.pos + 1}); mend or remove it")
+        return Record(excerpt, place, f"is not JSON ({error.msg}, character {error.pos + 1}); mend or remove it")
     except ValueError as error:
-        return Record(shown, place, f"is not JSON ({error}); mend or remove it")
-    if not isinstance(found, dict) or column not in found:
-        return Record(shown, place, f"is no JSON object with a {column!r}; mend or remove it")
-    if line.text.count("[") + line.text.count("{") > DEEPEST and _deep(found):
-        return Record(shown, place, "is nested too deeply; mend or remove it")
+        return Record(excerpt, place, f"is not JSON ({error}); mend or remove it")
+    if not isinstance(fields, dict) or column not in fields:
+        return Record(excerpt, place, f"is no JSON object with a {column!r}; mend or remove it")
+    if line.text.count("[") + line.text.count("{") > DEEPEST and _deep(fields):
+        return Record(excerpt, place, "is nested too deeply; mend or remove it")
     if "\\u" in line.text:
         try:
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(fields, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            return Record(shown, place, "has one half of a pair of surrogates (\\\\ud8…); remove it")
-    return checked(_named(found, column), place)
+            return Record(excerpt, place, "has one half of a pair of surrogates (\\\\ud8…); remove it")
+    return checked(_named(fields, column), place)
 
 
 def _named(fields: dict[str, Any], column: str) -> dict[str, Any]:
-    """The fields, with what stands in `column` as their `text`."""
+    """The fields, with the value of `column` as their `text`."""
     return fields if column == "text" or column not in fields else fields | {"text": fields[column]}
 
 
@@ -263,23 +263,23 @@ def _no_number(name: str) -> NoReturn:
 
 
 def _deep(value: Any) -> bool:
-    """Whether lists and objects stand in one another more than DEEPEST times."""
+    """Whether lists and objects are nested more than DEEPEST levels deep."""
     level = [value]
     for _ in range(DEEPEST):
         level = [
             inner
-            for one in level
-            if isinstance(one, (dict, list))
-            for inner in (one.values() if isinstance(one, dict) else one)
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
         ]
         if not level:
             return False
-    return any(isinstance(one, (dict, list)) for one in level)
+    return any(isinstance(item, (dict, list)) for item in level)
 
 
 def checked(fields: dict[str, Any], place: str, wrong: str | None = None) -> Record:
-    """The record, with what is wrong with the keys that the verbs take."""
-    error = wrong or next((found for key, test in _TESTS.items() if (found := test(key, fields.get(key)))), None)
+    """The record, with the fault of the keys on which the verbs rely."""
+    error = wrong or next((fault for key, test in _TESTS.items() if (fault := test(key, fields.get(key)))), None)
     if any(isinstance(value, str) and fault_of(value) for value in (*fields, *fields.values())):
         error = error or "has a key or value that cannot be written: half of a pair of surrogates, or NUL; mend it"
         fields = {printable(key): printable(v) if isinstance(v, str) else v for key, v in fields.items()}
@@ -314,12 +314,12 @@ _TESTS: dict[str, Callable[[str, Any], str | None]] = {
 
 
 def _short(value: Any) -> str:
-    shown = printable(repr(value))
-    return shown if len(shown) <= 40 else shown[:39] + "…"
+    text = printable(repr(value))
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _paragraphs(lines: Iterable[Line], name: str) -> Iterator[Record]:
-    """One text a line; the lines of a paragraph that only together have the shape of a poem are one text."""
+    """Each line is a text, but the lines of a paragraph are one text if they have the shape of a poem only together."""
     paragraph: list[Line] | None = []  # None: the paragraph is longer than a poem, and each line is a text
     for line in itertools.chain(lines, [Line(0, "")]):
         if line.text.strip() or line.error:
@@ -328,7 +328,7 @@ def _paragraphs(lines: Iterable[Line], name: str) -> Iterator[Record]:
                 continue
             paragraph.append(line)
             if len(paragraph) > PARAGRAPH:
-                yield from (_plain(one, name) for one in paragraph)
+                yield from (_plain(line, name) for line in paragraph)
                 paragraph = None
             continue
         if paragraph:

@@ -1,12 +1,12 @@
 """Near repeats among poems.
 
-Two poems are near repeats if they share 40 % of the shorter one's 4-grams (within lines), or, in the same form, agree in
-60 % of the positions.  Comparing all pairs is out of the question, so we look at pairs that share a key.  Of the K keys of
-a poem m must be met, hence one of the K − m + 1 rarest ones at least, and only these are looked up:
+Two poems are near repeats if they share 40 % of the shorter poem's 4-grams (within lines), or if they have the same form and
+agree in 60 % of the positions.  There are too many pairs to compare them all, so we look only at pairs that share a key.  A
+near repeat shares m of the K keys of a poem, and hence at least one of the K − m + 1 rarest ones; we look up only these:
 
-    4-grams            m = ⌈0.4 K⌉, K the number of different 4-grams of the shorter poem
-    aligned pairs      the characters at 2i and 2i + 1, K = L/2; d differing positions spoil at most d pairs, so
-                       m = K − ⌊0.4 L⌋
+    4-grams            m = ⌈0.4 K⌉, where K is the number of different 4-grams of the shorter poem
+    aligned pairs      the characters at 2i and 2i + 1; there are K = L/2 of them, and d positions that differ spoil at most
+                       d pairs, so m = K − ⌊0.4 L⌋
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from textdiff.core.errors import AskedError
 
 Whole = NDArray[np.int64]
 
-SHARED_GRAMS = 0.4  # of the shorter poem's 4-grams: a near repeat
-EQUAL_POSITIONS = 0.6  # of a form's positions: a near repeat
-_CHUNK = 1 << 19  # pairs looked at in one go
+SHARED_GRAMS = 0.4  # poems are near repeats if they share so many of the shorter poem's 4-grams
+EQUAL_POSITIONS = 0.6  # poems of one form are near repeats if they agree in so many positions
+_CHUNK = 1 << 19  # pairs that are compared at a time
 
 
 def near_repeats(poems: list[list[str]], progress: Callable[[int, int], None] | None = None) -> NDArray[np.bool_]:
-    """Which poems, given as their lines, are near repeats of an earlier one that stays, as booleans.
+    """Which poems, given as lists of lines, are near repeats of an earlier poem that stays, as booleans.
 
-    Exact for any pair; minutes for 230,000 poems.
+    The result is exact, as if all pairs had been compared; 230,000 poems take minutes.
     """
     tell = progress or (lambda done, total: None)
     alphabet = {c: i for i, c in enumerate(sorted({c for lines in poems for line in lines for c in line}))}
@@ -62,7 +62,7 @@ def near_repeats(poems: list[list[str]], progress: Callable[[int, int], None] | 
         tell(compared, len(poems))
 
     kinds, key = np.unique(np.concatenate(keys), return_inverse=True)
-    entries = np.unique(np.concatenate(rows) * len(kinds) + key)  # a poem and a 4-gram of it, each once, sorted by poem
+    entries = np.unique(np.concatenate(rows) * len(kinds) + key)  # each 4-gram of each poem once, sorted by poem
     row, key = entries // len(kinds), entries % len(kinds)
     number = np.bincount(row, minlength=len(poems))
     ends = np.cumsum(number)
@@ -76,24 +76,24 @@ def near_repeats(poems: list[list[str]], progress: Callable[[int, int], None] | 
         pairs.append(np.stack([a[close], b[close]]))
 
     dropped: NDArray[np.bool_] = np.zeros(len(poems), dtype=bool)
-    found = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), dtype=int)
-    first, second = found.min(0), found.max(0)
-    for i in np.argsort(second, kind="stable"):  # whether the earlier poem stays is settled before the later one's turn
+    repeats = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), dtype=int)
+    first, second = repeats.min(0), repeats.max(0)
+    for i in np.argsort(second, kind="stable"):  # in this order, so that it is settled whether the earlier poem stays
         dropped[second[i]] |= not dropped[first[i]]
     return dropped
 
 
 def _candidates(row: Whole, key: Whole, spare: int | Whole) -> Iterator[tuple[Whole, Whole]]:
-    """Pairs of rows that share one of the `spare` + 1 rarest keys of either, in pieces, a pair perhaps several times.
+    """Pairs of rows that share one of the `spare` + 1 rarest keys of one of them, a piece at a time; pairs may come repeatedly.
 
-    `row` and `key` have one entry for each key of each row.  `spare` says how many of its keys a row may miss, for all rows
-    or row by row.
+    `row` and `key` have one entry for each key of each row.  `spare` is the number of keys that a row may have without the
+    other, the same for all rows or one number for each.
     """
     order = np.argsort(key, kind="stable")
     row, key = row[order], key[order]
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]][: len(key)])
     size = np.diff(np.r_[first, len(key)])
-    begin: Whole = np.repeat(first, size)  # of the entry's group
+    begin: Whole = np.repeat(first, size)  # where the group of the entry begins
     size = np.repeat(size, size)
 
     rarest = np.lexsort((size, row))
@@ -112,5 +112,5 @@ def _candidates(row: Whole, key: Whole, spare: int | Whole) -> Iterator[tuple[Wh
 
 
 def _ranges(lengths: Whole) -> Whole:
-    """0 … n−1 for each length n, one after the other."""
+    """The numbers 0 … n − 1 for each length n, one range after the other."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,7 +1,7 @@
-"""Rows of token ids that stay in a file until they are asked for.
+"""Rows of token ids that stay in a file until a step needs them.
 
-A corpus that is larger than memory trains because a step reads its own rows alone.  They are read and not mapped: the pages
-of a mapping count as memory of the process, and over an epoch that would be the whole file.
+Each step reads only its own rows, so that a model can train on a corpus that is larger than memory.  We read the rows and do
+not map the file: the pages of a mapping count as memory of the process, and after an epoch they would be the whole file.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 
 def kind_of(tokens: int) -> str:
-    """The type of the numbers in a file, where the vocabulary has so many tokens."""
+    """The type of the numbers in a file, for a vocabulary of so many tokens."""
     return "<u2" if tokens <= 1 << 16 else "<u4"
 
 
 class Stored:
-    """A file that is open for reading, also after its name is gone, until nobody holds it any more."""
+    """A file that is open for reading, even after its name is removed, for as long as this object exists."""
 
     def __init__(self, path: Path):
         self.handle = os.open(path, os.O_RDONLY)
@@ -32,10 +32,10 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """(N, L) whole numbers of a file.  An index, a slice or a tensor of rows, gives these rows in memory, as int64."""
+    """Whole numbers (N, L) in a file.  An index, which is a slice or a tensor of rows, gives these rows in memory as int64."""
 
     file: Stored
-    kind: str  # as numpy calls it
+    kind: str  # the name of the type in numpy
     shape: tuple[int, int]
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class Rows:
         return torch.cat([self._read(k + len(self) if k < 0 else k, 1) for k in index.tolist()])
 
     def _read(self, first: int, rows: int) -> Tensor:
-        """Rows first … first + rows − 1.  `pread` moves no position, so that workers may share the file."""
+        """The rows first … first + rows − 1.  `pread` moves no position, so that workers can share the file."""
         width = self.shape[1] * np.dtype(self.kind).itemsize
         parts, left, at = [], rows * width, first * width
         while left:
@@ -60,5 +60,5 @@ class Rows:
             if not parts[-1]:
                 raise OSError(f"the prepared texts end before row {first + rows}; the file was cut while it was read")
             left, at = left - len(parts[-1]), at + len(parts[-1])
-        found: Any = np.frombuffer(b"".join(parts), dtype=self.kind).astype(np.int64)
-        return torch.from_numpy(found).view(rows, self.shape[1])
+        values: Any = np.frombuffer(b"".join(parts), dtype=self.kind).astype(np.int64)
+        return torch.from_numpy(values).view(rows, self.shape[1])

@@ -1,7 +1,6 @@
-"""Folders that know their files: a description, written last, has the size and the checksum of every other file.
+"""Folders with a description that is written last and has the size and the checksum of every other file.
 
-A folder without its description was never finished.  A file that was cut, emptied, changed or lost later is found by
-`damage`, and named.
+A folder without its description was never finished.  `damage` names a file that was cut, emptied, changed or lost later.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 
 def seal(folder: Path, name: str, about: dict[str, Any]) -> None:
-    """Write `about` and the list of the files to the description `name`, after all that it lists is on the disk."""
+    """Write `about` and the list of the files to the description `name`, after all these files are on the disk."""
     files = {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != name):
         with path.open("rb") as file:
@@ -28,7 +27,7 @@ def seal(folder: Path, name: str, about: dict[str, Any]) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Have the names in a folder on the disk, too."""
+    """Write the names in a folder to the disk, too."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -38,12 +37,12 @@ def sync(folder: Path) -> None:
 
 def about(folder: Path, name: str) -> dict[str, Any]:
     """The description of a folder, as `seal` wrote it."""
-    told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-    return told
+    description: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return description
 
 
 def damage(folder: Path, name: str) -> str | None:
-    """What is wrong with the first file that is not as it was sealed; None where all are."""
+    """The fault of the first file that has changed since the folder was sealed; None if no file has."""
     try:
         files = [(file, int(size), int(check)) for file, (size, check) in about(folder, name)["files"].items()]
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Texts that stand in tables: csv, Parquet, a folder of `datasets`, a data set of the hub.
+"""Texts in tables: csv, Parquet, a folder of `datasets`, a data set of the hub.
 
-A table has a column `text`; its other columns are kept.  pyarrow and datasets are imported when such a table is read.
+A table has a column `text`; its other columns stay in the records.  We import pyarrow and datasets only to read such a table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from textdiff.core.errors import AskedError
 from textdiff.data.decoding import Line, reason_of
 
 ROWS = 1024  # rows of a Parquet file in memory at a time
-PARQUET = b"PAR1"  # how such a file begins
+PARQUET = b"PAR1"  # the first bytes of such a file
 SUFFIXES = (".csv", ".tsv")
 _DELIMITERS = ",\t;"
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:\w+)?")
@@ -23,7 +23,7 @@ _FILES = re.compile(r"\.(jsonl?|txt|csv|tsv|gz|parquet|ya?ml|md)$", re.IGNORECAS
 
 
 def delimiter_of(head: str, suffix: str, column: str) -> str | None:
-    """What parts the columns of a table that begins with this line; None where it is no table with this column of texts."""
+    """The delimiter of a table whose first line is `head`; None if this is no table with the column of texts."""
     for delimiter in _DELIMITERS:
         names = [name.strip() for name in head.split(delimiter)]
         names = [name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name for name in names]
@@ -33,7 +33,7 @@ def delimiter_of(head: str, suffix: str, column: str) -> str | None:
 
 
 def csv_rows(lines: Iterable[Line], delimiter: str, column: str) -> Iterator[tuple[int, dict[str, Any], str | None]]:
-    """(line number, the row, what is wrong with it) of a table whose first row has the names."""
+    """(line number, row, its fault or None) of each row of a table whose first row has the names of the columns."""
     last, errors = 0, list[str]()
 
     def texts() -> Iterator[str]:
@@ -77,7 +77,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether a name that is none of a file here can be one of the hub: owner/name, or owner/name:split."""
+    """Whether `source`, which is no file, can be a data set of the hub: owner/name, or owner/name:split."""
     return bool(_HUB.fullmatch(source)) and not _FILES.search(source) and not Path(source).parent.exists()
 
 
@@ -98,31 +98,31 @@ def parquet_rows(path: Path, name: str, column: str) -> Iterator[tuple[int, dict
 
 
 def dataset_rows(source: str, name: str, column: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a data set, of its split `train` where there are several and none is named (owner/name:split)."""
+    """The rows of a data set; owner/name:split names a split, without which it is `train` or the only one."""
     import datasets
 
     hub, _, split = source.partition(":")
     try:
         if Path(source).exists():
-            found, split = datasets.load_from_disk(source), ""
+            data, split = datasets.load_from_disk(source), ""
         else:
-            found = datasets.load_dataset(hub, split=split or None, streaming=True)
-    except Exception as error:  # of many kinds: no network, no such set, damaged files
+            data = datasets.load_dataset(hub, split=split or None, streaming=True)
+    except Exception as error:  # there are many kinds: no network, no such data set, damaged files
         raise AskedError(
             f"there is no file {source!r}, and as a data set it cannot be read ({reason_of(error)}); check the name and the "
             "connection"
         ) from error
-    if isinstance(found, Mapping):
-        splits = list(found)
-        if "train" not in found and len(splits) != 1:
+    if isinstance(data, Mapping):
+        splits = list(data)
+        if "train" not in data and len(splits) != 1:
             raise AskedError(f"{name} has the splits {', '.join(splits)}, and no 'train'; name a data set of one split")
-        found = found["train" if "train" in found else splits[0]]
-    with_text(found.column_names, name, column)
-    yield from enumerate(found, start=1)
+        data = data["train" if "train" in data else splits[0]]
+    with_text(data.column_names, name, column)
+    yield from enumerate(data, start=1)
 
 
 def with_text(columns: list[str] | None, name: str, column: str) -> None:
-    """AskedError for a table without its column of texts."""
+    """Raise an AskedError if the table lacks the column of texts."""
     if columns is not None and column not in columns:
         raise AskedError(
             f"{name} has the columns {', '.join(columns)}, and no {column!r}; rename the column of the texts so"

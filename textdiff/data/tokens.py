@@ -1,4 +1,4 @@
-"""From text to token ids, a piece at a time, as if all of the text had been tokenised at once."""
+"""Token ids of a text that comes in pieces, the same as if the whole text had been tokenised at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 from textdiff.networks.folder import TextModel
 
-BLOCK = 1 << 14  # characters that a tokenizer is given at once
-CONTEXT = 256  # characters on either side of a block, by which it is joined to its neighbours
-TOGETHER = 64  # blocks of one call
+BLOCK = 1 << 14  # characters that a tokenizer gets at once
+CONTEXT = 256  # characters more on either side of a block, where it overlaps its neighbours
+TOGETHER = 64  # blocks in one call of the tokenizer
 CODES = 0x110000
 
 
@@ -23,72 +23,72 @@ def codes(text: str) -> np.ndarray:
 
 
 class Encoder:
-    """Token ids of texts, and a count of what the vocabulary cannot say.
+    """Gives the token ids of texts, and counts the tokens and characters that the vocabulary lacks.
 
-    `characters`: each character is a token, so the tokenizer is asked for each different one only.
+    With `characters` each character is a token, so that the tokenizer sees each different character only once.
     """
 
     def __init__(self, text_model: TextModel, *, characters: bool):
         self.text_model, self.characters = text_model, characters
         self.total = self.unknown = 0  # tokens
-        self.seen = self.lost = 0  # characters that are no white space, and those that became no token at all
+        self.seen = self.lost = 0  # characters except white space, and those of them that no token stands for
         size = text_model.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
-        said = torch.zeros(max(size, len(text_model.tokenizer)), dtype=torch.bool)
-        said[text_model.content.cpu()] = True
-        self.said = said.numpy()
-        self.said[text_model.mask_id] = True
+        known = torch.zeros(max(size, len(text_model.tokenizer)), dtype=torch.bool)
+        known[text_model.content.cpu()] = True
+        self.known = known.numpy()
+        self.known[text_model.mask_id] = True
         self.of_code = np.full(CODES, -1, dtype=np.int64) if characters else np.empty(0, dtype=np.int64)
 
     def share_unknown(self) -> float:
-        """The share of the text that the vocabulary cannot say: of the tokens, or of the characters, whichever is larger."""
+        """The share of the text that the vocabulary lacks: that of tokens or that of characters, whichever is larger."""
         return max(self.unknown / max(self.total, 1), self.lost / max(self.seen, 1))
 
     def rows(self, texts: list[str]) -> np.ndarray:
-        """(N, L) of texts of equal length in tokens."""
+        """The ids (N, L) of texts with equal numbers of tokens."""
         if self.characters:
             return self._counted(self._of_codes(codes("".join(texts)))).reshape(len(texts), -1)
         return self._counted(self.text_model.encode(texts).cpu().numpy())
 
     def stream(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
-        """(k,), the ids of a text that comes in pieces."""
+        """The ids of a text that comes in pieces, as arrays (k,)."""
         if self.characters:
             for piece in pieces:
                 yield self._counted(self._of_codes(codes(piece)))
             return
         for ids in self._joined(pieces):
             if self.text_model.unk_id is not None:
-                ids = np.where(self.said[ids], ids, self.text_model.unk_id)
+                ids = np.where(self.known[ids], ids, self.text_model.unk_id)
             yield self._counted(ids)
 
     def _counted(self, ids: np.ndarray) -> np.ndarray:
         self.total += ids.size
-        self.unknown += int(ids.size - self.said[ids].sum())
+        self.unknown += int(ids.size - self.known[ids].sum())
         return ids
 
-    def _of_codes(self, found: np.ndarray) -> np.ndarray:
-        ids = self.of_code[found]
+    def _of_codes(self, points: np.ndarray) -> np.ndarray:
+        ids = self.of_code[points]
         if len(ids) and ids.min() < 0:
-            new = np.unique(found[ids < 0])
+            new = np.unique(points[ids < 0])
             self.of_code[new] = self.text_model.encode([chr(code) for code in new.tolist()])[:, 0].cpu().numpy()
-            ids = self.of_code[found]
+            ids = self.of_code[points]
         return ids
 
     def _joined(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
-        """The ids of blocks that are tokenised with their surroundings and joined where both sides begin the same token."""
+        """The ids of blocks that overlap; two blocks are joined at a place where the same token begins in both."""
         tokenizer = self.text_model.tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        tokenizer("a", add_special_tokens=False)  # takes back a truncation or padding that was saved with it
-        if backend is None:  # one that does not say where its tokens stand: cut between lines
+        tokenizer("a", add_special_tokens=False)  # switches off a truncation or padding that was saved with it
+        if backend is None:  # it does not tell the places of its tokens, so we cut between lines
             for text in _lines(pieces):
                 yield np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
             return
         waiting: tuple[np.ndarray, np.ndarray] | None = None  # starts, ids of the last block, from its first token on
         for blocks in batched(_blocks(pieces), TOGETHER):
             encoded = backend.encode_batch([text for _, text in blocks], add_special_tokens=False)
-            for (at, text), one in zip(blocks, encoded, strict=True):
-                spans = np.array(one.offsets, dtype=np.int64).reshape(-1, 2)
+            for (at, text), encoding in zip(blocks, encoded, strict=True):
+                spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
                 self._cover(text, spans)
-                here = spans[:, 0] + at, np.array(one.ids, dtype=np.int64)
+                here = spans[:, 0] + at, np.array(encoding.ids, dtype=np.int64)
                 if waiting is not None:
                     cut = _meeting(waiting, here, at)
                     yield waiting[1][waiting[0] < cut]
@@ -98,7 +98,7 @@ class Encoder:
             yield waiting[1]
 
     def _cover(self, text: str, spans: np.ndarray) -> None:
-        """Count the characters that no token stands for, over the first million of them."""
+        """Count the characters that no token stands for, among the first million characters."""
         if self.seen > 1 << 20:
             return
         inside = np.zeros(len(text) + 1, dtype=np.int64)
@@ -110,14 +110,14 @@ class Encoder:
 
 
 def batched(items: Iterable[Any], n: int) -> Iterator[list[Any]]:
-    """Lists of n items each, the last perhaps shorter."""
-    found = iter(items)
-    while some := list(itertools.islice(found, n)):
-        yield some
+    """Lists of n items each; the last one may be shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, n)):
+        yield batch
 
 
 def _blocks(pieces: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """(the place of its first character, a block with CONTEXT characters more on either side)."""
+    """Pairs of a place and the block that begins there, which has CONTEXT characters more on either side."""
     text, at = "", 0
     for piece in itertools.chain(pieces, [None]):
         text += piece or ""
@@ -130,7 +130,7 @@ def _blocks(pieces: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:
-    """About a block at a time, whole lines."""
+    """Whole lines, about a block at a time."""
     text = ""
     for piece in pieces:
         text += piece
@@ -143,7 +143,7 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _meeting(left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray], at: int) -> int:
-    """Where to go over from one block to the next, which begins at `at`: about the middle of what both have tokenised."""
+    """Where to go from one block to the next, which begins at `at`: near the middle of the text that both have."""
     middle = at + CONTEXT
     near = [set(zip(starts.tolist(), ids.tolist(), strict=True)) for starts, ids in (_part(left, at), _part(right, at))]
     return min((start for start, _ in near[0] & near[1]), key=lambda start: abs(start - middle), default=middle)
