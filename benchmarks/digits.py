@@ -2,14 +2,14 @@
 
     python benchmarks/digits.py --model ddpm=runs/digits-ddpm/model --model flow=runs/digits-flow/model
 
-Every way starts from the same noise and the same labels, those of the held-out images, so that two rows differ by what
-they name alone.  Beside the two distances to the held-out images (`textdiff.measure.images`) stands, where the way solves the same
-ODE as the first of its model, how far from that ODE's solution it ends:
+Every way starts from the same noise and the same labels, those of the held-out images, so that two rows differ only by the
+model, the way and the cost that they name.  The rows have the two distances to the held-out images (`textdiff.measure.images`)
+and, for ways that solve the ODE of their model, the distance between the end of the way and the solution of the ODE:
 
-    gap     root mean square over pixels of x̂0 − x0*, x0* drawn from the same noise in `fine` evaluations
-    bend    of the fine solution, E‖(x_1 − x_0) − dx/dt‖² per pixel: 0 where one evaluation would do (`reflow.bend`)
+    gap     root mean square over pixels of x̂0 − x0*, where x0* is drawn from the same noise in `fine` evaluations
+    bend    E‖(x_1 − x_0) − dx/dt‖² per pixel of the fine solution: 0 where one evaluation would suffice (`reflow.bend`)
 
-Images of a larger size are averaged down to the model's own before they are measured, so they must look like real ones then.
+Larger images are averaged down to the size of the model's images before they are measured, and should look like real ones then.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ from textdiff.training.images.reflow import bend
 
 FINE = 200  # evaluations of the reference solution
 ROWS = 128  # images that are drawn at a time
-SPACING = 1.5  # of the levels: the last step has one look only, so let it be short
-APART = 1 << 40  # seeds that no measured image has
+SPACING = 1.5  # of the levels: the last step has only one evaluation, and so it should be short
+APART = 1 << 40  # seeds from here on belong to no measured image
 
 
-def _as_it_is(model: ImageModel, predictor: Predictor) -> Predictor:
+def _unchanged(model: ImageModel, predictor: Predictor) -> Predictor:
     return predictor
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to draw: a step, and what is done to the predictor."""
+    """A way to draw: a step, and a wrapper of the predictor."""
 
     name: str
     step: Callable[[ImageModel, Sequence[float]], Step]  # (model, levels) -> step
-    looks: int = 1  # evaluations of a step; the last step has one
-    wrap: Callable[[ImageModel, Predictor], Predictor] = _as_it_is
-    factor: int = 1  # of the images' side
-    same_ode: bool = True  # whether it goes where the model's own ODE goes
-    once: bool = False  # with the first model alone
+    looks: int = 1  # evaluations of the network in a step; the last step has one
+    wrap: Callable[[ImageModel, Predictor], Predictor] = _unchanged
+    factor: int = 1  # by which the side of the images is larger than that of the model's
+    same_ode: bool = True  # whether it solves the ODE of the model
+    once: bool = False  # whether it is tried with the first model only
 
     def steps(self, evaluations: int) -> int:
-        """The most steps that cost no more than `evaluations`; what guidance costs is not counted."""
+        """The largest number of steps within `evaluations` of the network, not counting those of guidance."""
         return max((evaluations + self.looks - 1) // self.looks, 1)
 
 
@@ -81,7 +81,7 @@ class Row:
 
     model: str
     way: str
-    forwards: float  # evaluations of the network an image
+    forwards: float  # evaluations of the network for an image
     n: int
     energy: float
     energy_low: float | None
@@ -89,7 +89,7 @@ class Row:
     frechet: float
     frechet_low: float | None
     frechet_high: float | None
-    fidelity: float  # share that shows the label asked for
+    fidelity: float  # share of images that show the class they were drawn for
     fidelity_low: float | None
     fidelity_high: float | None
     gap: float | None
@@ -97,7 +97,7 @@ class Row:
 
 
 def by_name(sampler: str) -> Way:
-    """A sampler of the table."""
+    """The way of a sampler of the table."""
     entry = SAMPLERS.get(sampler)
     if entry is None:
         raise unknown("sampler", sampler, SAMPLERS)
@@ -108,7 +108,7 @@ def by_name(sampler: str) -> Way:
 
 
 def mean_value(rows: int = 32) -> Way:
-    """Mean-value steps, fitted to the levels on `rows` images of other noise."""
+    """Mean-value steps, which are fitted to the levels on `rows` images with other noise."""
 
     def step(model: ImageModel, levels: Sequence[float]) -> Step:
         name = model.processes[0]
@@ -142,13 +142,13 @@ def skips(bottom: float, top: float) -> Way:
 
 
 def enlarged(weight: float, level: float, factor: int = 2) -> Way:
-    """DDIM at `factor` times the side, with upsample guidance of `weight` above `level`; weight 0 is without."""
+    """DDIM at `factor` times the side, with upsample guidance of `weight` above `level`; weight 0 means no guidance."""
 
     def wrap(model: ImageModel, predictor: Predictor) -> Predictor:
         return upsampled(predictor, model.schedule, factor=factor, weight=above(level, weight))
 
-    told = f", guidance {weight:g} above {level:g}" if weight else ", no guidance"
-    name = f"{factor} times as wide{told}"
+    guidance = f", guidance {weight:g} above {level:g}" if weight else ", no guidance"
+    name = f"{factor} times as wide{guidance}"
     return replace(by_name("improved"), name=name, wrap=wrap, factor=factor, same_ode=False, once=True)
 
 
@@ -156,9 +156,9 @@ def enlarged(weight: float, level: float, factor: int = 2) -> Way:
 def drawn(
     model: ImageModel, way: Way, steps: int, condition: Tensor, *, seed: int = 0, spacing: float = 1.0
 ) -> Iterator[list[State]]:
-    """The states of images with the labels `condition` (N, P), ROWS at a time; row k's noise depends on seed and k alone.
+    """The states of images with the labels `condition` (N, P), ROWS at a time; the noise of row k depends only on seed and k.
 
-    Levels are even ones to the power of `spacing`: above 1 they stand closer where little noise is left.
+    The levels are even ones to the power of `spacing`: if it is above 1, they are closer where little noise is left.
     """
     if not 0 < spacing < math.inf:
         raise AskedError(f"spacing is {spacing}; it must be positive, 1 for even levels")
@@ -166,7 +166,7 @@ def drawn(
     predictor, step = way.wrap(model, model.predictor(name)), way.step(model, levels)
     channels, height, width = model.shape
     for index in torch.arange(len(condition)).split(ROWS):
-        told = condition[index]
+        rows = condition[index]
         given = torch.zeros(len(index), channels, height * way.factor, width * way.factor, device=model.device)
         yield list(
             sample(
@@ -175,16 +175,16 @@ def drawn(
                 levels,
                 step,
                 predictor=predictor,
-                process=model.process(name, told),
+                process=model.process(name, rows),
                 rng=Rng(index + (seed << 32), device=model.device),
-                condition=told,
+                condition=rows,
             )
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """What images are held against: real ones of the same labels, and a classifier."""
+    """The real images of the same labels, and the classifier, with which images are compared."""
 
     real: Tensor  # (N, C, H, W)
     labels: Tensor  # (N,)
@@ -195,9 +195,7 @@ class Judge:
         """The validation and test parts together, and a classifier trained on the train part."""
         train, parts = images.of("train"), [images.of(name) for name in ("validation", "test")]
         if train.labels is None:
-            raise AskedError(
-                "these images have no labels, and so nothing can be recognised in them; pass labelled ones"
-            )
+            raise AskedError("these images have no labels, so no class can be recognised in them; pass labelled images")
         labels = torch.cat([part.labels for part in parts if part.labels is not None])
         classifier = train_classifier(train.x, train.labels, seed=seed)
         return cls(torch.cat([part.x for part in parts]), labels, classifier)
@@ -206,10 +204,10 @@ class Judge:
         self, model: str, way: str, forwards: float, x: Tensor, gap: float | None = None, bend: float | None = None
     ) -> Row:
         """The figures of images x, as many as the real ones and with their labels in their order."""
-        x, seen = x.clamp(-1, 1), self.classifier
+        x, classifier = x.clamp(-1, 1), self.classifier
         apart = jackknife(energy, x, self.real)
-        features = jackknife(frechet, seen.features(x), seen.features(self.real))
-        shown = fidelity(seen.labels(x), self.labels)
+        features = jackknife(frechet, classifier.features(x), classifier.features(self.real))
+        shown = fidelity(classifier.labels(x), self.labels)
         return Row(model, way, forwards, len(x), *apart, *features, *shown, gap=gap, bend=bend)
 
 
@@ -224,25 +222,27 @@ def compare(
     spacing: float = SPACING,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda work: work,
 ) -> Iterator[Row]:
-    """The rows of every model, way and cost; before them that of as many real training images, which nothing should beat.
+    """The rows of every model, way and cost.  The first row is that of equally many training images, which no way should beat.
 
-    Mean-value steps, scaled skips and larger sizes are tried with the first model alone, the last at the highest cost.
+    Mean-value steps, scaled skips and larger sizes are tried with the first model only, larger sizes only at the highest cost.
     """
     judge, train = Judge.of(images), images.of("train")
     assert train.labels is not None
     yield judge.row("real", "training images", 0.0, alike(train, judge.labels))
     for name, model in models.items():
         condition = judge.labels[:, None][:, : len(model.prefix)].to(model.device)
-        best = by_name("heun")
-        found = list(drawn(model, best, best.steps(fine), condition, seed=seed, spacing=spacing))
-        exact = torch.cat([states[-1].x for states in found])
-        crooked = torch.cat([bend(states) for states in found]).mean().item()
-        forwards = found[0][-1].forwards.double().mean().item()
-        yield judge.row(name, "fine", forwards, exact, 0.0, crooked)
-        del found
-        used = [way for way in ways if not way.once or name == next(iter(models))]
-        most = [max(evaluations)]  # what is wider costs more, and is of interest where it is best
-        for way, cost in progress([(one, cost) for one in used for cost in (evaluations if one.factor == 1 else most)]):
+        solver = by_name("heun")
+        fine_states = list(drawn(model, solver, solver.steps(fine), condition, seed=seed, spacing=spacing))
+        exact = torch.cat([states[-1].x for states in fine_states])
+        bends = torch.cat([bend(states) for states in fine_states]).mean().item()
+        forwards = fine_states[0][-1].forwards.double().mean().item()
+        yield judge.row(name, "fine", forwards, exact, 0.0, bends)
+        del fine_states
+        model_ways = [way for way in ways if not way.once or name == next(iter(models))]
+        highest = [max(evaluations)]  # larger images cost more, and we want to see them at their best
+        for way, cost in progress(
+            [(tried, cost) for tried in model_ways for cost in (evaluations if tried.factor == 1 else highest)]
+        ):
             ends = [states[-1] for states in drawn(model, way, way.steps(cost), condition, seed=seed, spacing=spacing)]
             x = torch.cat([state.x for state in ends])
             gap = (x - exact).square().mean().sqrt().item() if way.same_ode else None
@@ -251,9 +251,9 @@ def compare(
 
 
 def alike(images: Images, labels: Tensor, seed: int = 0) -> Tensor:
-    """Random images with these labels in this order, none twice as long as there are enough.
+    """Random images with these labels in this order; an image comes twice only if there are too few with its label.
 
-    Random, since sets are often kept by their writers: neighbours are more alike than any two.
+    They are random, since data sets are often sorted by writer, and so neighbours are more alike than other pairs.
     """
     assert images.labels is not None
     order = Rng([seed]).uniform(len(images.x))[0].argsort()
@@ -271,28 +271,30 @@ HEADING = (
 )
 
 
-def line(r: Row) -> str:
-    """A row in the columns of HEADING."""
-    gap, crooked = ("-" if v is None else f"{v:.3f}" for v in (r.gap, r.bend))
-    apart = written(Interval(r.energy, r.energy_low, r.energy_high), 4)
-    features = written(Interval(r.frechet, r.frechet_low, r.frechet_high), 2)
-    shown = written(Interval(r.fidelity, r.fidelity_low, r.fidelity_high))
-    return f"{r.model:16} {r.way:38} {r.forwards:8.1f}  {apart:26}  {features:22}  {shown:20}  {gap:>6} {crooked:>6}"
+def line(row: Row) -> str:
+    """The row as text, in the columns of HEADING."""
+    gap, bends = ("-" if v is None else f"{v:.3f}" for v in (row.gap, row.bend))
+    apart = written(Interval(row.energy, row.energy_low, row.energy_high), 4)
+    features = written(Interval(row.frechet, row.frechet_low, row.frechet_high), 2)
+    shown = written(Interval(row.fidelity, row.fidelity_low, row.fidelity_high))
+    return (
+        f"{row.model:16} {row.way:38} {row.forwards:8.1f}  {apart:26}  {features:22}  {shown:20}  {gap:>6} {bends:>6}"
+    )
 
 
 def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) -> None:
-    """The gap and the Fréchet distance of the first model's ways, that of the first way's models, and `pictures`, by title.
+    """Draws the gaps and the Fréchet distances of the first model, the Fréchet distances of the first way, and `pictures`.
 
-    Pictures are (N, C, H, W); needs matplotlib.
+    `pictures` are images (N, C, H, W) by title; this needs matplotlib.
     """
     plots.check(path)
     real = next(r.frechet for r in rows if r.model == "real")
     lines = [r for r in rows if r.model != "real" and r.way != "fine"]
     first, way = lines[0].model, lines[0].way
-    own = [r for r in lines if r.model == first]
+    of_first = [r for r in lines if r.model == first]
     panels = {
-        f"{first}: gap to the fine ODE solution": [(r.way, r, r.gap) for r in own if r.gap is not None],
-        f"{first}: Fréchet distance": [(r.way, r, r.frechet) for r in own],
+        f"{first}: gap to the fine ODE solution": [(r.way, r, r.gap) for r in of_first if r.gap is not None],
+        f"{first}: Fréchet distance": [(r.way, r, r.frechet) for r in of_first],
         f"{way}: Fréchet distance": [(r.model, r, r.frechet) for r in lines if r.way == way],
     }
     figure = plots.figure(10.5, 3.4 + 1.6 * bool(pictures))
@@ -300,8 +302,8 @@ def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) 
     halves = figure.subfigures(len(tall), 1, height_ratios=tall, squeeze=False)[:, 0]
     for panel, (title, points) in zip(halves[0].subplots(1, len(panels)), panels.items(), strict=True):
         for name in dict.fromkeys(name for name, _, _ in points):
-            own_points = [(r.forwards, value) for other, r, value in points if other == name]
-            panel.plot(*zip(*own_points, strict=True), marker="o", ms=3, lw=1, label=name)
+            line_points = [(r.forwards, value) for line_name, r, value in points if line_name == name]
+            panel.plot(*zip(*line_points, strict=True), marker="o", ms=3, lw=1, label=name)
         if "gap" not in title:
             panel.axhline(real, color="0.6", lw=1, ls=":", label="real images")
         panel.set_title(title, fontsize=8)
@@ -321,14 +323,14 @@ def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) 
 
 
 def tiled(x: Tensor, columns: int = 10) -> Any:
-    """The first channel of images (N, C, H, W) in rows of `columns`, one array; N is a multiple of it."""
+    """One array with the first channel of images (N, C, H, W) in rows of `columns`, which must divide N."""
     height, width = x.shape[-2:]
     rows = x[:, 0].clamp(-1, 1).view(-1, columns, height, width)
     return rows.transpose(1, 2).reshape(-1, columns * width).numpy()
 
 
 def pair(flag: str, text: str, second: float | None = None) -> tuple[float, float]:
-    """Two numbers written A:B, or A alone for (A, `second`), for (A, A) if that is None."""
+    """The two numbers of a text A:B; A alone stands for (A, `second`), or for (A, A) if `second` is None."""
     first, colon, rest = text.partition(":")
     try:
         a = float(first)
@@ -340,7 +342,7 @@ def pair(flag: str, text: str, second: float | None = None) -> tuple[float, floa
 def gallery(
     models: Mapping[str, ImageModel], ways: Sequence[Way], evaluations: int, rows: int = 2
 ) -> dict[str, Tensor]:
-    """`rows` of one image of each class by every way that enlarges, all from the same noise, with the first model."""
+    """`rows` rows of one image of each class for each way that enlarges, from the same noise, with the first model."""
     model = next(iter(models.values()))
     condition = model.condition(rows * 10, [name for name in model.classes[:10]] * rows if model.classes else None)
     return {
@@ -355,18 +357,36 @@ def gallery(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", metavar="[NAME=]DIR", action="append", required=True, help="may be repeated, to compare")
-    add("--evaluations", metavar="N", type=int, nargs="+", default=[5, 10, 20], help="(5 10 20)")
-    add("--sampler", action="append", help="may be repeated (improved, which is DDIM, and heun)")
+    add(
+        "--model",
+        metavar="[NAME=]DIR",
+        action="append",
+        required=True,
+        help="a model; may be repeated, to compare several",
+    )
+    add(
+        "--evaluations",
+        metavar="N",
+        type=int,
+        nargs="+",
+        default=[5, 10, 20],
+        help="of the network for an image (5 10 20)",
+    )
+    add("--sampler", action="append", help="a sampler; may be repeated (improved, which is DDIM, and heun)")
     add("--amed", action="store_true", help="mean-value steps as well, fitted to each number of evaluations")
     add("--skips", metavar="RHO[:TOP]", action="append", help="DDIM with scaled skips, from the lowest block up")
     add("--upsample", metavar="W[:LEVEL]", action="append", help="16 x 16, guided with weight W above LEVEL")
-    add("--spacing", type=float, default=SPACING, help=f"power of the levels, above 1 finer at the end ({SPACING})")
-    add("--fine", type=int, default=FINE, help=f"evaluations of the solution that gaps are taken to ({FINE})")
-    add("--limit", type=int, metavar="N", help="the first N digits alone")
-    add("--seed", type=int, default=0, help="(0)")
-    add("--plot", metavar="FILE.png", help="the picture (needs textdiff[plot])")
-    add("--json", action="store_true", help="JSON Lines")
+    add(
+        "--spacing",
+        type=float,
+        default=SPACING,
+        help=f"power of the levels; above 1 they are finer at the end ({SPACING})",
+    )
+    add("--fine", type=int, default=FINE, help=f"evaluations for the solution that gaps are measured from ({FINE})")
+    add("--limit", type=int, metavar="N", help="use only the first N digits")
+    add("--seed", type=int, default=0, help="of the noise (0)")
+    add("--plot", metavar="FILE.png", help="where to write the picture (needs textdiff[plot])")
+    add("--json", action="store_true", help="print JSON Lines")
     a = parser.parse_args(argv)
     try:
         _run(a)
@@ -384,11 +404,11 @@ def _run(a: argparse.Namespace) -> None:
     ways += [skips(*pair("--skips", text)) for text in a.skips or ()]
     ways += [enlarged(*pair("--upsample", text, 0.0)) for text in a.upsample or ()]
     progress = partial(tqdm, file=sys.stderr, disable=None, leave=False)
-    how = {"fine": a.fine, "seed": a.seed, "spacing": a.spacing, "progress": progress}
+    options = {"fine": a.fine, "seed": a.seed, "spacing": a.spacing, "progress": progress}
     rows = []
     if not a.json:
         print(HEADING, flush=True)
-    for row in compare(models, read_images("digits", limit=a.limit), ways, a.evaluations, **how):
+    for row in compare(models, read_images("digits", limit=a.limit), ways, a.evaluations, **options):
         rows.append(row)
         print(json.dumps(asdict(row)) if a.json else line(row), flush=True)
     if a.plot:

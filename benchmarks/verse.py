@@ -1,10 +1,11 @@
-"""Quality, diversity and cost of ways to draw poems, side by side: how the default of a model is chosen.
+"""Quality, diversity and cost of ways to draw poems, side by side, from which the defaults of a model are chosen.
 
     python benchmarks/verse.py --reference validation.jsonl.gz --train train.jsonl.gz --plot frontier.png
 
-Each setting writes n poems of a form, unconstrained, one for each seed; what it is held against are real poems of the form
-(take the validation part: the test part is for the result).  Quality is the share that is regulated, diversity the distinct
-2-grams and the entropy of the characters beside those of as many real poems, cost the forwards a poem and its seconds.
+Each setting writes n poems of a form, without constraints, one for each seed, and is compared with real poems of the form; use
+the validation part for them, since the test part is for the final result.  Quality is the share of regulated poems.  Diversity
+is the distinct 2-grams and the entropy of the characters, beside those of equally many real poems.  Cost is the number of
+forwards and of seconds for a poem.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from textdiff.measure.poem_report import Poems
 from textdiff.measure.poems import Association
 from textdiff.verse.forms import get_form
 
-# (sampler, steps, temperature); steps None is one position at a time.
+# (sampler, steps, temperature); without steps a sampler writes one position at a time.
 SETTINGS: tuple[tuple[str, int | None, float], ...] = (
     *(("improved", None, t) for t in (1.0, 0.9, 0.8, 0.7, 0.6)),
     *(("improved", steps, 0.8) for steps in (14, 8, 4)),
@@ -42,14 +43,14 @@ SETTINGS: tuple[tuple[str, int | None, float], ...] = (
 
 @dataclass(frozen=True)
 class Point:
-    """One setting; `reference` points are the real poems'."""
+    """The figures of one setting; the sampler of real poems is called "real"."""
 
     sampler: str
     steps: int | None
     temperature: float
     n: int
-    forwards: float  # a poem
-    seconds: float  # a poem, in batches of 64
+    forwards: float  # for a poem
+    seconds: float  # for a poem, in batches of 64
     regulated: float
     regulated_low: float | None  # 95 % interval
     regulated_high: float | None
@@ -57,7 +58,7 @@ class Point:
     entropy: float  # nats
     repeat_rate: float
     parallel: float | None  # of octaves, where train poems were given
-    fluency: float | None  # nats a character of a Kneser-Ney 5-gram, where train poems were given
+    fluency: float | None  # nats per character of a Kneser-Ney 5-gram, where train poems were given
 
 
 def frontier(
@@ -70,10 +71,10 @@ def frontier(
     settings: Iterable[tuple[str, int | None, float]] = SETTINGS,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda work: work,
 ) -> Iterator[Point]:
-    """The real poems' point (sampler "real"), then one for each setting; `reference` needs n poems."""
+    """The point of the real poems (sampler "real"), then one for each setting; `reference` needs n poems."""
     if len(reference) < n:
         raise AskedError(
-            f"there are {len(reference)} reference poems of {form} for n = {n}; pass more, or take n smaller"
+            f"there are {len(reference)} reference poems of {form} for n = {n}; pass more, or make n smaller"
         )
     model = KneserNey.fit(train) if train else None
     association = Association.learn(train) if train else None
@@ -121,12 +122,12 @@ def _point(
 
 
 def plot(points: Sequence[tuple[str, Point]], path: str | Path) -> None:
-    """(form, point) pairs as a picture: regulated over diversity beside real, a panel a form; needs matplotlib."""
+    """Draws pairs (form, point) into a file: quality over diversity, a panel for each form; needs matplotlib."""
     forms = list(dict.fromkeys(form for form, _ in points))
     figure = plots.figure(5.2 * len(forms), 4.2)
     for panel, form in zip(figure.subplots(1, len(forms), squeeze=False)[0], forms, strict=True):
-        own = [point for name, point in points if name == form]
-        real = next(point for point in own if point.sampler == "real")
+        of_form = [point for name, point in points if name == form]
+        real = next(point for point in of_form if point.sampler == "real")
         panel.axvline(1.0, color="0.8", lw=1)
         panel.axhline(real.regulated, color="0.8", lw=1)
         panel.annotate(
@@ -138,12 +139,12 @@ def plot(points: Sequence[tuple[str, Point]], path: str | Path) -> None:
             fontsize=8,
             ha="right",
         )
-        for point in own:
+        for point in of_form:
             if point is real:
                 continue
             x = point.distinct_2 / real.distinct_2
             error = plots.reach([intervals.Interval(point.regulated, point.regulated_low, point.regulated_high)])
-            colour = f"C{list(dict.fromkeys(p.sampler for p in own if p is not real)).index(point.sampler)}"
+            colour = f"C{list(dict.fromkeys(p.sampler for p in of_form if p is not real)).index(point.sampler)}"
             panel.errorbar(x, point.regulated, error, fmt="none", ecolor=colour, alpha=0.4)
             panel.scatter(x, point.regulated, s=8 + 3 * point.forwards, color=colour, alpha=0.8)
             steps = "" if point.steps is None else f", {point.steps} steps"
@@ -162,7 +163,7 @@ HEADING = (
 
 
 def line(form: str, point: Point) -> str:
-    """A point in the columns of HEADING."""
+    """The point as text, in the columns of HEADING."""
     parallel, fluency = ("-" if value is None else f"{value:.3f}" for value in (point.parallel, point.fluency))
     steps = "-" if point.steps is None else point.steps
     regulated = intervals.written(intervals.Interval(point.regulated, point.regulated_low, point.regulated_high))
@@ -174,7 +175,7 @@ def line(form: str, point: Point) -> str:
 
 
 def setting(text: str) -> tuple[str, int | None, float]:
-    """A setting written SAMPLER:STEPS:TEMPERATURE, with - for one position at a time."""
+    """The setting of a text SAMPLER:STEPS:TEMPERATURE, with - for one position at a time."""
     try:
         sampler, steps, temperature = text.split(":")
         return sampler, None if steps == "-" else int(steps), float(temperature)
@@ -187,13 +188,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--reference", metavar="FILE", required=True, help="real poems, such as the validation part")
     parser.add_argument("--train", metavar="FILE", help="train poems, for fluency and parallelism")
     parser.add_argument("--model", metavar="DIR|ID", help="a model folder or hub id (the packaged model)")
-    parser.add_argument("--form", action="append", help="may be repeated (qiyan-jueju and qiyan-lushi)")
+    parser.add_argument("--form", action="append", help="a form; may be repeated (qiyan-jueju and qiyan-lushi)")
     parser.add_argument(
-        "--setting", type=setting, action="append", metavar="SAMPLER:STEPS:TEMPERATURE", help="may be repeated"
+        "--setting",
+        type=setting,
+        action="append",
+        metavar="SAMPLER:STEPS:TEMPERATURE",
+        help="a setting; may be repeated (those of the file)",
     )
     parser.add_argument("-n", type=int, default=200, help="poems for each setting (200)")
-    parser.add_argument("--plot", metavar="FILE.png", help="the picture (needs textdiff[plot])")
-    parser.add_argument("--json", action="store_true", help="JSON Lines")
+    parser.add_argument("--plot", metavar="FILE.png", help="where to write the picture (needs textdiff[plot])")
+    parser.add_argument("--json", action="store_true", help="print JSON Lines")
     a = parser.parse_args(argv)
     try:
         points = list(_run(a))
@@ -204,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(a: argparse.Namespace) -> Iterator[tuple[str, Point]]:
-    """Prints and gives each form's points."""
+    """Prints the points of each form, and yields them with the form."""
     if a.plot:
         plots.check(a.plot)
     real = Poems.sort(read_records(a.reference))

