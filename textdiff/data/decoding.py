@@ -52,7 +52,7 @@ def beginning(stream: BinaryIO) -> bytes:
 def decoded(stream: BinaryIO, name: str, note: Note | None = None) -> io.TextIOBase:
     """The text of a buffered stream of bytes.  A byte that is no UTF-8 becomes a surrogate, which `lines_of` reports."""
     if beginning(stream)[:2] == b"\x1f\x8b":
-        stream = io.BufferedReader(gzip.GzipFile(fileobj=stream))  # type: ignore[arg-type]
+        stream = io.BufferedReader(gzip.GzipFile(fileobj=stream))
     head = beginning(stream)
     for magic, what in _STRANGE.items():
         if head.startswith(magic):

@@ -32,7 +32,7 @@ class Encoder:
         self.text_model, self.characters = text_model, characters
         self.total = self.unknown = 0  # tokens
         self.seen = self.lost = 0  # characters except white space, and those of them that no token stands for
-        size = text_model.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
+        size = text_model.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
         known = torch.zeros(max(size, len(text_model.tokenizer)), dtype=torch.bool)
         known[text_model.content.cpu()] = True
         self.known = known.numpy()
@@ -66,7 +66,7 @@ class Encoder:
         return ids
 
     def _of_codes(self, points: np.ndarray) -> np.ndarray:
-        ids = self.of_code[points]
+        ids: np.ndarray = self.of_code[points]
         if len(ids) and ids.min() < 0:
             new = np.unique(points[ids < 0])
             self.of_code[new] = self.text_model.encode([chr(code) for code in new.tolist()])[:, 0].cpu().numpy()
@@ -92,7 +92,7 @@ class Encoder:
                 if waiting is not None:
                     cut = _meeting(waiting, here, at)
                     yield waiting[1][waiting[0] < cut]
-                    here = tuple(part[here[0] >= cut] for part in here)  # type: ignore[assignment]
+                    here = here[0][here[0] >= cut], here[1][here[0] >= cut]
                 waiting = here
         if waiting is not None:
             yield waiting[1]
