@@ -227,7 +227,7 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="leave nothing for train"):
         corpus.prepare(source, out, validation=0.6, test=0.5)
     with pytest.raises(ValueError, match="did you mean"):
-        corpus.prepare(source, out, forms=["七言绝"])
+        corpus.prepare(source, out, forms=["七言诀句"])
     assert not out.exists()
 
 
