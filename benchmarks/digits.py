@@ -240,9 +240,8 @@ def compare(
         del fine_states
         model_ways = [way for way in ways if not way.once or name == next(iter(models))]
         highest = [max(evaluations)]  # larger images cost more, and we want to see them at their best
-        for way, cost in progress(
-            [(tried, cost) for tried in model_ways for cost in (evaluations if tried.factor == 1 else highest)]
-        ):
+        cases = [(way, cost) for way in model_ways for cost in (evaluations if way.factor == 1 else highest)]
+        for way, cost in progress(cases):
             ends = [states[-1] for states in drawn(model, way, way.steps(cost), condition, seed=seed, spacing=spacing)]
             x = torch.cat([state.x for state in ends])
             gap = (x - exact).square().mean().sqrt().item() if way.same_ode else None
@@ -276,10 +275,9 @@ def line(row: Row) -> str:
     gap, bends = ("-" if v is None else f"{v:.3f}" for v in (row.gap, row.bend))
     apart = written(Interval(row.energy, row.energy_low, row.energy_high), 4)
     features = written(Interval(row.frechet, row.frechet_low, row.frechet_high), 2)
-    shown = written(Interval(row.fidelity, row.fidelity_low, row.fidelity_high))
-    return (
-        f"{row.model:16} {row.way:38} {row.forwards:8.1f}  {apart:26}  {features:22}  {shown:20}  {gap:>6} {bends:>6}"
-    )
+    share = written(Interval(row.fidelity, row.fidelity_low, row.fidelity_high))
+    start = f"{row.model:16} {row.way:38} {row.forwards:8.1f}"
+    return f"{start}  {apart:26}  {features:22}  {share:20}  {gap:>6} {bends:>6}"
 
 
 def plot(rows: Sequence[Row], pictures: Mapping[str, Tensor], path: str | Path) -> None:
@@ -357,31 +355,13 @@ def gallery(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "--model",
-        metavar="[NAME=]DIR",
-        action="append",
-        required=True,
-        help="a model; may be repeated, to compare several",
-    )
-    add(
-        "--evaluations",
-        metavar="N",
-        type=int,
-        nargs="+",
-        default=[5, 10, 20],
-        help="of the network for an image (5 10 20)",
-    )
+    add("--model", metavar="[NAME=]DIR", action="append", required=True, help="a model; may be repeated")
+    add("--evaluations", metavar="N", type=int, nargs="+", default=[5, 10, 20], help="for an image (5 10 20)")
     add("--sampler", action="append", help="a sampler; may be repeated (improved, which is DDIM, and heun)")
     add("--amed", action="store_true", help="mean-value steps as well, fitted to each number of evaluations")
     add("--skips", metavar="RHO[:TOP]", action="append", help="DDIM with scaled skips, from the lowest block up")
     add("--upsample", metavar="W[:LEVEL]", action="append", help="16 x 16, guided with weight W above LEVEL")
-    add(
-        "--spacing",
-        type=float,
-        default=SPACING,
-        help=f"power of the levels; above 1 they are finer at the end ({SPACING})",
-    )
+    add("--spacing", type=float, default=SPACING, help=f"power of the levels, above 1 finer at the end ({SPACING})")
     add("--fine", type=int, default=FINE, help=f"evaluations for the solution that gaps are measured from ({FINE})")
     add("--limit", type=int, metavar="N", help="use only the first N digits")
     add("--seed", type=int, default=0, help="of the noise (0)")
@@ -397,8 +377,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(a: argparse.Namespace) -> None:
     if a.plot:
         plots.check(a.plot)
-    named = [name.rpartition("=") for name in a.model]
-    models = {name or Path(folder).parent.name: ImageModel.from_pretrained(folder) for name, _, folder in named}
+    pairs = [text.rpartition("=") for text in a.model]
+    models = {name or Path(folder).parent.name: ImageModel.from_pretrained(folder) for name, _, folder in pairs}
     ways = [by_name(name) for name in a.sampler or ([] if a.skips or a.upsample else ["improved", "heun"])]
     ways += [mean_value()] * a.amed
     ways += [skips(*pair("--skips", text)) for text in a.skips or ()]

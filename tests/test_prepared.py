@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own, which keeps the smallest texts, too."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(prepared, "KEPT", 0)
+    monkeypatch.setattr(prepared, "WORTHWHILE", 0)
     return prepared.cache()
 
 

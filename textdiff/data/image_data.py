@@ -49,10 +49,10 @@ def read_images(
     label: str = "label",
     limit: int | None = None,
 ) -> Images:
-    """The images of `source`: "digits", a folder of image files (whose subfolders are classes), or a data set, which is a
-    folder of `datasets.save_to_disk` or a hub id, with the columns `image` and `label`.
+    """The images of `source`, scaled to `size` by `size` pixels, or to the size of the first one.
 
-    Images are scaled to `size` by `size` pixels; None takes the size of the first one.  An AskedError says what is missing.
+    A source is "digits", a folder of image files, whose subfolders are classes, or a data set with the columns `image` and
+    `label`: a folder of `datasets.save_to_disk`, or a hub id.  An AskedError says what is missing.
     """
     if channels not in (1, 3):
         raise AskedError(f"channels is {channels}; expected 1 for gray or 3 for colours")

@@ -31,7 +31,7 @@ from textdiff.data.rows import Stored
 
 FORMAT = 2
 NAME = "prepared.json"
-KEPT = 1 << 22  # bytes of data from which on the cache is worth its space
+WORTHWHILE = 1 << 22  # bytes of data from which on the cache is worth its space
 NEW = ".textdiff-new-"  # the names of unfinished folders begin with it
 STALE = 24 * 3600  # seconds after which no run is still writing an unfinished folder
 UNUSED = 30 * 24 * 3600  # seconds after which a folder that no run has used is removed

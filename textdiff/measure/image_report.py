@@ -42,11 +42,8 @@ from textdiff.shaping.bins import in_bins
 
 N = 500
 STEPS = (5, 10, 20, 50, 100, 1000)
-ALIASES = {
-    "ddim": ("improved", False),
-    "ddpm": ("ddpm", False),
-    "analytic": ("ddpm", True),
-}  # name in the report: (sampler, whether the variance is analytic)
+# a name in the report: (sampler, whether the variance is analytic)
+ALIASES = {"ddim": ("improved", False), "ddpm": ("ddpm", False), "analytic": ("ddpm", True)}
 USUAL = ("ddim", "ddpm", "analytic", "heun")
 RESTORING = (1, 2, 5, 10, 20, 50)
 FROM = (0.5, 1.0)  # the levels from which images are restored

@@ -25,9 +25,9 @@ from textdiff.show.pictures import (
     Fonts,
     Label,
     Scene,
-    drawn,
     find_font,
     grid,
+    paint,
     spread,
     svg_head,
     svg_shape,
@@ -165,8 +165,8 @@ def gif(trace: Trace, delay: float = 0.25, font: str | None = None) -> bytes:
     pictures = list(scenes(trace))
     middle = pictures[len(pictures) // 2]
     swatch = (Box(0, 0, 2 * SIZE, SIZE, HOT), Label(SIZE, SIZE / 2, "0o", SIZE, INK), Box(0, SIZE, SIZE, SIZE, HOLLOW))
-    palette = drawn(Scene(middle.width, middle.height, middle.shapes + swatch), fonts).quantize(48)
-    return films.gif([drawn(scene, fonts).quantize(palette=palette, dither=0) for scene in pictures], delay)
+    palette = paint(Scene(middle.width, middle.height, middle.shapes + swatch), fonts).quantize(48)
+    return films.gif([paint(scene, fonts).quantize(palette=palette, dither=0) for scene in pictures], delay)
 
 
 # -- SVG ------------------------------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def printable(text: str) -> str:
 def png(scene: Scene, font: str | None = None) -> bytes:
     """The bytes of a PNG file of the scene; `font` is a font file, by default one of the system that has the characters."""
     stream = io.BytesIO()
-    drawn(scene, Fonts(find_font("".join(texts_of(scene)), font)), ratio=2).save(stream, "PNG")
+    paint(scene, Fonts(find_font("".join(texts_of(scene)), font)), ratio=2).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -199,7 +199,7 @@ def texts_of(scene: Scene) -> Iterator[str]:
     return (shape.text for shape in scene.shapes if isinstance(shape, Label))
 
 
-def drawn(scene: Scene, fonts: Fonts, ratio: float = 1) -> Any:
+def paint(scene: Scene, fonts: Fonts, ratio: float = 1) -> Any:
     """The scene as a Pillow image with `ratio` pixels for each unit of the scene."""
     image_module, draw_module, _ = _pillow()
     size = (round(scene.width * ratio), round(scene.height * ratio))

@@ -63,7 +63,7 @@ def _files(source: Path) -> list[Path]:
 def _large(recipe: Recipe) -> bool:
     """Whether the files of ids are worth keeping; what the hub has may change under the same name, and is read anew."""
     files = [_files(source) for source in _sources(recipe)]
-    return all(files) and sum(path.stat().st_size for some in files for path in some) >= prepared.KEPT
+    return all(files) and sum(path.stat().st_size for some in files for path in some) >= prepared.WORTHWHILE
 
 
 def _key(recipe: Recipe, start: TextModel | None) -> str:
