@@ -192,6 +192,10 @@ def test_running_text_stands_as_it_is(tmp_path):
     path.write_text("\n\n")
     with pytest.raises(AskedError, match="is empty"):
         list(pieces(path))
+    for limit in (None, 200_000):
+        path.write_bytes(b"some words\r\n" * 100_000 + b"two\nth\x00ree\n")
+        with pytest.raises(AskedError, match="line 100002 has a NUL"):
+            list(pieces(path, limit))
 
 
 def test_pyarrow_and_datasets_are_imported_for_their_tables_alone():

@@ -28,6 +28,7 @@ from textdiff.data.decoding import (
     Line,
     Note,
     beginning,
+    blocks_of,
     decoded,
     fault_of,
     guarded,
@@ -211,15 +212,16 @@ def _is_plain(path: str | os.PathLike[str], column: str) -> bool:
 
 def _plain_pieces(path: str | os.PathLike[str], limit: int | None, note: Note | None) -> Iterator[str]:
     name, number, blank = name_of(path), 1, True
-    with _opened(path, name, note) as text:
-        for piece in pieces_of(text):
+    with Path(path).open("rb") as file, decoded(file, name, note) as text:
+        for piece in blocks_of(text) if limit is None else pieces_of(text):
             if limit is not None and number > limit:
                 break
-            if (fault := fault_of(piece)) is not None:
-                raise AskedError(f"{name} line {number} {fault}")
+            if fault_of(piece) is not None:
+                faults = ((number + k, fault_of(line)) for k, line in enumerate(piece.split("\n")))
+                raise AskedError(next(f"{name} line {at} {fault}" for at, fault in faults if fault))
             yield piece
             blank = blank and not piece.strip()
-            number += piece.endswith("\n")
+            number += piece.count("\n")
     if blank:
         raise AskedError(f"{name} is empty; pass at least one text")
 

@@ -112,7 +112,8 @@ class Preparation:
         if section.kind == "characters":
             counts = np.zeros(CODES, dtype=np.int64)
             for text in Progress(self.log, "counting characters", length).through(texts()):
-                counts += np.bincount(codes(text), minlength=CODES)
+                seen = np.bincount(codes(text))
+                counts[: len(seen)] += seen
             kept = np.flatnonzero(counts >= section.min_count)
             return [chr(code) for code in sorted(kept.tolist(), key=lambda code: (-counts[code], code))]
         if section.kind == "sentencepiece" and not section.path:
