@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import itertools
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from runs import POEMS, PROSE, assert_one_line, counts, micro_batches, recipe_file, windows_recipe, x_t_of
 
 from textdiff.core.errors import AskedError, RecipeError
+from textdiff.core.rng import Rng, example_seed
 from textdiff.networks.tokenization import title_characters
 from textdiff.training import run
+from textdiff.training.data import BLOCK, _order, ascending
 from textdiff.training.loss import Denoiser
 from textdiff.training.recipe import load
 from textdiff.training.texts.poems import Text, place_of, poems
@@ -86,6 +89,32 @@ def test_an_epoch_shows_every_text_in_an_order_of_its_own() -> None:
     for order in first:
         assert set(order) == set(batches.groups[0].ids[:, 0].tolist())
         assert len(set(order[:40])) == 40  # before the last step is filled up
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 65, 1000, 4096])
+@pytest.mark.parametrize("different", [3, 50, 1 << 30])
+def test_an_order_drawn_in_buckets_is_that_of_one_stable_sort(n: int, different: int) -> None:
+    keys = (Rng([n]).uniform(n)[0] * different).floor() / different  # few different ones: many stand in the same place
+    order = ascending(n, lambda at: keys[at].numpy(), block=64)
+    assert order.tolist() == keys.sort(stable=True).indices.tolist()
+
+
+def test_the_order_of_an_epoch_is_the_one_that_its_seeds_give_alone() -> None:
+    n = BLOCK + 1000  # more than one bucket
+    keys = Rng([example_seed(3, 1, 0)]).uniform(n)[0]
+    assert torch.equal(_order(n, 3, 1, 0).long(), keys.argsort(stable=True))
+
+
+def test_an_order_takes_little_more_memory_than_it_has() -> None:
+    def peak(n: int) -> int:
+        tracemalloc.start()
+        try:
+            ascending(n, lambda at: (at * 0.754877666246693 % 1).numpy(), block=1 << 12)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(1_000_000) - peak(500_000) < 5 * 500_000
 
 
 def test_the_corruption_of_a_text_differs_between_epochs_and_within_a_filled_batch() -> None:
