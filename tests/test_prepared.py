@@ -138,8 +138,8 @@ def test_the_memory_of_preparation_does_not_grow_with_the_text(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_memory_grows_by_half_a_byte_for_each_byte_of_text_at_most(tmp_path: Path) -> None:
-    """The order in which an epoch shows the windows takes 20 bytes for each of them while it is drawn."""
+def test_memory_grows_by_a_fifth_of_a_byte_for_each_byte_of_text_at_most(tmp_path: Path) -> None:
+    """The order in which an epoch shows the windows takes 4 bytes for each of them."""
     code = (
         "import resource, sys; from textdiff.cli import main; code = main(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
@@ -157,10 +157,16 @@ def test_memory_grows_by_half_a_byte_for_each_byte_of_text_at_most(tmp_path: Pat
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stderr.splitlines()[-1]) * 1024)
         sizes.append((tmp_path / "prose.txt").stat().st_size)
-    assert peaks[1] - peaks[0] < 0.5 * (sizes[1] - sizes[0]), peaks
+    assert peaks[1] - peaks[0] < 0.2 * (sizes[1] - sizes[0]), peaks
 
 
 def test_a_dry_run_counts_the_memory_of_the_data(tmp_path: Path) -> None:
     recipe = prose(tmp_path, TEXT * 100)
     report = run.dry_run(recipe)
     assert 0 <= report["data_mb"] <= 1  # the rows stay in their file
+
+
+def test_a_dry_run_counts_the_process_itself(tmp_path: Path) -> None:
+    report = run.dry_run(prose(tmp_path, TEXT * 100))
+    assert report["process_mb"] > 100  # Python with torch and transformers
+    assert report["memory_mb"] >= report["process_mb"] + report["parameters"] * 16 / 2**20 - 1

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,6 +111,7 @@ def _longest(made: Plan) -> Group:
 
 def dry_run(recipe: Recipe, log: Log = silent) -> dict[str, Any]:
     """Parameters, tokens, steps, and what they would cost: time by two optimiser steps of the longest texts, and memory."""
+    process = _process_bytes()  # before the data and the network are there
     made = plan(recipe, log)
     batches, denoiser = dataclasses.replace(made.batches, groups=[_longest(made)]), Denoiser(made.text_model)
     seconds = []
@@ -121,7 +123,8 @@ def dry_run(recipe: Recipe, log: Log = silent) -> dict[str, Any]:
         loss.backward()
         seconds.append((time.perf_counter() - began) / inputs["x0"].numel())
         denoiser.zero_grad()
-    averaged = 1 if recipe.optimizer.ema else 0
+    # The weights, their gradients, two moments of the optimiser, and the averaged weights.
+    network = made.parameters * 4 * (5 if recipe.optimizer.ema else 4)
     return {
         "parameters": made.parameters,
         "vocabulary": vocabulary(made),
@@ -133,9 +136,8 @@ def dry_run(recipe: Recipe, log: Log = silent) -> dict[str, Any]:
         "tokens": made.tokens,
         "minutes": round(made.tokens * min(seconds) * 1.1 / 60, 1),
         "data_mb": round(_data_bytes(made) / 2**20),
-        "memory_mb": round(
-            (made.parameters * 4 * (4 + averaged) + _step_bytes(recipe, made) + _data_bytes(made)) / 2**20
-        ),
+        "process_mb": round(process / 2**20),
+        "memory_mb": round((process + network + _step_bytes(recipe, made) + _data_bytes(made)) / 2**20),
         "out": str(recipe.folder),
     }
 
@@ -148,11 +150,24 @@ def _step_bytes(recipe: Recipe, made: Plan) -> int:
     return rows * (activations if made.unknown is not None else 8192) + 32 * recipe.run.batch
 
 
+def _process_bytes() -> int:
+    """What this process takes in memory now: Python with torch and transformers, once they are imported."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such figures
+        return 0
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # not Linux: the most that it has taken so far, in bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def _data_bytes(made: Plan) -> int:
-    """What stays in memory of the data: rows that are in no file, and the order of the texts while it is drawn anew."""
+    """What stays in memory of the data: rows that are in no file, and the order in which an epoch shows the texts."""
     tables: list[Any] = [t for g in (*made.batches.groups, *made.held) for t in (g.ids, g.condition)]
     rows = sum(t.untyped_storage().nbytes() for t in tables if isinstance(t, Tensor))
-    return int(rows) + 20 * made.texts
+    return int(rows) + 4 * made.texts
 
 
 def _data(text_model: Model, groups: list[Group]) -> str:
