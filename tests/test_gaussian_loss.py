@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from textdiff.core.contracts import Query, spread
-from textdiff.core.predictions import Normal
+from textdiff.core.predictions import Normal, noise_of
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import slopes
-from textdiff.networks.denoiser import denoiser, noise_of
+from textdiff.networks.denoiser import denoiser
 from textdiff.processes.gaussian import Gaussian
 from textdiff.training.loss import weighted_nll
 

@@ -192,7 +192,7 @@ KNOWN: dict[str, list[str]] = {
         "cli/lists: gaussian",
     ],
     "private": [],
-    "upward": ["samplers/ode imports networks/denoiser"],
+    "upward": [],
 }
 
 

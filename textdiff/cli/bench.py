@@ -35,7 +35,7 @@ def bench_sample(a: argparse.Namespace) -> None:
     from textdiff.measure import bench
 
     def progress(work: Iterable[int]) -> Iterable[int]:
-        return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+        yield from tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
 
     sizes = {name: getattr(a, name) for name in ("batch", "length", "steps", "rounds", "vocabulary", "layers", "width")}
     rows = bench.sample(**sizes, progress=progress)

@@ -141,7 +141,7 @@ def fill(a: argparse.Namespace) -> int | None:
     with _watched(a, pipe, options, seeds if total and (a.trace or a.watch) else []) as watch:
 
         def stream(asked: Iterator[Any]) -> Iterator[Any]:
-            return pipe.each(asked, options, on_error="skip", watch=watch)
+            yield from pipe.each(asked, options, on_error="skip", watch=watch)
 
         return through(a, one_by_one(records, stream, ask, a.on_error == "skip"), show, total=total)
 

@@ -95,7 +95,7 @@ def verify(a: argparse.Namespace) -> int:
     from textdiff.verify.walk import verify as walk
 
     def progress(work: Iterable[Any]) -> Iterable[Any]:
-        return tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
+        yield from tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
 
     def shown(figure: float, width: int) -> str:
         return f"{figure:{width}.4f}" if figure >= 1e-4 else f"{figure:{width}.0e}"

@@ -11,16 +11,15 @@ the x0 that x_t came from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Bridge, Process, spread
+from textdiff.core.contracts import Bridge, Process, scheduled, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng
 
-Share = Callable[[Any, Tensor, Tensor], Any]  # (process, t, s) -> how much of the noise is drawn anew
+Share = Callable[[Process, Tensor, Tensor], float | Tensor]  # (process, t, s) -> how much of the noise is drawn anew
 
 
 def fresh(process: Process, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
@@ -47,7 +46,7 @@ def refresh(share: float | Share) -> Bridge:
     if not callable(share) and not 0 <= share <= 1:
         raise AskedError(f"refresh share is {share}; it must lie in [0, 1]")
 
-    def bridge(process: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
+    def bridge(process: Process, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
         noise = process.recover(x0, x_t, t, rng=rng)
         part = share(process, t, s) if callable(share) else share
         return process.corrupt(x0, s, process.renew(noise, x0, t, part, rng=rng))
@@ -66,15 +65,16 @@ def markov(eta: float = 1.0, last: str = "posterior") -> Bridge:
     if last not in ("posterior", "simple", "none"):
         raise AskedError(f"last is {last!r}; expected posterior, simple or none")
     if last == "posterior":
-        return refresh(lambda process, t, s: eta**2 * process.renewal(t, s))
+        return refresh(lambda process, t, s: eta**2 * scheduled(process).renewal(t, s))
 
-    def bridge(process: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
-        noise = process.recover(x0, x_t, t, rng=rng)
-        share = spread(eta**2 * process.renewal(t, s), noise).to(noise.dtype)
+    def bridge(process: Process, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
+        chain = scheduled(process)
+        noise: Tensor = process.recover(x0, x_t, t, rng=rng)
+        share = spread(eta**2 * chain.renewal(t, s), noise).to(noise.dtype)
         mean = process.corrupt(x0, s, (1 - share).sqrt() * noise)
         if last == "none":
             return mean
-        beyond = share.sqrt() * process.rates(t, noise)[1] * process.noise(x0, t, rng=rng)
+        beyond = share.sqrt() * chain.rates(t, noise)[1] * process.noise(x0, t, rng=rng)
         return mean + torch.where(spread(s > 0, noise), beyond, 0.0)
 
     return bridge

@@ -89,8 +89,8 @@ def terms(
         rng.counter = 1
         x_t = process.corrupt(x, t, process.noise(x, t, rng=rng))
         where = open_ if process.sketch(x_t) is None else open_ & (x_t != x)
-        told = condition[row] if isinstance(condition, Tensor) else condition
-        prediction = predictor(Query(x_t, t, at=positions_of(where), condition=told)).pin(x, ~open_)
+        of_row = condition[row] if isinstance(condition, Tensor) else condition
+        prediction = predictor(Query(x_t, t, at=positions_of(where), condition=of_row)).pin(x, ~open_)
         bounds.append(process.bound(prediction, x, x_t, t, s).double())
     return Terms(prior, text, level, torch.cat(bounds) * size)
 
@@ -116,7 +116,7 @@ def nelbo(
 
 
 def bits_per_dimension(nats: Tensor, x0: Tensor, free: Tensor | None = None) -> Tensor:
-    """Nats of each example (B,) in bits for each of its values, (B,): x0 (B, …), those at `free` places if that is told."""
+    """Nats of each example (B,) in bits for each of its values, (B,): x0 (B, …), those at `free` places where these are given."""
     counted = torch.ones_like(x0, dtype=torch.bool) if free is None else spread(free, x0).expand_as(x0)
     return nats / (counted.flatten(1).sum(-1) * math.log(2))
 

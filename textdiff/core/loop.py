@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, Query, State, Step, spread
+from textdiff.core.contracts import Prediction, Predictor, Process, Query, State, Step, spread
 from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
 
@@ -59,7 +59,7 @@ def sample(
         yield state
 
 
-def predict(state: State, where: Tensor, *, predictor: Predictor, process: Process) -> Any:
+def predict(state: State, where: Tensor, *, predictor: Predictor, process: Process) -> Prediction:
     """The prediction at `where` (B, L) bool, given text pinned and consistent with x_t.  Rows outside `where` cost nothing."""
     prediction = predictor(
         Query(state.x, state.t, at=positions_of(where), condition=state.condition, previous=state.x0)

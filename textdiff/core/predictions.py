@@ -18,21 +18,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Positions, spread
+from textdiff.core.contracts import Bins, OfLogits, Positions, Query, TokenPrediction, spread
+from textdiff.core.errors import AskedError
 from textdiff.core.rng import PIECE, Rng
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Where values stand that are discrete: low, low + width, …, high."""
-
-    low: float
-    high: float
-    width: float
+from textdiff.core.schedules import Schedule
 
 
 def positions_of(where: Tensor) -> Positions:
@@ -56,7 +50,7 @@ class Categorical:
             logits = logits.flatten(0, 1)
         return cls(logits.__getitem__, at, known)
 
-    def map(self, shape: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Categorical:
+    def map(self, shape: OfLogits) -> Categorical:
         """The prediction with `shape(logits (n, V), rows (n,), positions (n,))` in the place of its logits."""
         rows, positions = self.at
         return replace(self, read=lambda index: shape(self.read(index), rows[index], positions[index]))
@@ -75,7 +69,7 @@ class Categorical:
         """The prediction with x (B, L) certain at `where` (B, L) bool."""
         return self.select(~where, torch.where(where, x, self.known))
 
-    def uncounted(self) -> Categorical:
+    def by_token(self) -> Categorical:
         return self
 
     def logits(self) -> Tensor:
@@ -140,18 +134,18 @@ class Categorical:
         """log q ∝ log base + scale · (log self − log base); what either side excludes stays excluded."""
 
         def read(index: Tensor) -> Tensor:
-            told, alone = self.read(index).log_softmax(-1), base.read(index).log_softmax(-1)
-            never = (told == -torch.inf) | (alone == -torch.inf)  # −inf − (−inf) would be nan
-            return torch.where(never, -torch.inf, alone + scale * (told - alone))
+            here, there = self.read(index).log_softmax(-1), base.read(index).log_softmax(-1)
+            never = (here == -torch.inf) | (there == -torch.inf)  # −inf − (−inf) would be nan
+            return torch.where(never, -torch.inf, there + scale * (here - there))
 
         return replace(self, read=read)
 
-    def statistic(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], fill: float = 0.0) -> Tensor:
+    def statistic(self, f: OfLogits, fill: float = 0.0) -> Tensor:
         """f(log-probabilities (n, V), rows (n,), positions (n,)) -> (n,), as (B, L) with `fill` at known positions."""
         values = self.per_position(lambda logits, *at: f(logits.log_softmax(-1), *at))
         return self._put(torch.full(self.known.shape, fill, dtype=values.dtype, device=values.device), values)
 
-    def per_position(self, f: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    def per_position(self, f: OfLogits) -> Tensor:
         """f(logits, rows, positions) over all asked positions, a piece at a time, (N, …)."""
         rows, positions = self.at
         index = torch.arange(len(rows), device=self.known.device)
@@ -178,8 +172,8 @@ class Normal:
         where = spread(where, self.mean)
         return replace(self, mean=torch.where(where, x, self.mean), deviation=torch.where(where, 0.0, self.deviation))
 
-    def uncounted(self) -> Normal:
-        return self
+    def by_token(self) -> TokenPrediction:
+        raise AskedError("this is a prediction of values, and tokens are needed; use a sampler and a process of values")
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 ~ q, (B, …).  Later draws are the same whether or not this one is needed: it may be for another row."""
@@ -211,7 +205,8 @@ class Normal:
         flip = low > 0  # log(Φ(high) − Φ(low)), taken on the side where Φ is small
         high, low = torch.where(flip, -low, high), torch.where(flip, -high, low)
         above, below = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-        return -(above + log1mexp((below - above).clamp(max=0)))
+        nats: Tensor = -(above + log1mexp((below - above).clamp(max=0)))
+        return nats
 
     def towards(self, base: Normal, scale: float) -> Normal:
         """Equal deviations multiply to the extrapolated mean, base + scale · (self − base)."""
@@ -222,14 +217,54 @@ class Normal:
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
 
+# Predictors of which a caller reads more than every prediction offers: logits, a mean.
+TokenPredictor = Callable[[Query], Categorical]
+ValuePredictor = Callable[[Query], Normal]
+
+
+def noise_of(prediction: Normal, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+    """ε̂ = (x_t − ᾱ x̂0)/β̄ of a prediction; the score is −ε̂/β̄."""
+    alpha, beta = (spread(rate, x_t).to(x_t.dtype) for rate in schedule(t))
+    return (x_t - alpha * prediction.mean) / beta
+
+
+class OnlyDrawn:
+    """What predictions share that can be drawn from, and refuse every other question; nothing weighs their draws."""
+
+    def by_token(self) -> TokenPrediction:
+        raise self._refusal("a sampler or a process that reads the probabilities of tokens")
+
+    def log_weight(self, x: Tensor) -> Tensor:
+        """0 (B,): nothing was left out."""
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+    def weighted_nll(self, x0: Tensor, weights: Tensor) -> Tensor:
+        raise self._refusal("a loss")
+
+    def expect(self, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        raise self._refusal("a mean")
+
+    def last_nll(self, x0: Tensor, deviation: Tensor, bins: Bins | None) -> Tensor:
+        raise self._refusal("a bound")
+
+    def towards(self, base: Self, scale: float) -> Self:
+        raise self._refusal("guidance")
+
+    def _refusal(self, what: str) -> AskedError:
+        return AskedError(
+            f"this prediction ({type(self).__name__}) can only be drawn from, and {what} needs more; use samplers and "
+            f"processes that draw whole texts, such as the improved or baseline sampler with the mask process"
+        )
+
+
 @dataclass(frozen=True)
-class CountConditioned:
+class CountConditioned(OnlyDrawn):
     """A categorical prediction whose draw differs from x (B, L) in `low` to `high` (B,) places.
 
     Where no allowed count is possible (a sure predictor, narrow allowed sets) the nearest possible one is taken.
     """
 
-    base: Categorical
+    base: TokenPrediction
     x: Tensor
     low: Tensor
     high: Tensor
@@ -237,7 +272,7 @@ class CountConditioned:
     def pin(self, x: Tensor, where: Tensor) -> CountConditioned:
         return replace(self, base=self.base.pin(x, where))
 
-    def uncounted(self) -> Categorical:
+    def by_token(self) -> TokenPrediction:
         """The prediction whose draws may differ anywhere."""
         return self.base
 
@@ -247,12 +282,8 @@ class CountConditioned:
         differing = draw_differing(stay, self.low, self.high, rng=rng)
         return draw_other(self.base, self.x, differing, rng=rng)
 
-    def log_weight(self, x: Tensor) -> Tensor:
-        """0 (B,)."""
-        return self.base.log_weight(x)
 
-
-def draw_other(prediction: Categorical, x: Tensor, where: Tensor, *, rng: Rng) -> Tensor:
+def draw_other(prediction: TokenPrediction, x: Tensor, where: Tensor, *, rng: Rng) -> Tensor:
     """x with fresh tokens at `where` (B, L), drawn from the prediction without x's own, (B, L)."""
 
     def ban(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
@@ -320,5 +351,5 @@ def inclusion(stay: Tensor, count: Tensor) -> Tensor:
         rest = backward[length - 1 - i].gather(1, other.clamp(min=0))
         terms = torch.where(other >= 0, forward[i] + rest, -torch.inf)
         result.append(change[:, i] + terms.logsumexp(-1) - total)
-    found = torch.stack(result, -1)
-    return torch.where(total[:, None] > -torch.inf, found, -torch.inf)  # no such set: nothing is included
+    log_share = torch.stack(result, -1)
+    return torch.where(total[:, None] > -torch.inf, log_share, -torch.inf)  # no such set: nothing is included

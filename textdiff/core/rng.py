@@ -111,7 +111,8 @@ class Rng:
 
     def normal(self, *shape: int) -> Tensor:
         """N(0, 1), (B, *shape), float64."""
-        return torch.special.ndtri(self.uniform(*shape))
+        z: Tensor = torch.special.ndtri(self.uniform(*shape))
+        return z
 
     def bernoulli(self, p: Tensor) -> Tensor:
         """True with probability p; p and result (B,) or (B, L)."""

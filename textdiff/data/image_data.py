@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.core.contracts import Bins
 from textdiff.core.errors import AskedError
-from textdiff.core.predictions import Bins
 
 PARTS = ("train", "validation", "test")
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}

@@ -28,6 +28,7 @@ from torch import Tensor
 from textdiff.core.contracts import Predictor, Query
 from textdiff.core.errors import AskedError
 from textdiff.core.likelihood import bits_per_dimension, nelbo
+from textdiff.core.predictions import Normal, ValuePredictor
 from textdiff.core.resolve import unknown
 from textdiff.core.rng import example_seed
 from textdiff.data.image_data import Images
@@ -226,7 +227,7 @@ def _bounds(
     return {"steps": steps, "images": len(x0)} | figures
 
 
-def _variances(model: ImageModel, table: NoisePower) -> dict[str, Predictor]:
+def _variances(model: ImageModel, table: NoisePower) -> dict[str, ValuePredictor]:
     """The predictors of the bounds, by name; they share a memory, so that the network runs once for all of them."""
     plain = _once(model.predictor(model.processes[0]))
     kinds = {
@@ -320,11 +321,11 @@ def _table(model: ImageModel, ground: Ground, settings: Settings, shelf: Shelf, 
     return NoisePower.from_dict({key: value.tolist() for key, value in shelf.get(f"power-{settings.n}", make).items()})
 
 
-def _once(predictor: Predictor) -> Predictor:
+def _once(predictor: ValuePredictor) -> ValuePredictor:
     """`predictor` with a memory: it runs once for the same x_t at the same levels, whatever variance is put on its result."""
-    memory: dict[bytes, Any] = {}
+    memory: dict[bytes, Normal] = {}
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> Normal:
         x_t, t = query.x_t, query.t
         digest = hashlib.sha256(b"".join(part.cpu().contiguous().numpy().tobytes() for part in (x_t, t))).digest()
         if digest not in memory:

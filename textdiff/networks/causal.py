@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from textdiff.core.contracts import Predictor, Query
+from textdiff.core.predictions import OnlyDrawn
 from textdiff.core.rng import Rng
 
 
 @dataclass(frozen=True)
-class Autoregressive:
+class Autoregressive(OnlyDrawn):
     """The law (1) at `open_` (B, L) bool; the tokens of `known` (B, L) elsewhere."""
 
     next_logits: Callable[[Tensor], Tensor]  # (B, k) tokens so far, k ≥ 0 -> (B, V) logits of the next
@@ -32,9 +33,6 @@ class Autoregressive:
     def pin(self, x: Tensor, where: Tensor) -> Autoregressive:
         """The prediction with x (B, L) certain at `where` (B, L) bool."""
         return replace(self, known=torch.where(where, x, self.known), open_=self.open_ & ~where)
-
-    def uncounted(self) -> Autoregressive:
-        return self
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 by (1), (B, L); one forward for each position that is open in some row."""
@@ -47,10 +45,6 @@ class Autoregressive:
             x = x.index_put((rows, place), rng.categorical(logits, at=(rows, place)))
         return x
 
-    def log_weight(self, x: Tensor) -> Tensor:
-        """0 (B,): nothing was left out."""
-        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-
 
 def causal_lm(model: Any, content: Tensor, start_id: int) -> Predictor:
     """The predictor of an `AutoModelForCausalLM`: text begins after `start_id`, and only `content` ids (C,) are drawn.
@@ -61,7 +55,7 @@ def causal_lm(model: Any, content: Tensor, start_id: int) -> Predictor:
 
     def next_logits(prefix: Tensor) -> Tensor:
         ids = torch.cat([prefix.new_full((len(prefix), 1), start_id), prefix], 1)
-        logits = model(input_ids=ids, logits_to_keep=1).logits[:, -1].float()
+        logits: Tensor = model(input_ids=ids, logits_to_keep=1).logits[:, -1].float()
         allowed = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
         allowed[content] = True
         return logits.masked_fill(~allowed, -torch.inf)

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Query, spread
+from textdiff.core.contracts import Query, spread
 from textdiff.core.errors import AskedError
-from textdiff.core.predictions import Normal
+from textdiff.core.predictions import Normal, ValuePredictor
 from textdiff.core.resolve import unknown
 from textdiff.core.schedules import Schedule, slopes
 
@@ -33,7 +33,9 @@ OUTPUTS: dict[str, Callable[..., Tensor]] = {
 Network = Callable[[Tensor, Tensor, Any], Tensor]
 
 
-def denoiser(network: Network, schedule: Schedule | None = None, output: str = "noise", power: int = 2) -> Predictor:
+def denoiser(
+    network: Network, schedule: Schedule | None = None, output: str = "noise", power: int = 2
+) -> ValuePredictor:
     """`network` as a predictor; the level it is told is a row's highest.  `schedule` may be missing for output "data"."""
     if output not in OUTPUTS:
         raise unknown("output", output, OUTPUTS)
@@ -50,9 +52,3 @@ def denoiser(network: Network, schedule: Schedule | None = None, output: str = "
         return Normal.point(OUTPUTS[output](out, x_t, *rates), power)
 
     return predict
-
-
-def noise_of(prediction: Normal, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """ε̂ = (x_t − ᾱ x̂0)/β̄ of a prediction; the score is −ε̂/β̄."""
-    alpha, beta = (spread(rate, x_t).to(x_t.dtype) for rate in schedule(t))
-    return (x_t - alpha * prediction.mean) / beta

@@ -29,8 +29,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from textdiff.core.contracts import Predictor, Process
+from textdiff.core.contracts import Process
 from textdiff.core.errors import AskedError, ModelError
+from textdiff.core.predictions import TokenPredictor
 from textdiff.core.resolve import attribute
 from textdiff.core.schedules import Schedule, get_schedule
 from textdiff.networks.files import describe, locate
@@ -172,7 +173,7 @@ class TextModel:
 
     @property
     def pad_id(self) -> int:
-        return self.tokenizer.pad_token_id
+        return int(self.tokenizer.pad_token_id)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Token ids (B, L) of texts of equal length in tokens; a hole is written as `tokenizer.mask_token`.
@@ -241,7 +242,7 @@ class TextModel:
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def predictor(self, process: str) -> Predictor:
+    def predictor(self, process: str) -> TokenPredictor:
         """The network as the predictor of `process`, told its name where the condition does not."""
         return masked_lm(self, self._served(process))
 
@@ -254,7 +255,8 @@ class TextModel:
             "table": model.get_input_embeddings().weight,  # itself, so that it is trained
             "schedule": self.noise_schedule(),
         }
-        return attribute(entry.path)(**{key: parts[key] for key in entry.needs})
+        built: Process = attribute(entry.path)(**{key: parts[key] for key in entry.needs})
+        return built
 
     def noise_schedule(self) -> Schedule:
         """ᾱ and β̄ of the embedding process."""
@@ -281,7 +283,7 @@ class TextModel:
         if word not in SLOT_WORDS[slot] or f"[{word}]" not in vocabulary:
             known = [name for name in SLOT_WORDS[slot] if f"[{name}]" in vocabulary]
             raise AskedError(f"{slot} {word!r} is unknown to model {self.name}; it knows {', '.join(known)}")
-        return vocabulary[f"[{word}]"]
+        return int(vocabulary[f"[{word}]"])
 
     def _specials(self) -> Tensor:
         ids = set(self.tokenizer.all_special_ids)
@@ -293,7 +295,7 @@ class TextModel:
 
 
 def _embedding_width(model: Any) -> int:
-    return model.get_input_embeddings().weight.shape[1]
+    return int(model.get_input_embeddings().weight.shape[1])
 
 
 def _per_row(slot: str, value: str | Sequence[str | None] | None, n: int) -> Sequence[str | None]:

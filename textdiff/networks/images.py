@@ -25,9 +25,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from textdiff.core.contracts import Predictor, Process, Query
+from textdiff.core.contracts import Bins, Process, Query
 from textdiff.core.errors import AskedError, ModelError
-from textdiff.core.predictions import Bins
+from textdiff.core.predictions import Normal, ValuePredictor
 from textdiff.core.resolve import attribute, unknown
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import STEPS, Schedule, get_schedule
@@ -137,9 +137,10 @@ class ImageModel:
         }
         if entry.degrades:
             parts["degrade"] = self.degrade or get_degradation(told.degradation)
-        return attribute(entry.path)(**{key: parts[key] for key in entry.needs})
+        built: Process = attribute(entry.path)(**{key: parts[key] for key in entry.needs})
+        return built
 
-    def predictor(self, process: str) -> Predictor:
+    def predictor(self, process: str) -> ValuePredictor:
         """The network as the predictor of `process`."""
         self._served(process)
         told, model = self.diffusion, self.model
@@ -156,7 +157,7 @@ class ImageModel:
                 raise not_finite(self.name)
             return out
 
-        def predict(query: Query) -> Any:
+        def predict(query: Query) -> Normal:
             return denoiser(functools.partial(network, query.t), schedule, told.output, told.power)(query)
 
         return predict

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Query
-from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.contracts import Query
+from textdiff.core.predictions import Categorical, TokenPredictor, positions_of
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
 from textdiff.networks.reading import READINGS, Reading, Speaker
@@ -42,15 +42,18 @@ class Head:
 
 
 def _distilbert(model: Any, hidden: Tensor) -> Tensor:
-    return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+    logits: Tensor = model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+    return logits
 
 
 def _cls(model: Any, hidden: Tensor) -> Tensor:
-    return model.cls(hidden)
+    logits: Tensor = model.cls(hidden)
+    return logits
 
 
 def _lm_head(model: Any, hidden: Tensor) -> Tensor:
-    return model.lm_head(hidden)
+    logits: Tensor = model.lm_head(hidden)
+    return logits
 
 
 # `config.model_type` -> head.
@@ -67,7 +70,7 @@ HEADS: dict[str, Head] = {
 }
 
 
-def masked_lm(text_model: Speaker, process: str | None = None) -> Predictor:
+def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor:
     """The predictor of a masked language model.  `condition` is the prefix, (B, P), all null if None.
 
     The process slot says `process` where the condition leaves it empty.  In rows whose process is not mask, the level slot

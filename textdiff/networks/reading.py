@@ -88,7 +88,8 @@ def by_tokens(text_model: Speaker, banned: Tensor, silence: Callable[[], Tensor]
 def by_vectors(text_model: Speaker, banned: Tensor, silence: Callable[[], Tensor]) -> Reading:
     """Noisy embeddings; the level is t itself.  `silence` gives c of (2), (1, V)."""
     model: Any = text_model.model
-    embed, schedule = model.get_input_embeddings(), text_model.noise_schedule()
+    schedule = text_model.noise_schedule()
+    embed: nn.Embedding = model.get_input_embeddings()
 
     def evidence(x: Tensor, t: Tensor) -> Tensor:
         alpha, beta = schedule(t)
@@ -97,10 +98,11 @@ def by_vectors(text_model: Speaker, banned: Tensor, silence: Callable[[], Tensor
 
     def unheard(x: Tensor, previous: Tensor | None) -> Tensor:
         """What a place shows as far as it is unsure, (R·L, D) or (1, D): [MASK], or by (5) half of the last draft."""
-        nothing = embed.weight[text_model.mask_id][None]
+        nothing: Tensor = embed.weight[text_model.mask_id][None]
         if not text_model.self_conditioning or previous is None or previous.is_floating_point():  # no draft yet
             return nothing.expand(x.shape[0] * x.shape[1], -1)
-        return (nothing + embed(previous.flatten())) / 2
+        last: Tensor = embed(previous.flatten())
+        return (nothing + last) / 2
 
     def inputs(ids: Tensor, x: Tensor, t: Tensor, start: int, previous: Tensor | None) -> dict[str, Tensor]:
         vectors, nothing = [], silence()

@@ -139,7 +139,8 @@ def _read_weights(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
             f"{name}: model.safetensors lacks {len(missing)} weights, {missing[0]} among them; "
             f"pass a model that was saved with its masked-LM head"
         )
-    return model
+    network: nn.Module = model
+    return network
 
 
 def check_parts(model: nn.Module, tokenizer: Any, processes: Sequence[str], prefix: Sequence[str], name: str) -> None:
@@ -172,7 +173,7 @@ def check_parts(model: nn.Module, tokenizer: Any, processes: Sequence[str], pref
 
 
 def embedding_rows(model: Any) -> int:
-    return model.get_input_embeddings().weight.shape[0]
+    return int(model.get_input_embeddings().weight.shape[0])
 
 
 @contextlib.contextmanager
@@ -181,7 +182,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(logging.CRITICAL)  # type: ignore[attr-defined]
     logging.disable_progress_bar()
     try:
         yield

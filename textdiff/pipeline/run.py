@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from textdiff.core.contracts import Predictor, Process, Query, State
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import count_levels, even_levels
 from textdiff.core.loop import sample
-from textdiff.core.predictions import positions_of
+from textdiff.core.predictions import Categorical, TokenPredictor, positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
@@ -190,7 +190,7 @@ class Writing:
     def __init__(self, model: TextModel, plan: Plan):
         self.model, self.plan = model, plan
         self.network = guided(model.predictor(plan.process), plan.guidance, model.untold)
-        self.shaped: dict[Hashable, Predictor] = {}  # by what of a canvas they depend on
+        self.shaped: dict[Hashable, TokenPredictor] = {}  # by what of a canvas they depend on
 
     def __call__(self, canvases: Sequence[Canvas], rng: Rng) -> Scene:
         model, plan, device = self.model, self.plan, self.model.device
@@ -221,7 +221,7 @@ class Writing:
         down = itertools.dropwhile(lambda s: bool((torch.as_tensor(s) > level - 1e-9).any()), levels)
         return replace(scene, levels=down, start=start, level=level)
 
-    def _predictor(self, canvas: Canvas) -> Predictor:
+    def _predictor(self, canvas: Canvas) -> TokenPredictor:
         """The network, shaped as far as each position goes by itself."""
         model, plan, table = self.model, self.plan, canvas.allowed
         key = (canvas.form, id(table) if table is not None else None)
@@ -264,7 +264,7 @@ class Writing:
         plan = self.plan
         if PROCESSES[plan.process].prosody == "law":
             weigh = plan.particles is not None
-            return replace(scene, predictor=constrained(scene.predictor, law, weigh=weigh))
+            return replace(scene, predictor=constrained(_of_tokens(scene), law, weigh=weigh))
         if canvases[0].start is None:
             x = scene.process.prior(scene.given, scene.free, rng=rng.branch())
             draft = RestrictedPrediction(_everywhere(scene, x), law, scene.free, scene.given).draw(rng=rng.branch())
@@ -275,7 +275,7 @@ class Writing:
         process: Any = scene.process
         return replace(
             scene,
-            predictor=kept_to(scene.predictor, pattern, several),
+            predictor=kept_to(_of_tokens(scene), pattern, several),
             process=replace(process, tokens=pattern.tokens),
         )
 
@@ -290,9 +290,14 @@ def walked(plan: Plan, n: Tensor, most: int) -> Iterator[Any]:
         yield from sweep_levels(n, round(plan.sampler_options["sweeps"] * most))
 
 
-def _everywhere(scene: Scene, x: Tensor) -> Any:
+def _of_tokens(scene: Scene) -> TokenPredictor:
+    """The predictor of a scene that `Writing` makes, which is one of tokens."""
+    return cast(TokenPredictor, scene.predictor)
+
+
+def _everywhere(scene: Scene, x: Tensor) -> Categorical:
     """The prediction at level 1 of all free positions, what is given pinned."""
     at = positions_of(scene.free)
-    return scene.predictor(Query(x, scene.free.double(), at=at, condition=scene.condition)).pin(
+    return _of_tokens(scene)(Query(x, scene.free.double(), at=at, condition=scene.condition)).pin(
         scene.given, ~scene.free
     )

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import spread
+from textdiff.core.contracts import Prediction, spread
 from textdiff.core.rng import Rng
 from textdiff.processes.values import OfValues
 
@@ -56,8 +55,9 @@ class Cold(OfValues):
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> Tensor:
         return torch.where(spread(t > 0, x0), x_t - self.degraded(x0, t), 0.0)
 
-    def renew(self, noise: Tensor, x0: Tensor, t: Tensor, share: float, *, rng: Rng) -> Tensor:
-        return (1 - share) ** 0.5 * noise + share**0.5 * self.noise(x0, t, rng=rng)
+    def renew(self, noise: Tensor, x0: Tensor, t: Tensor, share: float | Tensor, *, rng: Rng) -> Tensor:
+        kept, anew = (1 - share) ** 0.5, share**0.5
+        return noise * kept + self.noise(x0, t, rng=rng) * anew
 
     def bridge(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, rng: Rng) -> Tensor:
         """(2)."""
@@ -70,7 +70,7 @@ class Cold(OfValues):
         """Every free place counts once, at every level."""
         return (t > 0).float()
 
-    def bound(self, prediction: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def bound(self, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         raise NotImplementedError("cold diffusion has no bound: without noise no x_t has a density")
 
     def prior_bound(self, x0: Tensor, free: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from textdiff.processes.gaussian import Gaussian
 
 def encoded(rows: Tensor) -> Tensor:
     """(1) of rows (…, D)."""
-    return torch.nn.functional.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
+    directions, length = torch.nn.functional.normalize(rows, dim=-1), float(rows.shape[-1] ** 0.5)
+    return directions * length
 
 
 def embedding(table: Tensor, vocabulary: Tensor, schedule: Schedule, **options: Any) -> Gaussian:

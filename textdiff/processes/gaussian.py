@@ -23,14 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from textdiff.core.bridges import reuse
-from textdiff.core.contracts import spread
-from textdiff.core.predictions import Bins
+from textdiff.core.contracts import Bins, Prediction, spread
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import STEPS, Schedule
 from textdiff.processes.values import OfValues
@@ -87,7 +85,7 @@ class Gaussian(OfValues):
         alpha, beta = self.rates(t, x_t)
         return torch.where(spread(t > 0, x_t), (x_t - alpha * self.encode(x0)) / beta, 0.0)
 
-    def renew(self, noise: Tensor, x0: Tensor, t: Tensor, share: Any, *, rng: Rng) -> Tensor:
+    def renew(self, noise: Tensor, x0: Tensor, t: Tensor, share: float | Tensor, *, rng: Rng) -> Tensor:
         share = spread(torch.as_tensor(share, dtype=noise.dtype, device=noise.device), noise)
         return (1 - share).sqrt() * noise + share.sqrt() * self.noise(x0, t, rng=rng)
 
@@ -103,7 +101,7 @@ class Gaussian(OfValues):
         gain = torch.where(place > 1, (a_s / b_s).square() - ratio, ratio)  # the last step is −log q(x0 | x_t)
         return torch.where(t > 0, WEIGHTINGS[self.weighting](a, b, gain, self.steps), 0.0).float()
 
-    def bound(self, prediction: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def bound(self, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         x = self.encode(x0).double()
         (a_t, b_t), (a_s, b_s) = self.rates(t, x), self.rates(s, x)
         mean, deviation = prediction.expect(self.encode)

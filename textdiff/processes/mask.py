@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from textdiff.core.bridges import reuse
-from textdiff.core.contracts import UNREAD, State
+from textdiff.core.contracts import UNREAD, Prediction, State
 from textdiff.core.levels import count
-from textdiff.core.predictions import Categorical
 from textdiff.core.rng import Rng
 from textdiff.processes.ranks import ByRank, TokenNoise
 
@@ -44,7 +43,7 @@ class Mask(ByRank):
     def sketch(self, x_t: Tensor) -> Tensor:
         return torch.where(x_t == self.mask_id, UNREAD, x_t)
 
-    def consistent(self, prediction: Categorical, state: State) -> Categorical:
+    def consistent(self, prediction: Prediction, state: State) -> Prediction:
         return prediction.pin(state.x, state.x != self.mask_id)  # what is shown is certain
 
     def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -53,10 +52,11 @@ class Mask(ByRank):
         n, m = free.sum(-1, keepdim=True), count(t, free)[:, None]
         return torch.where(x_t == self.mask_id, n / m.clamp(min=1), 0.0)
 
-    def bound(self, prediction: Categorical, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def bound(self, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         free, masked = t > 0, x_t == self.mask_id
+        (right,) = prediction.by_token().log_prob(x0)
         m, rest = count(t, free), count(torch.where(free, s, 0.0), free)
-        return torch.where(masked, prediction.nll(x0), 0.0).sum(-1) * (m - rest) / m.clamp(min=1)
+        return torch.where(masked, -right, 0.0).sum(-1) * (m - rest) / m.clamp(min=1)
 
     def prior_bound(self, x0: Tensor, free: Tensor) -> Tensor:
         return torch.zeros(len(x0), device=x0.device)

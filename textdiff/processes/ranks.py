@@ -39,7 +39,7 @@ class ByRank:
     def decode(self, x: Tensor) -> Tensor:
         return x
 
-    def renew(self, noise: TokenNoise, x0: Tensor, t: Tensor, share: float, *, rng: Rng) -> TokenNoise:
+    def renew(self, noise: TokenNoise, x0: Tensor, t: Tensor, share: float | Tensor, *, rng: Rng) -> TokenNoise:
         """The noise drawn anew at a uniform `share` of the free positions, rounded to a whole number of them.
 
         The positions keep the ranks that they had between them, in a new order.  So a share that rounds to one position

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from textdiff.core.bridges import reuse
-from textdiff.core.contracts import State
+from textdiff.core.contracts import Prediction, State
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import count
-from textdiff.core.predictions import Categorical, CountConditioned, inclusion, log1mexp
+from textdiff.core.predictions import CountConditioned, inclusion, log1mexp
 from textdiff.core.rng import Rng
 from textdiff.processes.ranks import ByRank, TokenNoise
 
@@ -72,16 +72,16 @@ class Replacement(ByRank):
     def sketch(self, x_t: Tensor) -> None:
         return None  # which positions were replaced shows only beside a draft
 
-    def consistent(self, prediction: Categorical, state: State) -> CountConditioned:
+    def consistent(self, prediction: Prediction, state: State) -> CountConditioned:
         m = count(state.t, state.free)
-        return CountConditioned(prediction, state.x, m, m)
+        return CountConditioned(prediction.by_token(), state.x, m, m)
 
-    def bound(self, prediction: Categorical, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def bound(self, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         free = t > 0
         m = count(t, free)
         if not torch.equal(m, count(torch.where(free, s, 0.0), free) + 1):
             raise AskedError("the replacement bound is defined for steps of one position; pass levels one count apart")
-        stay, right = prediction.log_prob(x_t, x0)
+        stay, right = prediction.by_token().log_prob(x_t, x0)
         if self.rule == "marginal":
             pick = right - torch.where(free, log1mexp(stay), -torch.inf).logsumexp(-1, keepdim=True)
         else:
@@ -119,11 +119,11 @@ class Redraw(ByRank):
     def sketch(self, x_t: Tensor) -> None:
         return None
 
-    def consistent(self, prediction: Categorical, state: State) -> CountConditioned:
+    def consistent(self, prediction: Prediction, state: State) -> CountConditioned:
         m = count(state.t, state.free)
-        return CountConditioned(prediction, state.x, torch.zeros_like(m), m)
+        return CountConditioned(prediction.by_token(), state.x, torch.zeros_like(m), m)
 
-    def bound(self, prediction: Categorical, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def bound(self, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         raise NotImplementedError("the redraw variant hides which positions it touched; use replacement's bound")
 
     def prior_bound(self, x0: Tensor, free: Tensor) -> Tensor:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import State
+from textdiff.core.contracts import Prediction, State
 from textdiff.core.levels import alpha
-from textdiff.core.predictions import Categorical
 from textdiff.core.rng import Rng
 from textdiff.processes.replacement import uniform_tokens
 
@@ -54,7 +53,7 @@ class Uniform:
         same = redrawn / (alpha(t) + redrawn)
         return FlagNoise(rng.bernoulli(torch.where(x_t == x0, same, 1.0)), x_t)
 
-    def renew(self, noise: FlagNoise, x0: Tensor, t: Tensor, share: float, *, rng: Rng) -> FlagNoise:
+    def renew(self, noise: FlagNoise, x0: Tensor, t: Tensor, share: float | Tensor, *, rng: Rng) -> FlagNoise:
         """The noise drawn anew at a `share` of the free positions; still of level t alone."""
         other, where = self.noise(x0, t, rng=rng), rng.bernoulli(torch.where(t > 0, share, 0.0))
         return FlagNoise(torch.where(where, other.flag, noise.flag), torch.where(where, other.token, noise.token))
@@ -65,7 +64,7 @@ class Uniform:
     def sketch(self, x_t: Tensor) -> None:
         return None
 
-    def consistent(self, prediction: Categorical, state: State) -> Categorical:
+    def consistent(self, prediction: Prediction, state: State) -> Prediction:
         return prediction
 
     def moves(self, t: Tensor, s: Tensor) -> Tensor:
@@ -94,7 +93,7 @@ class Uniform:
     def bound_steps(self, n: Tensor) -> Tensor:
         return torch.full_like(n, self.steps)
 
-    def bound(self, prediction: Categorical, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def bound(self, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """KL of p(x_s | x_t, x0) to the mixture (2), summed over positions, (B,) nats."""
         size, vocabulary = len(self.vocabulary), self.vocabulary
 
@@ -112,7 +111,7 @@ class Uniform:
             truth = truth / (torch.where(b == v, a_t, 0.0) + (1 - a_t) / size)
             return torch.where(truth > 0, truth * (truth.log() - mixture.log()), 0.0).sum(-1)
 
-        return prediction.statistic(kl).masked_fill(t == 0, 0.0).sum(-1)
+        return prediction.by_token().statistic(kl).masked_fill(t == 0, 0.0).sum(-1)
 
     def prior_bound(self, x0: Tensor, free: Tensor) -> Tensor:
         """0: at level 1 every position is redrawn (α_1 = 0)."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import State
+from textdiff.core.contracts import Prediction, State
 
 
 class OfValues:
@@ -22,7 +20,7 @@ class OfValues:
         """Whether anything changes, (B,) bool; a level may rise (inversion)."""
         return (s != t).flatten(1).any(-1)
 
-    def consistent(self, prediction: Any, state: State) -> Any:
+    def consistent(self, prediction: Prediction, state: State) -> Prediction:
         return prediction
 
     def bound_steps(self, n: Tensor) -> Tensor:

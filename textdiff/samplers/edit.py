@@ -16,10 +16,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, State, Step
+from textdiff.core.contracts import Predictor, Process, State, Step, TokenPrediction
 from textdiff.core.levels import count
 from textdiff.core.loop import predict
-from textdiff.core.predictions import Categorical, draw_differing, draw_other, log1mexp
+from textdiff.core.predictions import draw_differing, draw_other, log1mexp
 from textdiff.core.rng import Rng
 
 
@@ -33,7 +33,7 @@ def edit(rule: str) -> Step:
             return replace(state, t=s)
         where = state.free & moving[:, None]
         prediction = predict(state, where, predictor=predictor, process=process)
-        base = prediction.uncounted()
+        base = prediction.by_token()
         m = count(state.t, state.free)
         chosen = choose(base, state.x, where, m, m - count(s, state.free), rng)
         x = draw_other(base, state.x, chosen, rng=rng)
@@ -42,7 +42,7 @@ def edit(rule: str) -> Step:
     return step
 
 
-def _by_marginals(base: Categorical, x: Tensor, where: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
+def _by_marginals(base: TokenPrediction, x: Tensor, where: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
     """`edits` (B,) positions drawn without replacement in proportion to d_i, (B, L) bool; few d_i are ever computed."""
 
     def log_change(mask: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def _by_marginals(base: Categorical, x: Tensor, where: Tensor, m: Tensor, edits:
     return rng.successive(log_change, where, edits)
 
 
-def _by_count(base: Categorical, x: Tensor, where: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
+def _by_count(base: TokenPrediction, x: Tensor, where: Tensor, m: Tensor, edits: Tensor, rng: Rng) -> Tensor:
     """A uniform subset of `edits` (B,) of exactly m (B,) differing positions, (B, L) bool."""
     stay = torch.where(where, base.log_prob(x)[0], 0.0)
     return rng.subset(draw_differing(stay, m, m, rng=rng), edits)

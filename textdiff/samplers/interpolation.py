@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Query, State, Step, spread
+from textdiff.core.contracts import Prediction, Predictor, Process, Query, State, Step, scheduled, spread
+from textdiff.core.predictions import OnlyDrawn
 from textdiff.core.rng import Rng
 from textdiff.samplers.ancestral import ddpm
 
 
 @dataclass(frozen=True)
-class Expected:
+class Expected(OnlyDrawn):
     """A prediction whose draw is the mean of encode(x0), (B, L, D), at places `inner` (B, L), and of a draw elsewhere."""
 
-    base: Any
+    base: Prediction
     encode: Callable[[Tensor], Tensor]
     inner: Tensor
 
@@ -36,19 +36,15 @@ class Expected:
             return mean
         return torch.where(spread(self.inner, mean), mean, self.encode(self.base.draw(rng=rng)))
 
-    def log_weight(self, x: Tensor) -> Tensor:
-        """0 (B,)."""
-        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-
 
 def interpolated(eta: float = 0.0) -> Step:
     """`ddpm` by the expected draft; `eta` as there."""
     step = ddpm(eta)
 
-    def mean(state: State, s: Tensor, *, predictor: Predictor, process: Any, rng: Rng) -> State:
+    def mean(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
         def expected(query: Query) -> Expected:
             base = predictor(query)
-            return Expected(base, process.encode, s > 0)
+            return Expected(base, scheduled(process).encode, s > 0)
 
         return step(state, s, predictor=expected, process=process, rng=rng)
 

@@ -24,13 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, Query, State, Step, spread
+from textdiff.core.contracts import Bins, Process, Query, State, Step, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.loop import sample
-from textdiff.core.predictions import Bins, Normal
+from textdiff.core.predictions import Normal, ValuePredictor, noise_of
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import Schedule, slopes
-from textdiff.networks.denoiser import noise_of
 from textdiff.samplers.ancestral import improved
 
 FIRST = 1e-3  # level that stands for 0, where (2) cannot be evaluated: the lowest that networks are trained at
@@ -67,7 +66,7 @@ def level_at(schedule: Schedule, theta: float) -> float:
 
 def log_likelihood(
     x0: Tensor,
-    predictor: Predictor,
+    predictor: ValuePredictor,
     schedule: Schedule,
     *,
     seeds: Tensor,
@@ -118,11 +117,11 @@ def _probes(x: Tensor, seeds: Tensor, probes: int | None, normal: bool) -> Tenso
         basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).view(-1, 1, *x.shape[1:])
         return basis.expand(-1, *x.shape)
     drawn = Rng(seeds, device=x.device).normal(probes, *x.shape[1:]).to(x.dtype).transpose(0, 1)
-    return (drawn if normal else drawn.sign()) / probes**0.5
+    return (drawn if normal else drawn.sign()) / float(probes**0.5)
 
 
 def _turn(
-    predictor: Predictor, schedule: Schedule, theta: float, z: Tensor, condition: Any, directions: Tensor
+    predictor: ValuePredictor, schedule: Schedule, theta: float, z: Tensor, condition: Any, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """dz/dθ of (2), like z, and Σ u·∂(u·dz/dθ)/∂z over `directions` (K, B, …), (B,)."""
     level = level_at(schedule, theta)
@@ -155,7 +154,7 @@ def invert(
     x0: Tensor,
     levels: Iterable[float],
     *,
-    predictor: Predictor,
+    predictor: ValuePredictor,
     process: Process,
     step: Step | None = None,
     condition: Any = None,

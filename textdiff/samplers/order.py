@@ -12,19 +12,16 @@ which bounds the information that drawing them independently loses; always at le
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, State, Step
+from textdiff.core.contracts import OfLogits, Predictor, Process, State, Step
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import count
 from textdiff.core.loop import predict
 from textdiff.core.rng import Rng, order_to_ranks
-
-Statistic = Callable[..., Tensor]  # (log-probabilities (n, V), rows, positions) -> (n,), small where sure
 
 
 def minus_maximum(log_q: Tensor, *_: Tensor) -> Tensor:
@@ -43,7 +40,7 @@ def entropy_nats(log_q: Tensor, *_: Tensor) -> Tensor:
     return -log_q.exp().mul_(log_q.clamp(min=torch.finfo(log_q.dtype).min)).sum(-1)
 
 
-def ordered(statistic: Statistic, gamma: float | None = None) -> Step:
+def ordered(statistic: OfLogits, gamma: float | None = None) -> Step:
     """Unmask the positions where `statistic` is smallest: as many as s asks for, or as (1) allows with `gamma` (nats)."""
 
     def step(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
@@ -55,7 +52,7 @@ def ordered(statistic: Statistic, gamma: float | None = None) -> Step:
         if not moving.any():
             return replace(state, t=s if gamma is None else torch.where(open_, state.t, 0.0))
         where = open_ & moving[:, None]
-        prediction = predict(state, where, predictor=predictor, process=process)
+        prediction = predict(state, where, predictor=predictor, process=process).by_token()
         score = prediction.statistic(statistic)
         m, n = count(state.t, state.free), state.free.sum(-1).clamp(min=1)
         place = (order_to_ranks(torch.where(where, score.double(), torch.inf), where) * m[:, None]).floor()

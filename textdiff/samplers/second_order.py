@@ -27,29 +27,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, State, Step, spread
+from textdiff.core.contracts import Predictor, Process, ScheduledProcess, State, Step, scheduled, spread
 from textdiff.core.errors import AskedError
 from textdiff.core.loop import predict, sample
 from textdiff.core.rng import Rng
 
-Look = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]  # (process, t, s) -> u and c of (2), like t
+Look = Callable[[ScheduledProcess, Tensor, Tensor], tuple[Tensor, Tensor]]  # (process, t, s) -> u and c of (2), like t
 
 
 def two_looks(look: Look) -> Step:
     """A step by (2).  Two forwards for each row that moves, one where c is 0 throughout."""
 
-    def step(state: State, s: Tensor, *, predictor: Predictor, process: Any, rng: Rng) -> State:
+    def step(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
+        encode = scheduled(process).encode
         moving = process.moves(state.t, s)
         if not moving.any():
             return replace(state, t=s)
         where = state.free & spread(moving, state.free)
-        draft = predict(state, where, predictor=predictor, process=process).expect(process.encode)[0]
-        u, c = look(process, state.t, s)
+        draft = predict(state, where, predictor=predictor, process=process).expect(encode)[0]
+        u, c = look(scheduled(process), state.t, s)
         again = where & (c != 0)
         if again.any():
             x_u = process.bridge(draft, state.x, state.t, u, rng=rng)
             there = replace(state, x=x_u, t=u, x0=_decoded(process, draft, state))
-            change = predict(there, again, predictor=predictor, process=process).expect(process.encode)[0] - draft
+            change = predict(there, again, predictor=predictor, process=process).expect(encode)[0] - draft
             draft = draft + torch.where(spread(again, draft), spread(c, draft).to(draft.dtype) * change, 0.0)
         x = process.bridge(draft, state.x, state.t, s, rng=rng)
         x = torch.where(spread(moving, x), x, state.x)
@@ -59,7 +60,7 @@ def two_looks(look: Look) -> Step:
     return step
 
 
-def _decoded(process: Any, draft: Tensor, state: State) -> Tensor:
+def _decoded(process: Process, draft: Tensor, state: State) -> Tensor:
     """The draft as data, like `given`."""
     x0 = process.decode(draft)
     return torch.where(spread(state.free, x0), x0, state.given)
@@ -68,7 +69,7 @@ def _decoded(process: Any, draft: Tensor, state: State) -> Tensor:
 def heun() -> Step:
     """The trapezoid rule, with one forward in the last step; levels may also rise (inversion)."""
 
-    def look(process: Any, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def look(process: ScheduledProcess, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         (a_t, b_t), (a_s, b_s) = process.schedule(t), process.schedule(s)
         here, there = torch.atan2(b_t, a_t), torch.atan2(b_s, a_s)
         c = here.sin() / (2 * there.sin() * ((here - there) / 2).cos().square())
@@ -80,7 +81,7 @@ def heun() -> Step:
 def amed(table: Sequence[Sequence[float]]) -> Step:
     """Mean-value steps by the rows (t, s, u, c) of `table`, plain numbers such as `fit_amed` gives."""
 
-    def look(process: Any, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def look(process: ScheduledProcess, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         rows = torch.tensor(table, dtype=torch.float64, device=t.device).reshape(-1, 4)
         now, then = t.flatten(1).amax(-1), s.flatten(1).amax(-1)  # (B,)
         distance = (rows[:, 0] - now[:, None]).abs() + (rows[:, 1] - then[:, None]).abs()
@@ -104,7 +105,7 @@ def fit_amed(
     levels: Sequence[float],
     *,
     predictor: Predictor,
-    process: Any,
+    process: Process,
     rng: Rng,
     condition: Any = None,
     fine: int = 24,

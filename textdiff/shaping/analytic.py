@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Query, spread
+from textdiff.core.contracts import Query, spread
 from textdiff.core.errors import AskedError
+from textdiff.core.predictions import Normal, ValuePredictor
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import Schedule
 
@@ -57,7 +58,7 @@ class NoisePower:
 
 @torch.no_grad()
 def noise_power(
-    predictor: Predictor,
+    predictor: ValuePredictor,
     schedule: Schedule,
     x0: Tensor,
     levels: Sequence[float],
@@ -126,14 +127,14 @@ def posterior_deviation(
 
 
 def analytic(
-    predictor: Predictor,
+    predictor: ValuePredictor,
     table: NoisePower,
     schedule: Schedule,
     *,
     most: float | None = None,
     last: float = 0.0,
     by: str = "power",
-) -> Predictor:
+) -> ValuePredictor:
     """`predictor`, a Normal one, with the deviation of `posterior_deviation`.
 
     None at levels up to `last`, the level that the last step starts from (1/steps where steps are even): what is drawn
@@ -141,7 +142,7 @@ def analytic(
     """
     wide = posterior_deviation(table, schedule, most=most, by=by)
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> Normal:
         x_t, t = query.x_t, query.t
         prediction = predictor(query)
         deviation = torch.where(t > last + 1e-9, wide(t), 0.0)

@@ -15,18 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Query, spread
-from textdiff.core.predictions import Bins
+from textdiff.core.contracts import Bins, Query, spread
+from textdiff.core.predictions import Normal, ValuePredictor
 
 LEAST = 1e-5  # of a deviation, in bins: 0 would say that nothing else is possible
 
 
-def in_bins(predictor: Predictor, bins: Bins, deviation: Callable[[Tensor], Tensor], finest: float = 0.5) -> Predictor:
+def in_bins(
+    predictor: ValuePredictor, bins: Bins, deviation: Callable[[Tensor], Tensor], finest: float = 0.5
+) -> ValuePredictor:
     """`predictor`, a Normal one, told where values stand; `deviation` is e of (1) by level, as `posterior_deviation` gives it.
 
     Where e is `finest` bins or more, the prediction keeps its mean and has the deviation e.
@@ -34,7 +35,7 @@ def in_bins(predictor: Predictor, bins: Bins, deviation: Callable[[Tensor], Tens
     """
     count = round((bins.high - bins.low) / bins.width) + 1
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> Normal:
         x_t, t = query.x_t, query.t
         prediction = predictor(query)
         known = bins.low + bins.width * torch.arange(count, dtype=torch.float64, device=x_t.device)

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from textdiff.core.contracts import Predictor, Query, spread
-from textdiff.core.predictions import Normal
+from textdiff.core.contracts import Query, spread
+from textdiff.core.predictions import Normal, ValuePredictor
 
 # (depth in [0, 1], level (B,)) -> ρ, a number or (B,); depth 0 is the lowest decoder block, 1 the one before the output
 Factor = Callable[[float, Tensor], Any]
@@ -31,7 +31,7 @@ def across(bottom: float, top: float, *, clean: float | None = None) -> Factor:
     return factor
 
 
-def skip_tuned(predictor: Predictor, blocks: Sequence[Any], factor: float | Factor) -> Predictor:
+def skip_tuned(predictor: ValuePredictor, blocks: Sequence[Any], factor: float | Factor) -> ValuePredictor:
     """`predictor` with the skips into `blocks`, the `up_blocks` of the U-Net inside it, multiplied by `factor`.
 
     1 changes nothing, bit for bit.  The hooks stand for the length of a call, and fall whatever happens in it; two
@@ -55,8 +55,7 @@ def skip_tuned(predictor: Predictor, blocks: Sequence[Any], factor: float | Fact
         try:
             for k, block in enumerate(blocks):
                 handles.append(block.register_forward_pre_hook(scaled(k / max(len(blocks) - 1, 1))))
-            answer: Normal = predictor(query)
-            return answer
+            return predictor(query)
         finally:
             for handle in handles:
                 handle.remove()

@@ -13,23 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Query, spread
+from textdiff.core.contracts import OfLogits, Prediction, Query, TokenPrediction, spread
 from textdiff.core.errors import AskedError
+from textdiff.core.predictions import Normal, ValuePredictor
 from textdiff.core.schedules import Schedule
 
-# logits (n, V), rows (n,), positions (n,) -> logits (n, V)
-Shape = Callable[[Tensor, Tensor, Tensor], Tensor]
+# What comes out is a prediction of the kind that went in: any, or one of tokens.
+P = TypeVar("P", bound=Prediction)
+T = TypeVar("T", bound=TokenPrediction)
 
 
-def shaped(predictor: Predictor, shape: Shape) -> Predictor:
-    """`predictor` with `shape` applied to its logits; the prediction must be a Categorical."""
+def shaped(predictor: Callable[[Query], T], shape: OfLogits) -> Callable[[Query], T]:
+    """`predictor` with `shape` applied to its logits."""
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> T:
         return predictor(query).map(shape)
 
     return predict
@@ -38,7 +40,7 @@ def shaped(predictor: Predictor, shape: Shape) -> Predictor:
 COLDEST, HOTTEST = 1e-30, 1e30  # temperatures between which no logit becomes infinite
 
 
-def tempered(predictor: Predictor, temperature: float) -> Predictor:
+def tempered(predictor: Callable[[Query], T], temperature: float) -> Callable[[Query], T]:
     """Logits divided by `temperature` > 0; 0 is the limit, all the mass on the likeliest token (the first of equals)."""
     if not 0 <= temperature < float("inf"):
         raise AskedError(f"temperature is {temperature}; it must be a number from 0 (the likeliest token) upwards")
@@ -59,7 +61,7 @@ def tempered(predictor: Predictor, temperature: float) -> Predictor:
     return shaped(predictor, shape)
 
 
-def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> Predictor:
+def guided(predictor: Callable[[Query], P], scale: float, untold: Callable[[Any], Any]) -> Callable[[Query], P]:
     """Classifier-free guidance (Ho and Salimans, 2022): log q ∝ log q(·|nothing) + scale·(log q(·|told) − log q(·|nothing)).
 
     `untold` takes the condition's content away.  1 is the predictor as it is, 0 the predictor without the condition; other
@@ -70,7 +72,7 @@ def guided(predictor: Predictor, scale: float, untold: Callable[[Any], Any]) -> 
     if scale == 1:
         return predictor
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> P:
         alone = predictor(replace(query, condition=untold(query.condition)))
         return alone if scale == 0 else predictor(query).towards(alone, scale)
 
@@ -98,14 +100,14 @@ def gradient_of(log_probability: Callable[[Tensor, Tensor, Any], Tensor], tokens
     return gradient
 
 
-def steered(predictor: Predictor, gradient: Gradient, scale: float, schedule: Schedule) -> Predictor:
+def steered(predictor: ValuePredictor, gradient: Gradient, scale: float, schedule: Schedule) -> ValuePredictor:
     """Classifier guidance of values (Dhariwal and Nichol, 2021): ε̂ − scale·β̄·∇ log p(y | x_t), so x̂0 + scale·(β̄²/ᾱ)·∇.
 
-    At scale 1 an exact predictor becomes that of p(x0 | x_t, y); the prediction must be a Normal.
+    At scale 1 an exact predictor becomes that of p(x0 | x_t, y).
     """
     _check_scale(scale)
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> Normal:
         x_t, t, condition = query.x_t, query.t, query.condition
         prediction = predictor(query)
         alpha, beta = schedule(t)
@@ -116,7 +118,7 @@ def steered(predictor: Predictor, gradient: Gradient, scale: float, schedule: Sc
     return predict
 
 
-def steered_tokens(predictor: Predictor, gradient: Gradient, scale: float) -> Predictor:
+def steered_tokens(predictor: Callable[[Query], T], gradient: Gradient, scale: float) -> Callable[[Query], T]:
     """Classifier guidance of tokens, to first order (Grathwohl et al., 2021; Nisonoff et al., 2024):
 
         log q_i(v) += scale · (∂/∂x_{i,v} − ∂/∂x_{i,x_i}) log p(y | x_t)
@@ -126,7 +128,7 @@ def steered_tokens(predictor: Predictor, gradient: Gradient, scale: float) -> Pr
     """
     _check_scale(scale)
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> T:
         x_t, t, condition = query.x_t, query.t, query.condition
         slope = gradient(x_t, t, condition)  # (B, L, V)
 
@@ -144,16 +146,16 @@ def _check_scale(scale: float) -> None:
         raise AskedError(f"guidance is {scale}; it must be a number, 0 for none")
 
 
-def pinned(predictor: Predictor, x0: Tensor, where: Tensor) -> Predictor:
+def pinned(predictor: Callable[[Query], P], x0: Tensor, where: Tensor) -> Callable[[Query], P]:
     """`predictor` with x0 known at `where`, which x_t hides all the same: inpainting by replacement of known regions."""
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> P:
         return predictor(query).pin(x0, where)
 
     return predict
 
 
-def nucleus(predictor: Predictor, top_p: float) -> Predictor:
+def nucleus(predictor: Callable[[Query], T], top_p: float) -> Callable[[Query], T]:
     """The smallest set of likeliest tokens with a mass of at least `top_p` in (0, 1], the one that crosses it included."""
     if not 0 < top_p <= 1:
         raise AskedError(f"top_p is {top_p}; it must lie in (0, 1], 1 keeps every token")
@@ -170,7 +172,7 @@ def nucleus(predictor: Predictor, top_p: float) -> Predictor:
     return shaped(predictor, shape)
 
 
-def top_k(predictor: Predictor, k: int) -> Predictor:
+def top_k(predictor: Callable[[Query], T], k: int) -> Callable[[Query], T]:
     """The k ≥ 1 likeliest tokens (equals at the edge stay)."""
     if k < 1:
         raise AskedError(f"top_k is {k}; it must be at least 1")
@@ -182,7 +184,7 @@ def top_k(predictor: Predictor, k: int) -> Predictor:
     return shaped(predictor, shape)
 
 
-def banned(predictor: Predictor, ids: Tensor | Sequence[int]) -> Predictor:
+def banned(predictor: Callable[[Query], T], ids: Tensor | Sequence[int]) -> Callable[[Query], T]:
     """Without the tokens `ids` (k,)."""
     never = torch.as_tensor(ids, dtype=torch.long)
     if not len(never):
@@ -190,7 +192,9 @@ def banned(predictor: Predictor, ids: Tensor | Sequence[int]) -> Predictor:
     return shaped(predictor, lambda logits, rows, positions: logits.index_fill(-1, never.to(logits.device), -torch.inf))
 
 
-def allowed(predictor: Predictor, table: Tensor | Callable[[Tensor, Tensor], Tensor]) -> Predictor:
+def allowed(
+    predictor: Callable[[Query], T], table: Tensor | Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Query], T]:
     """Only tokens that `table` allows: (L, V) bool, or a function of (rows (n,), positions (n,)) that gives (n, V) bool.
 
     A position of a table without any allowed token is a ValueError here.  Where the network allows none of the tokens

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from textdiff.core.contracts import Predictor, Query, spread
+from textdiff.core.contracts import Query, spread
 from textdiff.core.errors import AskedError
-from textdiff.core.predictions import Normal
+from textdiff.core.predictions import Normal, ValuePredictor
 from textdiff.core.schedules import Schedule, log_snr
 
 Weight = Callable[[Tensor], Tensor]  # level (B,) float64 -> w, (B,)
@@ -55,7 +55,9 @@ def matched(schedule: Schedule, t: Tensor, factor: int) -> tuple[Tensor, Tensor]
     return tau, torch.hypot(a_tau, b_tau) / torch.hypot(a, b / factor)
 
 
-def upsampled(predictor: Predictor, schedule: Schedule, *, factor: int = 2, weight: float | Weight = 1.0) -> Predictor:
+def upsampled(
+    predictor: ValuePredictor, schedule: Schedule, *, factor: int = 2, weight: float | Weight = 1.0
+) -> ValuePredictor:
     """`predictor`, trained on small images, for images `factor` times as wide and high: (2), two evaluations.
 
     x_t is (B, C, H, W) with H and W divisible by `factor`, and each row is at one level wherever it is free.  The second
@@ -72,14 +74,14 @@ def upsampled(predictor: Predictor, schedule: Schedule, *, factor: int = 2, weig
                 f"images of {x_t.shape[-2]} x {x_t.shape[-1]} cannot be averaged over squares of {factor}; "
                 f"choose a size that {factor} divides"
             )
-        large: Normal = predictor(query)
+        large = predictor(query)
         level = t.flatten(1).amax(-1).double()
         w = spread(amount(level), x_t).to(x_t.dtype)
         if not w.any():
             return large
         tau, scale = matched(schedule, level, factor)
         small_x = avg_pool2d(x_t, factor) * spread(scale, x_t).to(x_t.dtype)
-        small: Normal = predictor(Query(small_x, spread(tau, x_t), condition=condition))
+        small = predictor(Query(small_x, spread(tau, x_t), condition=condition))
         correction = small.mean - avg_pool2d(large.mean, factor)
         wide = correction.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
         return replace(large, mean=large.mean + w * wide)

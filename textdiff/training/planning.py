@@ -147,7 +147,7 @@ def _step_bytes(recipe: Recipe, made: Plan) -> int:
     config = made.text_model.model.config
     rows = recipe.run.batch // made.batches.pieces * math.prod(_longest(made).ids.shape[1:])
     activations = getattr(config, "hidden_size", 512) * getattr(config, "num_hidden_layers", 6) * 34 * 4
-    return rows * (activations if made.unknown is not None else 8192) + 32 * recipe.run.batch
+    return int(rows) * (int(activations) if made.unknown is not None else 8192) + 32 * recipe.run.batch
 
 
 def _process_bytes() -> int:

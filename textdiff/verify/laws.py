@@ -19,9 +19,9 @@ from torch import Tensor
 from textdiff.core.contracts import Query
 from textdiff.core.levels import even_levels
 from textdiff.core.loop import sample
+from textdiff.core.predictions import noise_of
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import flow, linear
-from textdiff.networks.denoiser import noise_of
 from textdiff.processes.cold import Cold
 from textdiff.processes.gaussian import Gaussian
 from textdiff.samplers.ancestral import improved

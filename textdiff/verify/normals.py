@@ -21,7 +21,7 @@ from torch import Tensor
 
 from textdiff.core.contracts import Predictor, Process, Query
 from textdiff.core.errors import AskedError
-from textdiff.core.predictions import Normal
+from textdiff.core.predictions import Normal, ValuePredictor
 from textdiff.core.rng import Rng
 from textdiff.verify.enumeration import Enumerating, enumerate_draws
 
@@ -114,7 +114,7 @@ def corrupted(process: Process, x0: Tensor, level: float, rng: Rng) -> Tensor:
 
 def linear_predictor(
     rates: Callable[[Tensor], tuple[Tensor, Tensor]], mean: Tensor, covariance: Tensor, drawn: bool = False
-) -> Predictor:
+) -> ValuePredictor:
     """p(x0 | x_t) of x0 ~ N(mean (D,), covariance (D, D)) under x_t = α x0 + β ε: its mean, or with `drawn` its deviations, too.
 
     `rates` gives (α, β) of a level; x_t (B, D), all of a row at one level.

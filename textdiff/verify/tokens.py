@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from textdiff.core.contracts import Predictor, Process
+from textdiff.core.contracts import Process
 from textdiff.core.levels import count_levels, even_levels
 from textdiff.processes import PROCESSES
 from textdiff.processes import Entry as ProcessLine
@@ -41,7 +41,7 @@ class Setting:
     space: Space
     name: str
     process: Process
-    exact: Predictor
+    exact: ExactPredictor
     excesses: dict[str, float | None] = field(default_factory=dict)
 
     @classmethod

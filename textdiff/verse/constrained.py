@@ -38,7 +38,6 @@ in the place of d: less than 1e-12 of the likeliest token, in the same order, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -46,8 +45,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from textdiff.core.contracts import Positions, Predictor, Query
-from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.contracts import OfLogits, Positions, Predictor, Query
+from textdiff.core.predictions import Categorical, OnlyDrawn, TokenPredictor, positions_of
 from textdiff.core.rng import Rng
 from textdiff.verse.joint import Joint
 from textdiff.verse.law import LETTERS, LEVEL, Law, W, present
@@ -56,7 +55,7 @@ from textdiff.verse.rhymes import LEAST, RhymeTable
 TAIL, DEEPEST = 4, 11.0  # the numbers of (3)
 
 
-def constrained(predictor: Predictor, law: Law, weigh: bool = False) -> Predictor:
+def constrained(predictor: TokenPredictor, law: Law, weigh: bool = False) -> Predictor:
     """`predictor` of a mask process, with its predictions restricted to `law`.
 
     It is asked not only where a step writes but wherever the draw depends on (`Law.coupled`).  The weights (2) are worked
@@ -76,7 +75,7 @@ def constrained(predictor: Predictor, law: Law, weigh: bool = False) -> Predicto
 
 
 @dataclass(frozen=True)
-class RestrictedPrediction:
+class RestrictedPrediction(OnlyDrawn):
     """The product `base` restricted to `law` (1), to be drawn at `asked`; elsewhere a draw shows `shown`."""
 
     base: Categorical
@@ -96,14 +95,14 @@ class RestrictedPrediction:
             self, base=self.base.pin(x, where), asked=self.asked & ~where, shown=torch.where(where, x, self.shown)
         )
 
-    def uncounted(self) -> RestrictedPrediction:
+    def by_token(self) -> RestrictedPrediction:
         return self
 
     def select(self, where: Tensor, known: Tensor | None = None) -> RestrictedPrediction:
         """The law of the tokens at `where` (B, L) bool alone."""
         return replace(self, asked=self.asked & where, shown=self.shown if known is None else known)
 
-    def map(self, shape: Callable[[Tensor, Tensor, Tensor], Tensor]) -> RestrictedPrediction:
+    def map(self, shape: OfLogits) -> RestrictedPrediction:
         """The restriction of a product with other logits."""
         return replace(self, base=self.base.map(shape))
 
@@ -111,7 +110,7 @@ class RestrictedPrediction:
         """That of the product without the law."""
         return self.base.log_prob(*tokens)
 
-    def statistic(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], fill: float = 0.0) -> Tensor:
+    def statistic(self, f: OfLogits, fill: float = 0.0) -> Tensor:
         """That of the product without the law, position by position."""
         return self.base.statistic(f, fill)
 

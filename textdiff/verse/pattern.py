@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Query
+from textdiff.core.contracts import Query
+from textdiff.core.predictions import Categorical, TokenPredictor
 from textdiff.core.rng import Rng
 from textdiff.shaping.tokens import shaped
 from textdiff.verse.law import LEVEL, OBLIQUE, Law, first_index
@@ -95,7 +95,7 @@ def pattern_of(law: Law, draft: Tensor) -> Pattern:
     return Pattern(marks, torch.stack(table), law.ends if law.distinct else (), law.no_repeat)
 
 
-def kept_to(predictor: Predictor, pattern: Pattern, several: bool) -> Predictor:
+def kept_to(predictor: TokenPredictor, pattern: Pattern, several: bool) -> TokenPredictor:
     """`predictor` of a replacement process, held to `pattern`: a position takes tokens of its class, and no word stands twice.
 
     Where a step may exchange `several` tokens, two rhyme words could be exchanged for the same token.  So tokens are dealt to the
@@ -104,7 +104,7 @@ def kept_to(predictor: Predictor, pattern: Pattern, several: bool) -> Predictor:
     """
     apart = list(pattern.words)
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> Categorical:
         x_t = query.x_t
         standing = torch.zeros(len(x_t), pattern.table.shape[1], dtype=torch.bool, device=x_t.device)
         slot = torch.full((x_t.shape[1],), -1, device=x_t.device)

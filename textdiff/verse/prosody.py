@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Query
+from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
-from textdiff.core.predictions import Categorical
+from textdiff.core.predictions import Categorical, TokenPredictor
 from textdiff.core.rng import Rng
 from textdiff.shaping.tokens import shaped
 from textdiff.verse.constrained import RestrictedPrediction
@@ -284,8 +284,8 @@ def place_keyword(
 
 
 def preferred(
-    predictor: Predictor, form: Form, prosody: Prosody, characters: Sequence[str], unread: int, device: Any = "cpu"
-) -> Predictor:
+    predictor: TokenPredictor, form: Form, prosody: Prosody, characters: Sequence[str], unread: int, device: Any = "cpu"
+) -> TokenPredictor:
     """`predictor` tilted towards the patterns and groups that the text so far suggests.
 
     With n(s) the number of positions where x_t breaks sequence s, P(s) ∝ exp(−w·n(s)), and the logit of token v at position i
@@ -311,7 +311,7 @@ def preferred(
         rhyme = (table, prosody.rhyme_weight)
     words = torch.tensor([(k + 1) * form.width - 1 for k in range(1, form.lines, 2)], device=device)
 
-    def predict(query: Query) -> Any:
+    def predict(query: Query) -> Categorical:
         x_t = query.x_t
         letters = torch.where(x_t == unread, W, letter_of[x_t])
         gains: list[Callable[[Tensor, Tensor], Tensor]] = []

@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.described = dict(described)  # config.json
-        self.words = nn.Embedding.from_pretrained(weights["words"])
+        self.words: nn.Embedding = nn.Embedding.from_pretrained(weights["words"])
         self.weights = nn.ParameterDict(
             {name: nn.Parameter(weight, requires_grad=False) for name, weight in weights.items() if name != "words"}
         )
@@ -100,7 +100,8 @@ class Encoder(nn.Module):
         return functional.linear(x, self.words.weight, self._found("vocabulary"))
 
     def _found(self, name: str) -> Tensor | None:
-        return self.weights.get(name, None)
+        weight: Tensor | None = self.weights.get(name, None)
+        return weight
 
     def _product(self, name: str, x: Tensor) -> Tensor:
         return functional.linear(x, self.weights[f"{name} weight"], self._found(f"{name} bias"))

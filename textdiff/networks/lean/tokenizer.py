@@ -109,7 +109,8 @@ class LeanTokenizer:
 
     @property
     def all_special_ids(self) -> list[int]:
-        return self.convert_tokens_to_ids(self.all_special_tokens)
+        ids: list[int] = self.convert_tokens_to_ids(self.all_special_tokens)
+        return ids
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:

@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from textdiff.core.errors import RecipeError
-from textdiff.networks.folder import USUALLY_TOLD, TextModel
+from textdiff.networks.folder import TextModel
 from textdiff.networks.masked_lm import HEADS
+from textdiff.networks.text_parts import USUALLY_TOLD
 from textdiff.networks.tokenization import (
     POEM_PREFIX,
     POEM_SPECIALS,

@@ -127,7 +127,9 @@ def pmi_embeddings(pairs: Tensor, width: int, generator: torch.Generator) -> Ten
     rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
     rows = (rows - rows.mean(0)) @ rotation
     norm = rows.norm(dim=1, keepdim=True)
-    return rows / norm.clamp(min=max(norm.median().item() * 0.3, 1e-6))
+    least = max(float(norm.median()) * 0.3, 1e-6)
+    scaled: torch.Tensor = rows / norm.clamp(min=least)
+    return scaled
 
 
 def look_at_neighbours(model: Any, generator: torch.Generator) -> None:
