@@ -13,9 +13,11 @@ from tiny import poem_model
 
 from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError, ModelError
+from textdiff.core.loop import sample
 from textdiff.core.rng import Rng
 from textdiff.networks import fast_float32
 from textdiff.networks.images import Diffusion, ImageModel, unet
+from textdiff.samplers.order import confidence, entropy, entropy_bounded, margin
 from textdiff.shaping.tokens import tempered
 
 QUERY = Query(texts(2, 3), torch.ones(2, 3))
@@ -40,6 +42,16 @@ def test_a_network_of_texts_without_numbers_is_refused_by_its_name(process):
         for read in (lambda: prediction.draw(rng=Rng([0])), lambda: prediction.nll(ids), prediction.mode):
             with pytest.raises(ModelError, match=f"{model.name}: the network's answer is no number"):
                 read()
+
+
+@pytest.mark.parametrize("order", [confidence, entropy, margin, entropy_bounded])
+def test_an_order_refuses_to_rank_positions_by_answers_that_are_no_numbers(order):
+    model = damaged(poem_model())
+    blank = torch.full((1, 20), model.mask_id)
+    with torch.inference_mode(), pytest.raises(ModelError, match="the network's answer is no number"):
+        chain = sample(blank, torch.ones(1, 20, dtype=torch.bool), [0.5], order(), predictor=model.predictor("mask"),
+                       process=model.process("mask"), rng=Rng([0]))  # fmt: skip
+        list(chain)
 
 
 def test_a_network_of_images_without_numbers_is_refused_by_its_name():

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from test_images import model as image_model
 from tiny import poem_model
 
 from textdiff.core.errors import AskedError, ModelError
@@ -18,6 +24,7 @@ from textdiff.networks.saving import interrupted, replacing
 from textdiff.pipeline.text import Pipeline
 
 FILES = ("config.json", "model.safetensors", "textdiff.json")
+STRIDE = 5  # operations between two stops of a save that has many
 OPERATIONS = ("open", "os.", "shutil.", "pathlib.")  # the audit events of operations on files
 
 
@@ -32,7 +39,7 @@ def read(target: Path) -> set[str]:
     return {(folder / name).read_text() for name in FILES}
 
 
-def stopped_at(k: int, target: Path, text: str) -> bool:
+def stopped_at(k: int, target: Path, act: Callable[[], object]) -> bool:
     """A save in a process of its own that dies before its k-th operation on files; whether it got so far."""
     process = os.fork()
     if process == 0:
@@ -47,7 +54,7 @@ def stopped_at(k: int, target: Path, text: str) -> bool:
 
         sys.addaudithook(hook)
         try:
-            save(target, text)
+            act()
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 17
@@ -61,7 +68,7 @@ def test_a_stop_at_any_instant_leaves_the_old_model_or_the_new_one(tmp_path, mon
     save(target, "old")
     (target / "notes.txt").write_text("mine")
     seen = set()
-    while stopped_at(k, target, "new"):
+    while stopped_at(k, target, lambda: save(target, "new")):
         found = read(target)
         assert found in ({"old"}, {"new"})
         assert not atomic or target.is_dir()
@@ -71,6 +78,37 @@ def test_a_stop_at_any_instant_leaves_the_old_model_or_the_new_one(tmp_path, mon
         assert [p.name for p in tmp_path.iterdir()] == ["model"]  # what the killed save left is gone
         k += 1
     assert k > 15 and seen == {"old", "new"} and read(target) == {"new"}
+
+
+def marked(model: Any, number: int) -> Any:
+    """The model with this number in its defaults and in its weights."""
+    network = copy.deepcopy(model.model)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(number)
+    return replace(model.with_network(network), defaults={"steps": number})
+
+
+def marks(model: Any) -> set[float]:
+    return {model.defaults["steps"], *(weight.flatten()[0].item() for weight in model.model.parameters())}
+
+
+@pytest.mark.parametrize("kind", ["texts", "images"])
+def test_a_stopped_save_of_a_whole_model_leaves_a_model_that_opens_and_is_all_old_or_all_new(tmp_path, kind):
+    model = poem_model() if kind == "texts" else image_model()
+    lean = {"lean": True} if kind == "texts" else {}
+    target, seen, k = tmp_path / "model", set(), 0
+    old, new = marked(model, 1), marked(model, 2)
+    old.save_pretrained(target)
+    while stopped_at(k, target, lambda: new.save_pretrained(target)):
+        left = marks(type(model).from_pretrained(target, **lean))
+        assert left in ({1}, {2})
+        seen |= left
+        if left == {2}:
+            old.save_pretrained(target)
+        k += STRIDE
+    assert k > 4 * STRIDE and seen == {1, 2} and marks(type(model).from_pretrained(target, **lean)) == {2}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_an_error_while_a_model_is_written_leaves_the_old_one_and_nothing_else(tmp_path):
