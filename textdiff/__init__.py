@@ -35,7 +35,7 @@ _WHERE = {  # the file below textdiff -> its public names
     "training.loss": "weighted_nll",
     "core.likelihood": "nelbo",
     "core.rng": "Rng",
-    "core.contracts": "State Query Process Prediction Predictor Step",
+    "core.contracts": "State Query Process Prediction Predictor Step Model",
     "processes": "PROCESSES",
     "samplers": "SAMPLERS",
     "core.errors": "TextdiffError ModelError RecipeError AskedError",

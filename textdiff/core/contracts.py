@@ -25,11 +25,13 @@ goes from the caller to the network untouched.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import Schedule
@@ -223,3 +225,61 @@ class Step(Protocol):
     """Takes a state to level s (B, L), or to a level of its own choice."""
 
     def __call__(self, state: State, s: Tensor, /, *, predictor: Predictor, process: Process, rng: Rng) -> State: ...
+
+
+class Model(Protocol):
+    """A network and how textdiff speaks to it: what pipelines and training need of a model, whether of texts or of images."""
+
+    @property
+    def name(self) -> str:
+        """What errors and listings call it."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """The names of the processes that it serves, the usual one first."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The options of a draw that hold where the caller names none."""
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """The slots of the condition (B, P) that the network reads beside x_t."""
+
+    @property
+    def pad_id(self) -> int:
+        """What stands in a slot that says nothing."""
+
+    def process(self, name: str) -> Process:
+        """A process that the model serves."""
+
+    def predictor(self, process: str) -> Predictor:
+        """The network as the predictor of a process that the model serves."""
+
+    def condition(self, n: int) -> Tensor:
+        """The condition of n rows to which nothing is said, (n, P)."""
+
+    def untold(self, condition: Tensor) -> Tensor:
+        """A condition without what guidance strengthens."""
+
+    def guessed(self, process: str) -> float:
+        """The share of a process's training examples that see a first guess (self-conditioning)."""
+
+    def vocabulary(self) -> Mapping[str, int]:
+        """The tokens that the network knows, with their ids; empty for a model of values."""
+
+    def with_network(self, network: nn.Module) -> Self:
+        """The same model around another network, such as one with averaged weights."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same model on a device."""
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that `textdiff.load` opens, whole or not at all."""

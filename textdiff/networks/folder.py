@@ -171,6 +171,22 @@ class TextModel:
     def device(self) -> torch.device:
         return self.content.device
 
+    def to(self, device: torch.device | str) -> TextModel:
+        """The same model on a device."""
+        return replace(self, model=self.model.to(device), content=self.content.to(device))
+
+    def with_network(self, network: nn.Module) -> TextModel:
+        """The same model around another network."""
+        return replace(self, model=network)
+
+    def vocabulary(self) -> dict[str, int]:
+        """The tokenizer's tokens with their ids."""
+        return dict(self.tokenizer.get_vocab())
+
+    def guessed(self, process: str) -> float:
+        """The share of a process's training examples that see a first guess: tokens see none."""
+        return self.self_conditioning if PROCESSES[process].encodes else 0.0
+
     @property
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id)

@@ -74,9 +74,6 @@ class ImageModel:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     name: str = "model"
 
-    tokenizer = None  # what Trainer asks for
-    self_conditioning = 0.0
-
     def __post_init__(self) -> None:
         for process in self.processes:
             if process not in of_data("values"):
@@ -90,6 +87,22 @@ class ImageModel:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def to(self, device: torch.device | str) -> ImageModel:
+        """The same model on a device."""
+        return replace(self, model=self.model.to(device))
+
+    def with_network(self, network: nn.Module) -> ImageModel:
+        """The same model around another network."""
+        return replace(self, model=network)
+
+    def vocabulary(self) -> dict[str, int]:
+        """No tokens."""
+        return {}
+
+    def guessed(self, process: str) -> float:
+        """0: no example sees a first guess."""
+        return 0.0
 
     @property
     def prefix(self) -> tuple[str, ...]:

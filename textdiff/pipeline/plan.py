@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from textdiff.core.contracts import Step
+from textdiff.core.contracts import Model, Step
 from textdiff.core.errors import AskedError
 from textdiff.core.resolve import attribute, unknown
 from textdiff.pipeline.options import CHOICES, EACH, QUALITIES, Options, check_number
@@ -40,7 +40,7 @@ class Plan:
         return self.best_of * (self.particles or 1)
 
 
-def resolve(options: Options, model: Any, call: str = "generate") -> Plan:
+def resolve(options: Options, model: Model, call: str = "generate") -> Plan:
     """The choices of a call (generate, fill or refine) with a model; AskedError for what cannot be."""
     check_call(options, model, call)
     values = PROCESSES[model.processes[0]].data == "values"
@@ -98,12 +98,12 @@ def by_process(plan: Plan, process: str) -> Plan:
     return replace(plan, process=process, sampler=sampler, sampler_options=options, step=step)
 
 
-def check_defaults(model: Any) -> None:
+def check_defaults(model: Model) -> None:
     """AskedError where a model's defaults (of textdiff.json, or of a recipe) are none that the model could draw with."""
     resolve(Options(), model)
 
 
-def check_call(options: Options, model: Any, call: str) -> None:
+def check_call(options: Options, model: Model, call: str) -> None:
     """AskedError for a choice that is for another kind of model, or for another call."""
     kind = "image" if PROCESSES[model.processes[0]].data == "values" else "text"
     for name, value in options.given().items():
@@ -114,7 +114,7 @@ def check_call(options: Options, model: Any, call: str) -> None:
             raise AskedError(f"{name} is {value!r}, which is for {' and '.join(one.calls)}; leave it out of {call}")
 
 
-def defaults_of(model: Any) -> Options:
+def defaults_of(model: Model) -> Options:
     """The options that a model sets."""
     given = dict(model.defaults)
     if "options" in given:  # the name of version 0.1
@@ -126,7 +126,7 @@ def defaults_of(model: Any) -> Options:
     return Options(**given)
 
 
-def process_of(model: Any, name: str | None) -> str:
+def process_of(model: Model, name: str | None) -> str:
     """A process that the model serves, its usual one where none is named."""
     served = model.processes
     name = defaults_of(model).process or served[0] if name is None else name
@@ -165,7 +165,7 @@ def _known(kind: str, name: Any, table: Any) -> Any:
     return name
 
 
-def _process_and_sampler(options: Options, defaults: Options, model: Any) -> tuple[str, str]:
+def _process_and_sampler(options: Options, defaults: Options, model: Model) -> tuple[str, str]:
     """A process that the model serves and a sampler that serves the process."""
     usual, sampler = process_of(model, None), options.sampler
     if sampler is not None:

@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Predictor, Process, Query, State
+from textdiff.core.contracts import Model, Predictor, Process, Query, State
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import count_levels, even_levels
 from textdiff.core.loop import sample
@@ -89,7 +89,7 @@ class Batch:
 
 
 def run(
-    model: Any,
+    model: Model,
     plan: Plan,
     blanks: Sequence[Blank],
     seeds: Sequence[int],
@@ -104,7 +104,7 @@ def run(
     most `batch_size` rows, or the rows of one blank.
     """
     at_least("batch_size", batch_size, 1)
-    made: Scenery = Writing(model, plan) if scenery is None else scenery
+    made: Scenery = Writing(cast(TextModel, model), plan) if scenery is None else scenery  # blanks are canvases
     size, particles = max(1, batch_size // plan.each), plan.particles or 1
     for members in together([blank.alike for blank in blanks]):
         for k in range(0, len(members), size):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Process, spread
+from textdiff.core.contracts import Model, Process, spread
 from textdiff.core.rng import Rng, example_seed
 from textdiff.data import records
 
@@ -43,7 +43,7 @@ class Group:
 class Examples(NamedTuple):
     """What a recipe is trained with."""
 
-    model: Any  # before training
+    model: Model  # before training
     train: list[Group]
     held: list[Group]  # held out
     unknown: float | None = None  # of texts: the share of the tokens that the vocabulary does not know

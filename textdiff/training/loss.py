@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textdiff.core.contracts import Predictor, Process, Query
+from textdiff.core.contracts import Model, Predictor, Process, Query
 from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
-from textdiff.processes import PROCESSES
 
 
 def weighted_nll(
@@ -59,14 +58,12 @@ def corrupted(process: Process, x0: Tensor, t: Tensor, seeds: Tensor) -> Tensor:
 class Denoiser(nn.Module):
     """A network with its loss, so that data-parallel wrappers see one forward call."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Model):
         nn.Module.__init__(self)
         self.network = model.model
         self.predictors = {name: model.predictor(name) for name in model.processes}
         self.processes = {name: model.process(name) for name in model.processes}
-        self.self_conditioning = {
-            name: model.self_conditioning if PROCESSES[name].data == "vectors" else 0.0 for name in model.processes
-        }
+        self.guessed = {name: model.guessed(name) for name in model.processes}
 
     def forward(
         self, x0: Tensor, t: Tensor, seeds: Tensor, condition: Tensor, process: str, positions: int, dropout: int
@@ -79,5 +76,5 @@ class Denoiser(nn.Module):
         torch.manual_seed(dropout)
         predictor, forward = self.predictors[process], self.processes[process]
         x_t = corrupted(forward, x0, t, seeds)
-        previous = guessed(predictor, forward, x_t, t, condition, self.self_conditioning[process], seeds)
+        previous = guessed(predictor, forward, x_t, t, condition, self.guessed[process], seeds)
         return weighted_nll(predictor, forward, x0, x_t, t, condition, previous) / positions

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.core.contracts import Model
 from textdiff.core.errors import RecipeError
 from textdiff.core.resolve import attribute
 from textdiff.pipeline.plan import check_defaults
 from textdiff.training.data import PIECE, Group, MicroBatches
 from textdiff.training.loss import Denoiser
 from textdiff.training.sections import Recipe
-from textdiff.training.trainer import Log, Model, silent
+from textdiff.training.trainer import Log, silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +174,9 @@ def _data_bytes(made: Plan) -> int:
 def _data(text_model: Model, groups: list[Group]) -> str:
     """A hash of the vocabulary and of every row that is learnt from."""
     hashed = hashlib.sha256()
-    tokenizer = text_model.tokenizer
-    if tokenizer is not None:
-        hashed.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+    tokens = text_model.vocabulary()
+    if tokens:
+        hashed.update(json.dumps(sorted(tokens.items())).encode())
     tables: list[Any] = [table for g in groups for table in (g.ids, g.condition, g.seeds) if table is not None]
     for table in tables:
         step = max(1, PIECE // max(1, table[:1].numel()))

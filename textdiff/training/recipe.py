@@ -64,13 +64,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise _Refused(
                 f"line {event.start_mark.line + 1} has an alias, *{event.anchor}; write out what it stands for"
             )
         self.depth += 1
         if self.depth > DEEPEST:
-            line = self.peek_event().start_mark.line + 1
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
             raise _Refused(f"line {line} is nested more than {DEEPEST} levels deep; a recipe has sections and keys")
         node = yaml.SafeLoader.compose_node(self, parent, index)
         self.depth -= 1

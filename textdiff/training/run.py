@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 from textdiff.core.errors import RecipeError, TextdiffError
 from textdiff.core.resolve import attribute
@@ -119,7 +118,7 @@ def _save(trainer: DiffusionTrainer, made: Plan) -> None:
     """Write the model with averaged weights, its card, and the model without averaging."""
     folder, recipe = trainer.recipe.folder, trainer.recipe
     trainer.text_model.save_pretrained(folder / "raw")
-    model: Any = trainer.averaged()
+    model = trainer.averaged()
     if recipe.kind.finished:
         model = attribute(recipe.kind.finished)(model, made.batches.groups)
     model.save_pretrained(folder / "model")

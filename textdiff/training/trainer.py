@@ -22,10 +22,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from textdiff.core.contracts import Model
 from textdiff.core.errors import AskedError, TextdiffError
 from textdiff.core.likelihood import nelbo, ratio
-from textdiff.networks.folder import TextModel
-from textdiff.networks.images import ImageModel
 from textdiff.training import checkpoints
 from textdiff.training.data import Group, MicroBatches, unsaid
 from textdiff.training.loss import Denoiser, corrupted, weighted_nll
@@ -33,7 +32,6 @@ from textdiff.training.optimizer import build, flatten, rate, unflatten
 from textdiff.training.sections import Recipe, to_yaml
 
 Log = Callable[[str], None]
-Model = TextModel | ImageModel
 
 
 def silent(line: str) -> None:
@@ -122,10 +120,7 @@ class DiffusionTrainer(Trainer):
     ):
         """`data` is the fingerprint of what is learnt from, which a checkpoint carries."""
         args = arguments(recipe)
-        tensors: dict[str, Any] = {
-            name: part for name, part in vars(text_model).items() if isinstance(part, torch.Tensor | torch.nn.Module)
-        }
-        text_model = replace(text_model, **{name: part.to(args.device) for name, part in tensors.items()})
+        text_model = text_model.to(args.device)
         self.text_model, self.recipe = text_model, recipe
         slots, pad = text_model.prefix, text_model.pad_id
         bare = [replace(g, condition=unsaid(g.condition, slots, recipe.told, pad)) for g in held]
@@ -146,7 +141,6 @@ class DiffusionTrainer(Trainer):
             args=args,
             train_dataset=batches,
             data_collator=lambda items: items[0],
-            processing_class=text_model.tokenizer,
             callbacks=[self.keeper],
         )
         self.remove_callback(PrinterCallback)
@@ -155,7 +149,7 @@ class DiffusionTrainer(Trainer):
     def averaged(self) -> Model:
         """The model with its averaged weights, ready to be evaluated."""
         network = self.text_model.model if self.ema is None else self.ema.module
-        return replace(self.text_model, model=network.eval())
+        return self.text_model.with_network(network.eval())
 
     # -- what Trainer asks for ----------------------------------------------------------------------------------------
 
