@@ -2,7 +2,7 @@
 
 A user's plain function or frozen dataclass satisfies these protocols without importing textdiff.
 
-Shapes: B rows, L positions, V tokens, N asked positions.  `t`, `s` are levels in [0, 1], (B, L), s < t, and 0 wherever
+Shapes: B rows, L positions, V tokens, N positions of a query.  `t`, `s` are levels in [0, 1], (B, L), s < t, and 0 wherever
 a position is given; with n free positions a level stands for the count m = #{k < n : (k + ½)/n < t} = round(t·n).
 
 Not every x is a row of tokens: an embedded text is (B, L, D), an image (B, C, H, W).  `free`, `t` and `s` then have the
@@ -53,7 +53,7 @@ class State:
     t: Tensor  # (B, L) level, 0 where given
     given: Tensor  # (B, L) the text that stands; read only where not free
     free: Tensor  # (B, L) bool: where the sampler may write
-    condition: Any  # whatever the predictor is told beside x_t; handed on untouched
+    condition: Any  # what the network reads beside x_t, such as a title; handed on untouched
     x0: Tensor  # (B, L) the draft as far as it was drawn
     forwards: Tensor  # (B,) predictor evaluations spent on each row
     log_weight: Tensor  # (B,) nats: how much likelier the row's draws are under the prediction without constraints
@@ -129,8 +129,8 @@ class Query:
 
     x_t: Tensor  # (B, L)
     t: Tensor  # (B, L)
-    at: Positions | None = None  # the positions asked; elsewhere x_t stands.  None: all of them
-    condition: Any = None  # what the predictor is told beside x_t, from `State.condition`
+    at: Positions | None = None  # where the predictor is to answer; elsewhere x_t stands.  None: everywhere
+    condition: Any = None  # from `State.condition`
     previous: Tensor | None = None  # (B, L) the draft of the step before, for networks that use it (self-conditioning)
 
 
@@ -175,7 +175,7 @@ class Process(Protocol):
         """The improved bridge x_s ~ p(x_s | x_t, x0); `bridges.reuse` serves every process that can recover."""
 
     def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Cross-entropy weights of a training example, (B, L); 0 where the predictor need not be asked.
+        """Cross-entropy weights of a training example, (B, L); 0 where no prediction is needed.
 
         With t uniform over the process's levels, Σ weights · −log q_i(x0_i) has the scale of nats per text.
         """

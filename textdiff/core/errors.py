@@ -17,7 +17,7 @@ class TextdiffError(Exception):
 
 
 class AskedError(TextdiffError, ValueError):
-    """What was asked for cannot be; the command line ends with exit code 2."""
+    """The caller asked for something that cannot be; the command line ends with exit code 2."""
 
 
 class RecipeError(AskedError):
@@ -25,4 +25,4 @@ class RecipeError(AskedError):
 
 
 class ModelError(TextdiffError):
-    """A model that cannot be loaded, saved or used: what was found, what was expected, the way out; exit code 1."""
+    """A model that cannot be loaded, saved or used; the command line ends with exit code 1."""

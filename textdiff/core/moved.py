@@ -1,6 +1,6 @@
 """Modules that stood elsewhere in version 0.1: their old names import the new ones for one version, with a warning.
 
-A finder at the end of `sys.meta_path` is asked only for modules that nothing else has found, so a name that still exists costs
+A finder at the end of `sys.meta_path` sees only the modules that no other finder knows, so a name that still exists costs
 nothing.
 """
 
@@ -90,9 +90,9 @@ def _found(modules: Sequence[str], name: str) -> Any:
     from operator import attrgetter
 
     for module in modules:
-        found = importlib.import_module(module)
-        if hasattr(found, NEW_NAMES.get(name, name).partition(".")[0]):
-            return attrgetter(NEW_NAMES.get(name, name))(found)
+        place = importlib.import_module(module)
+        if hasattr(place, NEW_NAMES.get(name, name).partition(".")[0]):
+            return attrgetter(NEW_NAMES.get(name, name))(place)
     raise AttributeError(f"{name!r} stands in none of {', '.join(modules)}")
 
 

@@ -1,7 +1,7 @@
 """Predictions q(x0 | x_t) as objects.
 
-`Categorical` is a product of categorical laws at N asked positions; every other position is known.  Its logits are read
-where they are used and not before: `read(index)` gives the rows of the (N, V) table that a method needs, so a network's
+`Categorical` is a product of categorical laws at N positions, those of the query; every other position is known.  Its logits are
+read where they are used and not before: `read(index)` gives the rows of the (N, V) table that a method needs, so a network's
 projection to the vocabulary happens at those positions only, in pieces, and no (B, L, V) tensor is ever built.
 `Normal` is the law of continuous data: a mean and a deviation for every value.
 
@@ -85,7 +85,7 @@ class Categorical:
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def mode(self) -> Tensor:
-        """The likeliest token of every asked position, (B, L)."""
+        """The likeliest token of every position that has a law, (B, L)."""
         return self._put(self.known, self.per_position(lambda logits, *_: logits.argmax(-1)))
 
     def log_prob(self, *tokens: Tensor) -> tuple[Tensor, ...]:
@@ -109,7 +109,7 @@ class Categorical:
         return -self.log_prob(x0)[0]
 
     def weighted_nll(self, x0: Tensor, weights: Tensor) -> Tensor:
-        """Σ weights · −log q_i(x0_i) over the asked positions, nats, float32: `nll` takes float64, slow backwards."""
+        """Σ weights · −log q_i(x0_i) over the positions that have a law, nats, float32 (`nll` takes float64, slow backwards)."""
 
         def cross_entropy(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
             return torch.nn.functional.cross_entropy(logits, x0[rows, positions], reduction="none")
@@ -146,7 +146,7 @@ class Categorical:
         return self._put(torch.full(self.known.shape, fill, dtype=values.dtype, device=values.device), values)
 
     def per_position(self, f: OfLogits) -> Tensor:
-        """f(logits, rows, positions) over all asked positions, a piece at a time, (N, …)."""
+        """f(logits, rows, positions) over all N positions, a piece at a time, (N, …)."""
         rows, positions = self.at
         index = torch.arange(len(rows), device=self.known.device)
         return torch.cat([f(self.read(i), rows[i], positions[i]) for i in index.split(PIECE)])
@@ -326,11 +326,11 @@ def draw_differing(stay: Tensor, low: Tensor, high: Tensor, *, rng: Rng) -> Tens
     for i in reversed(range(length)):
         now = table[i + 1].gather(1, left[:, None])[:, 0]
         before = table[i].gather(1, (left - 1).clamp(min=0)[:, None])[:, 0]
-        kept = (
+        stays = (
             stay[:, i] + table[i].gather(1, left[:, None])[:, 0]
         )  # log-probability of leaving i and keeping the count
         p = torch.where(left > 0, (change[:, i] + before - now).exp(), 0.0).clamp(max=1.0)
-        take = rng.bernoulli(torch.where(kept == -torch.inf, 1.0, p))  # rounding must not lose the last way out
+        take = rng.bernoulli(torch.where(stays == -torch.inf, 1.0, p))  # rounding must not lose the last way out
         left = left - take.long()
         taken.append(take)
     return torch.stack(taken[::-1], -1)

@@ -36,7 +36,7 @@ Network = Callable[[Tensor, Tensor, Any], Tensor]
 def denoiser(
     network: Network, schedule: Schedule | None = None, output: str = "noise", power: int = 2
 ) -> ValuePredictor:
-    """`network` as a predictor; the level it is told is a row's highest.  `schedule` may be missing for output "data"."""
+    """`network` as a predictor; it reads each row's highest level.  `schedule` may be missing for output "data"."""
     if output not in OUTPUTS:
         raise unknown("output", output, OUTPUTS)
     if schedule is None and output != "data":

@@ -2,7 +2,7 @@
 
 On some CPUs the default float32 product takes a slow path, and oneDNN's own is more than twice as fast.  torch reaches it
 by the setting `mkldnn.matmul.fp32_precision = "bf16"`, which *permits* oneDNN to round to bfloat16: where the CPU has
-matrix units for it (AMX) it does so, elsewhere it computes in float32.  Which of the two is found out by computing.
+matrix units for it (AMX) it does so, elsewhere it computes in float32.  A computed example decides which of the two it is.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@
                      "told": [slots], "defaults": {…}, "schedule": name, "factor": number,
                      "self_conditioning": share}
 
-The prefix is what the network is told beside x_t: tokens in front of the text, a fixed number of slots P, each "form",
+The prefix is the condition, which the network reads beside x_t: tokens in front of the text, a fixed number of slots P, each "form",
 "process", "level", "dynasty" or "title" (one character a slot).  A slot where nothing is said holds [PAD] and is masked
-out of attention; text character i has position P + i whatever the slots hold.  "told" are the slots that training spoke
-in (form, process and level where nothing is said): the others are reserved, and what stood there would mean nothing.
+out of attention; text character i has position P + i whatever the slots hold.  "told" names the slots that the
+network was trained to read (form, process and level where the key is missing); the other slots are reserved and stay empty.
 "schedule" is that of the embedding process, its signal times "factor" (`noise_schedule`), and "self_conditioning" the share of
-its examples that training told a first guess; these may be missing.
+its training examples that saw a first guess; these keys may be missing.
 
 A folder without `textdiff.json` is framed by its tokenizer's own specials ([CLS] text [SEP]), has no prefix, and serves
 the mask process as it is.
@@ -43,7 +43,7 @@ from textdiff.networks.text_parts import SCHEDULE, SLOTS, USUALLY_TOLD, check_pa
 from textdiff.networks.tokenization import SLOT_WORDS, content_ids, title_characters
 from textdiff.processes import PROCESSES
 
-# factor · √D where no factor is told.  By its D coordinates together a token is recognised where ᾱ²D/β̄² is some ten, so the
+# factor · √D by default.  By its D coordinates together a token is recognised where ᾱ²D/β̄² is some ten, so the
 # signal of each is made as faint: then the cross-entropy of the draft rises over the whole range of levels.
 RECOGNISED = 3.6
 
@@ -69,7 +69,7 @@ class TextModel:
     name: str
     schedule: str  # of the embedding process
     factor: float  # of its signal
-    self_conditioning: float  # share of its training examples that were told a guess; above 0 it is told its last draft
+    self_conditioning: float  # share of its training examples that saw a guess; above 0 it reads its last draft
 
     @classmethod
     def from_parts(
@@ -223,7 +223,7 @@ class TextModel:
     ) -> Tensor:
         """The prefix, (n, P) ids, [PAD] where nothing is said; each argument one value for all rows or one per row.
 
-        The level slot stays [PAD]: the predictor fills it.  Of a title `title_characters` are told.  A process without
+        The level slot stays [PAD]: the predictor fills it.  Of a title the network reads `title_characters`.  A process without
         a slot is let go; any other value without a slot is a ValueError, and so is a title without a Chinese character.
         """
         columns = torch.full((n, len(self.prefix)), self.pad_id, dtype=torch.long)
@@ -237,14 +237,14 @@ class TextModel:
         titles = {row: said for row, said in enumerate(_per_row("title", title, n)) if said}
         if titles:
             start = self._slot("title", next(iter(titles.values())))
-            told = [title_characters(said) for said in titles.values()]
-            if not all(told):
+            read = [title_characters(said) for said in titles.values()]
+            if not all(read):
                 raise AskedError(
-                    f"title {list(titles.values())[told.index('')]!r} has no Chinese character to go by; "
+                    f"title {list(titles.values())[read.index('')]!r} has no Chinese character to go by; "
                     f"write a title in Chinese, or leave it out"
                 )
             width = self.prefix.count("title")
-            rows = self.tokenizer(told, add_special_tokens=False)["input_ids"]
+            rows = self.tokenizer(read, add_special_tokens=False)["input_ids"]
             padded = [row[:width] + [self.pad_id] * (width - len(row)) for row in rows]
             columns[list(titles), start : start + width] = torch.tensor(padded)
         return columns.to(self.device)
@@ -259,7 +259,7 @@ class TextModel:
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def predictor(self, process: str) -> TokenPredictor:
-        """The network as the predictor of `process`, told its name where the condition does not."""
+        """The network as the predictor of `process`, whose name it reads where the condition names none."""
         return masked_lm(self, self._served(process))
 
     def process(self, name: str, vocabulary: Tensor | None = None) -> Process:

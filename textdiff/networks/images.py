@@ -6,7 +6,7 @@
                      output, weighting, degradation, sigma, power, holes}, "defaults": {…}, "analytic": {table} or null}
     terminal.safetensors   of a model that generates by cold diffusion: the law of F_1(x0)
 
-Values stand in [−1, 1].  What the network is told beside x_t is the timestep 1000·t of a row's highest level, and where
+Values stand in [−1, 1].  Beside x_t the network reads the timestep 1000·t of a row's highest level, and where
 there are classes a label, (B, 1); the last label, number K of K classes, says nothing (classifier-free guidance).  A
 network trained with `holes` sees the levels of the places as one channel more, 0 where an image is known.
 """
@@ -60,12 +60,12 @@ class Diffusion:
 
 @dataclass(frozen=True, eq=False)
 class ImageModel:
-    """A network that tells images from noise, and how textdiff speaks to it."""
+    """A network that finds images in noise, and how textdiff speaks to it."""
 
     model: nn.Module
     processes: tuple[str, ...]
     shape: tuple[int, int, int]  # C, H, W
-    classes: tuple[str, ...]  # names; empty where nothing can be told
+    classes: tuple[str, ...]  # names; empty for a model without labels
     bins: Bins | None
     diffusion: Diffusion
     degrade: Degradation | None = None  # F_t where it is not a named one
@@ -82,7 +82,7 @@ class ImageModel:
             if PROCESSES[process].degrades and self.degrade is None and not self.diffusion.degradation:
                 raise ModelError(f"{self.name}: process {process} needs a degradation, such as blur, and none is named")
 
-    # -- what training, sampling and pictures ask for -----------------------------------------------------------------
+    # -- what training, sampling and pictures need --------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
@@ -140,28 +140,28 @@ class ImageModel:
 
     def process(self, name: str, condition: Tensor | None = None) -> Process:
         """The process `name`; where a `terminal` law is known, cold images begin there, by their labels `condition`."""
-        entry, told = PROCESSES[self._served(name)], self.diffusion
+        entry, diffusion = PROCESSES[self._served(name)], self.diffusion
         parts = {
             "schedule": self.schedule,
-            "weighting": told.weighting,
+            "weighting": diffusion.weighting,
             "bins": self.bins,
-            "sigma": told.sigma,
+            "sigma": diffusion.sigma,
             "terminal": None if self.terminal is None else functools.partial(_terminal, self.terminal, condition),
         }
         if entry.degrades:
-            parts["degrade"] = self.degrade or get_degradation(told.degradation)
+            parts["degrade"] = self.degrade or get_degradation(diffusion.degradation)
         built: Process = attribute(entry.path)(**{key: parts[key] for key in entry.needs})
         return built
 
     def predictor(self, process: str) -> ValuePredictor:
         """The network as the predictor of `process`."""
         self._served(process)
-        told, model = self.diffusion, self.model
+        diffusion, model = self.diffusion, self.model
         schedule = self.schedule if PROCESSES[process].scheduled else None
 
         def network(levels: Tensor, x_t: Tensor, level: Tensor, condition: Any) -> Tensor:
             seen = x_t
-            if told.holes:
+            if diffusion.holes:
                 places = levels.expand(len(x_t), 1, *x_t.shape[2:]).to(x_t.dtype)
                 seen = torch.cat([x_t, places], 1)
             labels = _labels(condition, self.prefix, self.pad_id, x_t)
@@ -171,7 +171,7 @@ class ImageModel:
             return out
 
         def predict(query: Query) -> Normal:
-            return denoiser(functools.partial(network, query.t), schedule, told.output, told.power)(query)
+            return denoiser(functools.partial(network, query.t), schedule, diffusion.output, diffusion.power)(query)
 
         return predict
 
@@ -238,20 +238,20 @@ class ImageModel:
     ) -> ImageModel:
         """A folder or a model of the hub; `degrade` is F_t where the model was trained with one that has no name."""
         folder, name = locate(path_or_id)
-        told = read_json(folder / DESCRIPTION, name)
-        check_format(told, name)
-        if not describes_images(told):
+        described = read_json(folder / DESCRIPTION, name)
+        check_format(described, name)
+        if not describes_images(described):
             raise ModelError(f"{name}: textdiff.json describes no model of images; pass one")
         try:
-            data, bins = told["data"], told["data"]["bins"]
+            data, bins = described["data"], described["data"]["bins"]
             fields = {
-                "processes": tuple(told["processes"]),
+                "processes": tuple(described["processes"]),
                 "shape": tuple(data["shape"]),
                 "classes": tuple(data["classes"]),
                 "bins": None if bins is None else Bins(*bins),
-                "diffusion": Diffusion(**told["diffusion"]),
-                "analytic": None if told.get("analytic") is None else NoisePower.from_dict(told["analytic"]),
-                "defaults": told.get("defaults", {}),
+                "diffusion": Diffusion(**described["diffusion"]),
+                "analytic": None if described.get("analytic") is None else NoisePower.from_dict(described["analytic"]),
+                "defaults": described.get("defaults", {}),
             }
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{name}: textdiff.json cannot be read ({error}); save the model again") from error
@@ -268,14 +268,14 @@ def unet(shape: Sequence[int], classes: int, context: bool, config: Mapping[str,
         if key not in known:
             raise unknown("key of model.config", key, sorted(known))
     channels, height, width = shape
-    own = {
+    fixed = {
         "sample_size": height if height == width else (height, width),
         "in_channels": channels + context,
         "out_channels": channels,
         "num_class_embeds": classes + 1 if classes else None,
     }
     try:
-        network: Any = kind(**(own | dict(config)))
+        network: Any = kind(**(fixed | dict(config)))
         halves = 2 ** (len(network.config.block_out_channels) - 1)
     except Exception as error:  # diffusers checks with errors of several kinds
         raise AskedError(f"model.config does not make a UNet2DModel: {' '.join(str(error).split())}") from error

@@ -2,9 +2,9 @@
 
 The network reads   prefix (P)  before (a)  text (L)  after (b)   with `before`, `after` the tokenizer's own frame.  Slots of the
 prefix that say nothing, and padding, are hidden from attention; the columns that are empty in the whole batch are left
-out, and the positions of the others are told explicitly, so that nothing shifts.
+out, and the network gets the positions of the others explicitly, so that nothing shifts.
 
-Only rows with an asked position are encoded, and only asked positions meet the vocabulary: `Categorical.read` gathers
+Only rows with a position of the query are encoded, and only these positions meet the vocabulary: `Categorical.read` gathers
 their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
 
 How x_t becomes the text's columns, `reading.py` says: tokens as they are, noisy embeddings as `inputs_embeds`.
@@ -118,18 +118,18 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         position = torch.cat([slots, order], 1) + start
         column = torch.arange(ids.shape[1], device=x.device)  # where each column went
         last_draft = None if previous is None else previous[rows]
-        told = reading.inputs(ids, x, level, offset, last_draft) if len(x) else {}
+        inputs = reading.inputs(ids, x, level, offset, last_draft) if len(x) else {}
         if head.first is not None and len(x):
             keep = live.any(0)
             column = keep.cumsum(0) - 1
             live, position = live[:, keep], position[:, keep]
-            told = {name: columns[:, keep] for name, columns in told.items()}
+            inputs = {name: columns[:, keep] for name, columns in inputs.items()}
         if head.first is not None:
-            told["position_ids"] = position
+            inputs["position_ids"] = position
         if not live.all():
-            told["attention_mask"] = live.long()
+            inputs["attention_mask"] = live.long()
         context = _autocast(x.device.type)
-        hidden = encode(**told) if len(x) else None  # (R, W, D)
+        hidden = encode(**inputs) if len(x) else None  # (R, W, D)
 
         def read(index: Tensor) -> Tensor:
             if hidden is None or not len(index):
@@ -137,9 +137,9 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
             several = torch.cat([index, index[:1].expand(max(0, FEWEST_ROWS - len(index)))])
             row, there = place[several], at[1][several]
             with context():
-                own = reading.evidence(x[row, there], level[row, there])
+                evidence = reading.evidence(x[row, there], level[row, there])
                 logits = to_logits(hidden[row, column[offset + there]])
-            scores = (logits.float() + own)[: len(index)]  # a sum is cheaper than a fill
+            scores = (logits.float() + evidence)[: len(index)]  # a sum is cheaper than a fill
             # Training looks at its loss itself, and a forward that is differentiated must not wait for this.
             if not torch.is_grad_enabled() and not bool(scores.amax(-1).isfinite().all()):
                 raise not_finite(text_model.name)
@@ -154,7 +154,7 @@ def _parts(model: Any, head: Head) -> tuple[Callable[..., Tensor], Callable[[Ten
     """(what a network is called with -> hidden states (R, W, D)), (some of these (n, D) -> logits (n, V))."""
     if isinstance(model, Encoder):
         return model.encode, model.logits
-    return (lambda **told: model.base_model(**told).last_hidden_state), (lambda hidden: head.logits(model, hidden))
+    return (lambda **inputs: model.base_model(**inputs).last_hidden_state), (lambda hidden: head.logits(model, hidden))
 
 
 def _filled(text_model: Speaker, process: str | None, reading: Reading) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -168,14 +168,14 @@ def _filled(text_model: Speaker, process: str | None, reading: Reading) -> Calla
 
     def fill(condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
         condition = condition.clone()
-        told = torch.full_like(x[:, 0], pad if process is None else vocabulary.get(f"[{process}]", pad))
+        said = torch.full_like(x[:, 0], pad if process is None else vocabulary.get(f"[{process}]", pad))
         if "process" in prefix:
             slot = prefix.index("process")
-            told = torch.where(condition[:, slot] == pad, told, condition[:, slot])
-            condition[:, slot] = told
+            said = torch.where(condition[:, slot] == pad, said, condition[:, slot])
+            condition[:, slot] = said
         if "level" in prefix:
             level = levels[(reading.share(x, t) * (len(levels) - 1)).round().long()]
-            silent = torch.isin(told, shown) | ((told == pad) & (not reading.always))
+            silent = torch.isin(said, shown) | ((said == pad) & (not reading.always))
             condition[:, prefix.index("level")] = torch.where(silent, pad, level)
         return condition
 

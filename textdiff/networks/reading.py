@@ -9,7 +9,7 @@ as what a place alone makes of them; c_v are the logits that the network's head 
     log q(x0 = v | x_t) = logits_v + e_v, normalised                                                                (4)
 
 So a network that has been trained on tokens meets what it knows, its tokens where the noise is low and nearly [MASK] where
-it is high, on the scale of its own embeddings, and by (4) it has to say only what the other places tell.  p carries no
+it is high, on the scale of its own embeddings, and by (4) it has to say only what the other places know.  p carries no
 gradient; w and E do.  A network trained with self-conditioning sees in the place of w_[MASK] what is halfway to its last draft:
 
     (w_[MASK] + w_previous)/2                                                                                        (5)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from textdiff.core.errors import AskedError
 
-# What saves write, and may remove.  Everything else in a folder is somebody's own.
+# What saves write, and may remove.  Every other file of a folder belongs to somebody else.
 OURS = (
     "textdiff.json",
     "config.json",
@@ -88,8 +88,8 @@ def _is_model(folder: Path) -> bool:
 def _leftovers(target: Path) -> list[tuple[Path, str, int]]:
     """What saves of `target` have left beside it: the folder, "new" or "old", and the process that wrote it."""
     pattern = re.compile(re.escape(f".{target.name}-") + r"(new|old)-(\d+)-[0-9a-f]{8}")
-    found = [(path, pattern.fullmatch(path.name)) for path in sorted(target.parent.iterdir())]
-    return [(path, match[1], int(match[2])) for path, match in found if match]
+    matches = [(path, pattern.fullmatch(path.name)) for path in sorted(target.parent.iterdir())]
+    return [(path, match[1], int(match[2])) for path, match in matches if match]
 
 
 def _sweep(target: Path) -> None:

@@ -81,11 +81,11 @@ def _description(value: dict[str, Any], vocab_size: Any, name: str) -> dict[str,
         "told": value.get("told", list(USUALLY_TOLD)),
         "defaults": value.get("defaults", {}),
     }
-    for key, found in described.items():
+    for key, part in described.items():
         expected = dict if key == "defaults" else list
-        if not isinstance(found, expected) or (key == "processes" and not found):
+        if not isinstance(part, expected) or (key == "processes" and not part):
             what = "an object" if expected is dict else "a list of names"
-            raise ModelError(f"{name}: {key!r} in textdiff.json is {found!r}, not {what}; save the model again")
+            raise ModelError(f"{name}: {key!r} in textdiff.json is {part!r}, not {what}; save the model again")
     schedule, factor = value.get("schedule", SCHEDULE), value.get("factor")
     if schedule not in SCHEDULES or not (
         factor is None or (isinstance(factor, (int, float)) and 0 < factor < math.inf)

@@ -54,7 +54,7 @@ _NOT_TEXT = re.compile(r"\[unused[_-]?\d+\]|<0x[0-9A-Fa-f]{2}>|<\|.*\|>|\|\|\|.*
 
 
 def title_characters(title: str) -> str:
-    """The characters of a poem's title that its title slots are told, at most as many as there are slots, perhaps none.
+    """The characters of a poem's title that stand in its title slots, at most as many as there are slots, perhaps none.
 
     Left out: the poem's place in a series, the size of the series, and whatever is no Chinese character.
     """

@@ -39,10 +39,10 @@ class Entry:
     bounded: bool = True
     # Its bound is that of single edits and depends on how a sampler picks them: it has a field `rule` (`samplers.Entry.rule`).
     ruled: bool = False
-    # How strict prosody is kept, None where it cannot be.  "law": the open positions are drawn from the law of the form.
+    # How a draw keeps strict prosody; None: it cannot.  "law": the open positions are drawn from the law of the form.
     # "pattern": tokens are exchanged within a pattern of tones and rhyme, and the process takes what noise may be (`tokens`).
     prosody: Literal["law", "pattern"] | None = None
-    steps: int | None = None  # where none are asked for; None: one for each free position
+    steps: int | None = None  # where the caller names no number; None: one step for each free position
     bound_levels: int | None = None  # levels that the bound of a single text is estimated at; None: every one, in turn
     # Its name is a word of the slot "process" in the prefix of the poem vocabulary.
     in_prefix: bool = False

@@ -27,7 +27,7 @@ Degradation = Callable[[Tensor, Tensor], Tensor]
 
 
 def by_row(degrade: Degradation) -> Degradation:
-    """`degrade`, told each row's highest level (B, 1, 1, 1); places at level 0 keep their values."""
+    """`degrade` at each row's highest level (B, 1, 1, 1); places at level 0 keep their values."""
 
     def whole(x0: Tensor, t: Tensor) -> Tensor:
         level = spread(t.flatten(1).amax(-1), x0).to(x0.dtype)

@@ -26,7 +26,7 @@ def encoded(rows: Tensor) -> Tensor:
 def embedding(table: Tensor, vocabulary: Tensor, schedule: Schedule, **options: Any) -> Gaussian:
     """The process over rows of `table` (V, D); level 0 is read as the nearest of the tokens `vocabulary` (C,).
 
-    `options` are the fields of `Gaussian`; weighting is "data" unless told otherwise: cross-entropy counted alike at every
+    `options` are the fields of `Gaussian`; weighting is "data" unless they say otherwise: the cross-entropy counts alike at every
     level.  Vectors (B, L, D) in the place of ids are taken as encoded already (score interpolation).
     """
 

@@ -32,7 +32,7 @@ class Entry:
     stepped: bool = True
     # Sweeps follow the first pass: levels go up by one position and down again (`corrector.sweep_levels`, option `sweeps`).
     sweeps: bool = False
-    # Where no number of steps is asked for, a step chooses one position and its token in one draw from the marginals, and so no
+    # Where the caller names no number of steps, a step chooses one position and its token in one draw from the marginals, and so no
     # step ever changes two positions at once.
     single: bool = False
     # The rule by which single edits are chosen, as the bound of a process with a field `rule` takes it.

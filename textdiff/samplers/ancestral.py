@@ -1,7 +1,7 @@
 """Draw x̂0 ~ q(x0 | x_t), then bridge to x_s (method §1, §2).
 
 With `fresh` this is the baseline of the field, with the process's own bridge the improved sampler, with `refresh` what
-lies between.  Where the process can sketch (mask), the noise comes first and the predictor is asked only at the positions
+lies between.  Where the process can sketch (mask), the noise comes first and the query names only the positions
 that the bridge uncovers.
 """
 

@@ -92,13 +92,15 @@ def log_likelihood(
     start, end = angle(schedule, first), angle(schedule, 1.0)
     result = []
     for piece in torch.arange(len(x0), device=x0.device).split(rows):
-        x, told = x0[piece], condition[piece] if isinstance(condition, Tensor) else condition
+        x, of_piece = x0[piece], condition[piece] if isinstance(condition, Tensor) else condition
         size, count = x[0].numel(), len(x)
         directions = _probes(x, seeds[piece], probes, normal)
 
-        def slope(theta: float, y: Any, x: Tensor = x, told: Any = told, directions: Tensor = directions) -> Any:
+        def slope(
+            theta: float, y: Any, x: Tensor = x, condition: Any = of_piece, directions: Tensor = directions
+        ) -> Any:
             z = torch.as_tensor(y[: x.numel()], device=x.device).view_as(x)
-            dz, divergence = _turn(predictor, schedule, theta, z.to(x.dtype), told, directions)
+            dz, divergence = _turn(predictor, schedule, theta, z.to(x.dtype), condition, directions)
             return torch.cat([dz.double().flatten(), divergence.double()]).cpu().numpy()
 
         y = torch.cat([x.double().flatten(), torch.zeros(count, dtype=torch.float64, device=x.device)]).cpu().numpy()
@@ -129,8 +131,8 @@ def _turn(
         z = z.clone().requires_grad_()
         t = torch.full((len(z),) + (1,) * (z.ndim - 1), level, dtype=torch.float64, device=z.device)
         radius = torch.hypot(*(spread(rate, z).to(z.dtype) for rate in schedule(t)))
-        told = condition.clone() if isinstance(condition, Tensor) else condition  # inference tensors are not saved
-        mean = predictor(Query(radius * z, t, condition=told)).mean
+        said = condition.clone() if isinstance(condition, Tensor) else condition  # inference tensors are not saved
+        mean = predictor(Query(radius * z, t, condition=said)).mean
         dz = (math.cos(theta) * z - mean) / math.sin(theta)
         divergence = torch.zeros(len(z), dtype=z.dtype, device=z.device)
         for u in directions.clone():

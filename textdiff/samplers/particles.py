@@ -29,10 +29,10 @@ def resampled(step: Step, particles: int) -> Step:
         mean = weights.logsumexp(-1, keepdim=True) - torch.tensor(float(particles)).log()
         share = weights.softmax(-1)
         poor = (1 / share.square().sum(-1) < particles / 2)[:, None].expand_as(share).flatten()  # (1)
-        own = torch.arange(len(poor), device=poor.device)
+        itself = torch.arange(len(poor), device=poor.device)
         group = torch.arange(len(share), device=poor.device).repeat_interleave(particles)
         drawn = rng.branch().categorical(weights[group]) + group * particles
-        from_ = torch.where(poor, drawn, own)
+        from_ = torch.where(poor, drawn, itself)
         return replace(
             after,
             x=after.x[from_],

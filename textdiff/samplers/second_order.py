@@ -115,13 +115,13 @@ def fit_amed(
     """The table of `amed` for `levels` (from below 1 down to 0), one row (t, s, u, c) a step.
 
     A teacher walks each interval in `fine` steps of `heun`.  From where the pupil stands, each of `tries` points u of the
-    interval is tried with the c that is best for it in least squares (x_s is affine in c), and the best pair kept.
-    Where `last` is False the last step is left with one forward, c = 0.
+    interval is tried with the c that is best for it in least squares (x_s is affine in c), and the best pair goes into the table.
+    Where `last` is False the last step has one forward, c = 0.
     """
 
     def walk(x: Tensor, t: float, to: Sequence[float], step: Step) -> Tensor:
-        told = {"predictor": predictor, "process": process, "rng": rng, "condition": condition}
-        *_, end = sample(given, free, to, step, start=x, level=t, **told)
+        parts = {"predictor": predictor, "process": process, "rng": rng, "condition": condition}
+        *_, end = sample(given, free, to, step, start=x, level=t, **parts)
         return end.x
 
     def pupil(x: Tensor, row: list[float]) -> Tensor:

@@ -81,10 +81,10 @@ def noise_power(
         for piece in torch.arange(len(x0), device=x0.device).split(rows):
             x = x0[piece]
             t = torch.full((len(x),) + (1,) * (x.ndim - 1), level, dtype=torch.float64, device=x.device)
-            told = condition[piece] if isinstance(condition, Tensor) else condition
+            said = condition[piece] if isinstance(condition, Tensor) else condition
             noise = Rng(seeds[piece], stream=j, device=x.device).normal(*x.shape[1:]).to(x.dtype)
             for sign in (1, -1):
-                error = (x - predictor(Query(alpha * x + sign * beta * noise, t, condition=told)).mean).double()
+                error = (x - predictor(Query(alpha * x + sign * beta * noise, t, condition=said)).mean).double()
                 cross[j] += (sign * noise * error).sum().cpu() / (2 * size)
                 square[j] += error.square().sum().cpu() / (2 * size)
     ratio = alphas / betas  # ε − ε_θ = −(ᾱ/β̄)(x0 − x̂0)
@@ -96,7 +96,7 @@ def noise_power(
 def posterior_deviation(
     table: NoisePower, schedule: Schedule, *, most: float | None = None, by: str = "power"
 ) -> Callable[[Tensor], Tensor]:
-    """t -> σ̄_t, like t, between 0 and `most` (the data's own deviation if not told); by "power" (1) or "error" (2)."""
+    """t -> σ̄_t, like t, between 0 and `most` (the deviation of the data by default); by "power" (1) or "error" (2)."""
     if by not in ("power", "error"):
         raise AskedError(f"by is {by!r}; expected power, as E‖ε_θ‖² says, or error, as the predictor's own error does")
     known = torch.tensor(table.levels, dtype=torch.float64)

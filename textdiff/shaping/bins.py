@@ -28,7 +28,7 @@ LEAST = 1e-5  # of a deviation, in bins: 0 would say that nothing else is possib
 def in_bins(
     predictor: ValuePredictor, bins: Bins, deviation: Callable[[Tensor], Tensor], finest: float = 0.5
 ) -> ValuePredictor:
-    """`predictor`, a Normal one, told where values stand; `deviation` is e of (1) by level, as `posterior_deviation` gives it.
+    """`predictor` with the knowledge of where values stand; `deviation` is e of (1) by level, as `posterior_deviation` gives it.
 
     Where e is `finest` bins or more, the prediction keeps its mean and has the deviation e.
     Needs memory for as many numbers as there are bins at every value.
@@ -39,13 +39,13 @@ def in_bins(
         x_t, t = query.x_t, query.t
         prediction = predictor(query)
         known = bins.low + bins.width * torch.arange(count, dtype=torch.float64, device=x_t.device)
-        told = prediction.mean.double()
-        wide = spread(deviation(t), x_t).double().clamp(min=LEAST * bins.width).expand_as(told)
-        law = (-0.5 * ((known - told[..., None]) / wide[..., None]).square()).softmax(-1)  # (B, …, bins)
+        centre = prediction.mean.double()
+        wide = spread(deviation(t), x_t).double().clamp(min=LEAST * bins.width).expand_as(centre)
+        law = (-0.5 * ((known - centre[..., None]) / wide[..., None]).square()).softmax(-1)  # (B, …, bins)
         mean = (law * known).sum(-1)
         around = (law * (known - mean[..., None]).square()).sum(-1).sqrt().clamp(min=LEAST * bins.width)
         fine, kind = wide < finest * bins.width, prediction.mean.dtype
-        mean, around = torch.where(fine, mean, told), torch.where(fine, around, wide)
+        mean, around = torch.where(fine, mean, centre), torch.where(fine, around, wide)
         return replace(prediction, mean=mean.to(kind), deviation=around.to(kind))
 
     return predict

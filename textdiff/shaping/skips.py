@@ -1,4 +1,4 @@
-"""Skip-tuning (Ma et al., 2024): a U-Net's skip connections, scaled while it is asked and at no other time.
+"""Skip-tuning (Ma et al., 2024): a U-Net's skip connections, scaled while the network computes a prediction and at no other time.
 
 A decoder block sees what came up from below beside what was handed over from the encoder, h ⊕ ρ·skip.  With few
 evaluations ρ < 1 makes the network work more on what it has understood and less on the noisy input; the weights stay.
@@ -35,7 +35,7 @@ def skip_tuned(predictor: ValuePredictor, blocks: Sequence[Any], factor: float |
     """`predictor` with the skips into `blocks`, the `up_blocks` of the U-Net inside it, multiplied by `factor`.
 
     1 changes nothing, bit for bit.  The hooks stand for the length of a call, and fall whatever happens in it; two
-    threads must not ask the same network at once.
+    threads must not use the same network at once.
     """
     rho: Factor = factor if callable(factor) else lambda depth, t: factor
 
@@ -44,8 +44,8 @@ def skip_tuned(predictor: ValuePredictor, blocks: Sequence[Any], factor: float |
         level = t.flatten(1).amax(-1)
 
         def scaled(depth: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-            def hook(module: nn.Module, told: tuple[Any, ...]) -> tuple[Any, ...]:
-                hidden, skips, *rest = told
+            def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+                hidden, skips, *rest = inputs
                 amount = rho(depth, level)
                 return hidden, tuple(skip * _like(amount, skip) for skip in skips), *rest
 

@@ -62,7 +62,7 @@ def tempered(predictor: Callable[[Query], T], temperature: float) -> Callable[[Q
 
 
 def guided(predictor: Callable[[Query], P], scale: float, untold: Callable[[Any], Any]) -> Callable[[Query], P]:
-    """Classifier-free guidance (Ho and Salimans, 2022): log q ∝ log q(·|nothing) + scale·(log q(·|told) − log q(·|nothing)).
+    """Classifier-free guidance (Ho and Salimans, 2022): log q ∝ log q(·) + scale·(log q(·|condition) − log q(·)).
 
     `untold` takes the condition's content away.  1 is the predictor as it is, 0 the predictor without the condition; other
     scales cost two evaluations, and what either side excludes stays excluded.
@@ -93,9 +93,9 @@ def gradient_of(log_probability: Callable[[Tensor, Tensor, Any], Tensor], tokens
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t.clone() if tokens is None else torch.nn.functional.one_hot(x_t.clone(), tokens).float()
             x.requires_grad_()
-            told = condition.clone() if isinstance(condition, Tensor) else condition  # inference tensors are not saved
-            (found,) = torch.autograd.grad(log_probability(x, t.clone(), told).sum(), x)
-        return found
+            said = condition.clone() if isinstance(condition, Tensor) else condition  # inference tensors are not saved
+            (slope,) = torch.autograd.grad(log_probability(x, t.clone(), said).sum(), x)
+        return slope
 
     return gradient
 
