@@ -18,8 +18,11 @@ from safetensors.torch import load_file
 
 from textdiff.cli import main
 from textdiff.core.errors import AskedError, RecipeError, TextdiffError
+from textdiff.core.resolve import attribute
 from textdiff.training import checkpoints, run
-from textdiff.training.recipe import Recipe, load
+from textdiff.training.recipe import load
+from textdiff.training.sections import KINDS, Data, Model, Recipe
+from textdiff.training.trainer import diverged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -190,6 +193,30 @@ def test_the_first_loss_that_is_not_finite_stops_the_run(
     assert not (recipe.folder / "model").exists()
     text = (recipe.folder / "log.jsonl").read_text(encoding="utf-8")
     assert "NaN" not in text and len(losses(recipe.folder)) == 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lost_run_is_told_to_start_from_a_checkpoint_where_its_kind_of_data_may(kind: str, tmp_path: Path) -> None:
+    def started(init: str) -> Recipe:
+        images = kind == "images"
+        return Recipe(
+            Data("digits", kind=kind),
+            model=Model(type="unet" if images else "bert", init=init),
+            processes={"gaussian" if images else "mask": 1.0},
+            out=str(tmp_path),
+        )
+
+    def may(init: str) -> bool:
+        try:
+            attribute(KINDS[kind].check)(started(init))
+        except RecipeError:
+            return False
+        return True
+
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    assert may("plain")
+    assert ("model.init" in str(diverged("lost at", 4, started("plain")))) == may(str(checkpoint))
 
 
 def test_a_run_that_is_lost_from_the_start_keeps_nothing_and_says_what_to_change(

@@ -19,6 +19,7 @@ from textdiff.core.likelihood import nelbo
 from textdiff.data.image_data import read_images
 from textdiff.networks.images import ImageModel
 from textdiff.pipeline.images import ImagePipeline
+from textdiff.show.mosaic import png
 from textdiff.training import run
 from textdiff.training.data import Group
 from textdiff.training.images import reading as images
@@ -85,6 +86,14 @@ def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any],
     assert (trained.analytic is None) == (process == "cold") == (trained.terminal is not None)
     assert ImagePipeline(trained).generate(2, label=["3", "4"], steps=2).images.isfinite().all()
     assert "UNet2DModel.from_pretrained" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_previews_of_images_are_what_generate_draws(tmp_path: Path) -> None:
+    recipe = load(recipe_file(tmp_path, run={"steps": 2, "previews": 1}), ["defaults.steps=2"])
+    trained = run.train(recipe)
+    assert trained is not None
+    drawn = ImagePipeline.from_pretrained(trained).generate(80, label=[name for name in "0123456789" for _ in range(8)])
+    assert (recipe.folder / "previews" / "step-2.png").read_bytes() == png(drawn.images, 8)
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -56,6 +56,27 @@ def test_types_readings_pages_and_models_are_in_the_wheel(wheel):
     assert {f"{model}/{name}" for name in ("model.safetensors", "textdiff.json", "tokenizer.json")} <= names
 
 
+def test_a_recipe_is_found_by_name_where_the_wheel_is_unpacked(wheel, tmp_path):
+    wheel.extractall(tmp_path / "installed")
+    (tmp_path / "elsewhere").mkdir()
+    code = (
+        "from textdiff.training import packaged; print(*packaged.names()); "
+        "print(packaged.data('data/poems.jsonl')); print(packaged.find('quickstart'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "elsewhere",
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+    )
+    names, *files = done.stdout.splitlines()
+    assert names.split() == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    for path, original in zip(map(Path, files), ("data/poems.jsonl", "recipes/quickstart.yaml"), strict=True):
+        assert path.is_relative_to(tmp_path / "installed")
+        assert path.read_bytes() == (ROOT / original).read_bytes()
+
+
 def test_nothing_else_is_in_the_wheel(wheel):
     strays = [n for n in wheel.namelist() if not n.startswith("textdiff/") and ".dist-info/" not in n]
     strays += [n for n in wheel.namelist() if n.endswith((".pyc", ".pkl", ".bin", ".pt"))]

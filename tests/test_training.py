@@ -9,16 +9,19 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 from runs import PROSE, ROOT, assert_one_line, recipe_file, still, windows_recipe
 from safetensors.torch import load_file
+from torch.nn.modules.module import register_module_forward_hook
 
 from textdiff.networks.folder import TextModel
 from textdiff.training import run
 from textdiff.training.data import Group
+from textdiff.training.loss import Denoiser
 from textdiff.training.recipe import load
 from textdiff.training.texts import start
 from textdiff.training.trainer import bound_on
@@ -75,6 +78,20 @@ def test_the_dry_run_trains_nothing_and_reports(tmp_path: Path) -> None:
     assert {"parameters", "tokens", "steps", "minutes", "memory_mb"} <= report.keys()
     assert report["steps"] == 6 and report["texts"] + report["validation_texts"] <= 60
     assert not recipe.folder.exists()
+
+
+def test_the_dry_run_times_two_steps_of_the_longest_texts(tmp_path: Path) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def note(module: torch.nn.Module, arguments: Any, named: dict[str, Any], loss: Any) -> None:
+        if isinstance(module, Denoiser) and loss.requires_grad:  # not the look whether the network reads them at all
+            shapes.append(tuple(named["x0"].shape))
+
+    recipe = load(recipe_file(tmp_path), ["data.limit=null", "run.accumulation=2"])
+    with register_module_forward_hook(note, with_kwargs=True):
+        run.dry_run(recipe)
+    assert len({group.ids.shape[1] for group in run.plan(recipe).batches.groups}) > 1
+    assert shapes == [(8, 56)] * 4  # two pieces a step; the longest form has eight lines of seven characters
 
 
 # -- the recipes' own ways ------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def check_texts(recipe: Recipe) -> None:
                 f"process {name} is of images, and data.kind is {recipe.data.kind}; texts take {', '.join(TEXTS)}"
             )
     told, model = recipe.tokenizer, recipe.model
-    if told.kind == "sentencepiece" and recipe.data.kind == "poems":
+    if told.kind == "sentencepiece" and recipe.kind.formed:
         raise RecipeError(
             "tokenizer.kind sentencepiece does not go with data.kind poems: the poems of a form need equally many tokens; "
             "write tokenizer: {kind: characters}, or data.kind=windows"

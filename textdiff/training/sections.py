@@ -17,27 +17,30 @@ class Kind:
     """One kind of data, and what differs with it; the paths are "module:attribute"."""
 
     summary: str
-    conditions: tuple[str, ...]  # slots of the prefix that a step may be told
+    conditions: tuple[str, ...]  # slots of the prefix that a step may fill
     check: str  # (recipe): RecipeError for what does not go with it
     read: str  # (recipe, log) -> (network, what is learnt from, what is held out)
     previews: str  # (recipe, folder, log) -> (model, groups, step), which shows samples
     card: str  # (recipe, plan, seconds, tokens, bounds) -> the model card
     finished: str | None = None  # (averaged model, groups) -> the model that is saved
-    known: str | None = None  # (recipe) -> what a training example is shown, by its seeds
+    known: str | None = None  # (recipe) -> the function from the seeds of examples to the places that they see clean
+    started: bool = False  # whether model.init may name a model to start from
+    formed: bool = False  # of texts: each is a text of one of the forms, which sets its length
 
 
-_TEXTS = {
+_TEXTS: dict[str, Any] = {
+    "started": True,
     "check": "textdiff.training.checking:check_texts",
     "read": "textdiff.training.texts.reading:read",
     "previews": "textdiff.training.texts.previews:Previews",
     "card": "textdiff.training.texts.previews:card",
 }
-_IMAGES = {
+_IMAGES: dict[str, Any] = {
     "previews": "textdiff.training.images.reading:Previews",
     "card": "textdiff.training.images.reading:card",
 }
 KINDS: dict[str, Kind] = {
-    "poems": Kind("a text of one of the forms each", ("title", "dynasty"), **_TEXTS),
+    "poems": Kind("a text of one of the forms each", ("title", "dynasty"), formed=True, **_TEXTS),
     "windows": Kind("running text, cut `length` tokens at a time", (), **_TEXTS),
     "images": Kind(
         "images of one size",

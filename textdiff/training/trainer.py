@@ -205,7 +205,7 @@ class DiffusionTrainer(Trainer):
         tensors, rest = flatten(state)
         weights = [*self.text_model.model.state_dict().values(), *tensors.values()]
         if not all(bool(tensor.isfinite().all()) for tensor in weights):
-            raise self.diverged("weights are not finite after")
+            raise diverged("weights are not finite after", step, self.recipe)
         about = {"step": step, "seconds": self.seconds, "tokens": self.tokens, "data": self.data}
         with checkpoints.writing(run, step, about, keep=self.recipe.run.keep) as folder:
             self.text_model.save_pretrained(folder)
@@ -213,28 +213,6 @@ class DiffusionTrainer(Trainer):
             (folder / "training.json").write_text(json.dumps(rest), encoding="utf-8")
             (folder / "recipe.yaml").write_text(to_yaml(self.recipe), encoding="utf-8")
             self.state.save_to_json(str(folder / "trainer_state.json"))
-
-    def diverged(self, what: str) -> TextdiffError:
-        """The error that ends a run whose numbers are lost: where, what is left, and what to change."""
-        o, run = self.recipe.optimizer, self.recipe.folder
-        kept = checkpoints.checkpoints(run)
-        left = "there is no checkpoint before it"
-        if kept:
-            left = f"the last good checkpoint is {kept[-1]}"
-        rates = f"lower optimizer.lr ({o.lr:g})" + (
-            f" and optimizer.muon_lr ({o.muon_lr:g})" if o.name == "muon" else ""
-        )
-        clip = f"set optimizer.clip=1.0 ({o.clip:g} is none)" if not o.clip else f"lower optimizer.clip ({o.clip:g})"
-        return TextdiffError(
-            f"{what} step {self.state.global_step}; {left}; {rates}, lengthen optimizer.warmup ({o.warmup} steps), {clip}"
-            + (", or try run.bf16=false" if self.recipe.run.bf16 else "")
-            + ", and begin anew with --fresh or out=OTHER"
-            + (
-                f" (model.init={kept[-1]} starts from its weights)"
-                if kept and self.recipe.data.kind != "images"
-                else ""
-            )
-        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         network: Any = self.text_model.model
@@ -267,6 +245,20 @@ class DiffusionTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: there is none."""
+
+
+def diverged(what: str, step: int, recipe: Recipe) -> TextdiffError:
+    """The error that ends a run whose numbers are lost: where, what is left, and what to change."""
+    o, kept = recipe.optimizer, checkpoints.checkpoints(recipe.folder)
+    left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
+    rates = f"lower optimizer.lr ({o.lr:g})" + (f" and optimizer.muon_lr ({o.muon_lr:g})" if o.name == "muon" else "")
+    clip = f"lower optimizer.clip ({o.clip:g})" if o.clip else "set optimizer.clip=1.0 (0 is none)"
+    return TextdiffError(
+        f"{what} step {step}; {left}; {rates}, lengthen optimizer.warmup ({o.warmup} steps), {clip}"
+        + (", or try run.bf16=false" if recipe.run.bf16 else "")
+        + ", and begin anew with --fresh or out=OTHER"
+        + (f" (model.init={kept[-1]} starts from its weights)" if kept and recipe.kind.started else "")
+    )
 
 
 class Keeper(TrainerCallback):
@@ -313,7 +305,7 @@ class Keeper(TrainerCallback):
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
             lost, stop = flags[0] > 0, bool(flags[1] > 0)
         if lost:
-            raise trainer.diverged("the loss is not finite at")
+            raise diverged("the loss is not finite at", state.global_step, trainer.recipe)
         if trainer.ema is not None:
             trainer.ema.update_parameters(trainer.text_model.model)
         trainer.seconds += now - self.last

@@ -29,7 +29,7 @@ from textdiff.verse.forms import FORMS
 
 def specials_of(recipe: Recipe) -> tuple[str, ...]:
     """The special tokens of a tokenizer that is made of the texts."""
-    return POEM_SPECIALS if recipe.data.kind == "poems" else TEXT_SPECIALS
+    return POEM_SPECIALS if recipe.kind.formed else TEXT_SPECIALS
 
 
 def start_of(recipe: Recipe) -> TextModel | None:
@@ -52,7 +52,7 @@ def tokenizer_of(recipe: Recipe, found: TextModel | None, told: Any) -> Any:
 
 def network(recipe: Recipe, tokenizer: Any, found: TextModel | None) -> TextModel:
     """The network that speaks with `tokenizer`, before any start from statistics; `told` has the recipe's conditions."""
-    poems = recipe.data.kind == "poems"
+    poems = recipe.kind.formed
     prefix: tuple[str, ...] = ()
     if "[level-0]" in tokenizer.get_vocab():
         prefix = POEM_PREFIX if poems else ("process", "level")

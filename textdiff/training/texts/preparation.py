@@ -98,7 +98,7 @@ class Preparation:
 
     def make(self, folder: Path) -> dict[str, Any]:
         """{"tokenizer": what is made for it, "unknown": a share of the tokens, "train", "validation": [a group of rows]}."""
-        return self._poems(folder) if self.recipe.data.kind == "poems" else self._windows(folder)
+        return self._poems(folder) if self.recipe.kind.formed else self._windows(folder)
 
     def _text_model(self, tokenizer: Any) -> TextModel:
         return network(self.recipe, tokenizer_of(self.recipe, self.start, tokenizer), self.start)

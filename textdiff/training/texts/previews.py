@@ -28,7 +28,7 @@ class Previews:
         count = self.recipe.run.previews
         if not count:
             return
-        sized = self.recipe.data.kind == "poems" or {"form", "length"} & {*text_model.defaults}
+        sized = self.recipe.kind.formed or {"form", "length"} & {*text_model.defaults}
         length = None if sized else self.recipe.data.length
         outputs = TextPipeline.of(text_model).generate(n=count, length=length)
         texts = [" ".join(output.text.split()) for output in outputs]
