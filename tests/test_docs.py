@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import shlex
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from textdiff.cli import parser
+from textdiff.training.sections import KINDS, Recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,6 +54,28 @@ def test_every_command_of_the_pages_is_understood(page, words):
     arguments, rest = parser().parse_known_args(words)
     assert not [word for word in rest if word.startswith("-")]
     assert callable(arguments.run)
+
+
+def test_the_page_on_training_has_every_key_of_a_recipe_with_its_default():
+    def keys(section: type, path: str = "") -> Iterator[tuple[str, str]]:
+        hints = typing.get_type_hints(section)
+        for field in dataclasses.fields(section):
+            if dataclasses.is_dataclass(hints[field.name]):
+                yield from keys(hints[field.name], f"{field.name}.")
+            elif field.default_factory is not dataclasses.MISSING:
+                yield path + field.name, json.dumps(field.default_factory())
+            else:
+                required = field.default is dataclasses.MISSING
+                yield path + field.name, "required" if required else json.dumps(field.default)
+
+    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| .+ \|$", page.partition("## Every key")[2], flags=re.M)
+    assert len(rows) == len(dict(rows)) and dict(rows) == dict(keys(Recipe))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_on_training_has_every_kind_of_data(kind):
+    assert re.search(rf"^\| `{kind}` \| ", (ROOT / "docs" / "training.md").read_text("utf-8"), flags=re.M)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
