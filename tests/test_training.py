@@ -49,7 +49,7 @@ def test_the_result_holds_the_averaged_weights_and_evaluation_uses_them(tmp_path
     log = [json.loads(line) for line in (recipe.folder / "log.jsonl").read_text().splitlines()]
     told = next(r["eval_mask_bound"] for r in log if "eval_mask_bound" in r)
     model = TextModel.from_pretrained(folder)
-    value, _ = bound_on(model, run.plan(recipe).held, process="mask", levels=recipe.run.eval_levels)
+    value, _ = bound_on(model, run.plan(recipe).validation, process="mask", levels=recipe.run.eval_levels)
     assert value == pytest.approx(told, abs=1e-5)  # the network has dropout: it was off
 
 
@@ -142,8 +142,8 @@ def test_a_run_starts_from_the_weights_of_a_model(tmp_path: Path) -> None:
     made = run.plan(started)
     for name, weight in model.model.state_dict().items():
         assert torch.equal(made.text_model.model.state_dict()[name], weight), name
-    assert bound_on(made.text_model, made.held, process="mask", levels=2) == bound_on(
-        model, made.held, process="mask", levels=2
+    assert bound_on(made.text_model, made.validation, process="mask", levels=2) == bound_on(
+        model, made.validation, process="mask", levels=2
     )
     again = run.train(dataclasses.replace(started, conditions={"title": 1.0}))
     assert TextModel.from_pretrained(again).told == ("form", "process", "level", "title")

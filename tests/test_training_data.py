@@ -261,7 +261,7 @@ def test_data_without_a_condition_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_windows_keep_a_text_as_it_is(tmp_path: Path) -> None:
     made = run.plan(windows_recipe(tmp_path))
-    (train,), (held,) = made.batches.groups, made.held
+    (train,), (held,) = made.batches.groups, made.validation
     read = "".join(made.text_model.decode(train.ids[:]))
     assert PROSE.startswith(read) and len(read) > 0.9 * len(PROSE)
     assert train.ids.shape[1] == 24

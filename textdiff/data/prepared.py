@@ -2,7 +2,7 @@
 
 <cache>/<key>/prepared.json   a description of the files, with the size and the checksum of each; written last
 <cache>/<key>/*.ids           token ids, row after row
-<cache>/<key>/*.told          the prefixes of the rows, where they differ
+<cache>/<key>/*.prefixes      the prefixes of the rows, where they differ
 
 The cache is $XDG_CACHE_HOME/textdiff/prepared (~/.cache without that variable), and nothing is lost if it is removed.  The
 key is a hash of the contents of the data, of the settings that touch them, and of the tokenizer.  A folder gets its name only
@@ -29,7 +29,7 @@ from textdiff.core.errors import AskedError
 from textdiff.data import sealed
 from textdiff.data.rows import Stored
 
-FORMAT = 2
+FORMAT = 3
 NAME = "prepared.json"
 WORTHWHILE = 1 << 22  # bytes of data from which on the cache is worth its space
 NEW = ".textdiff-new-"  # the names of unfinished folders begin with it

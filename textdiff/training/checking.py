@@ -115,22 +115,22 @@ def check_texts(recipe: Recipe) -> None:
             raise RecipeError(
                 f"process {name} is of images, and data.kind is {recipe.data.kind}; texts take {', '.join(TEXTS)}"
             )
-    told, model = recipe.tokenizer, recipe.model
-    if told.kind == "sentencepiece" and recipe.kind.formed:
+    tokenizer, model = recipe.tokenizer, recipe.model
+    if tokenizer.kind == "sentencepiece" and recipe.kind.formed:
         raise RecipeError(
             "tokenizer.kind sentencepiece does not go with data.kind poems: the poems of a form need equally many tokens; "
             "write tokenizer: {kind: characters}, or data.kind=windows"
         )
-    if told.path is not None and told.kind == "characters":
+    if tokenizer.path is not None and tokenizer.kind == "characters":
         raise RecipeError(
             "tokenizer.path is given, but a tokenizer of kind characters is made of the texts; leave it out, or write "
             "tokenizer.kind=pretrained"
         )
-    if told.path is not None and not Path(told.path).expanduser().exists():
+    if tokenizer.path is not None and not Path(tokenizer.path).expanduser().exists():
         raise RecipeError(
-            f"tokenizer.path is {told.path!r}, and there is no such file or folder; name a saved tokenizer"
+            f"tokenizer.path is {tokenizer.path!r}, and there is no such file or folder; name a saved tokenizer"
         )
-    if told.kind == "pretrained" and not (told.path or model.pretrained or model.init not in STARTS):
+    if tokenizer.kind == "pretrained" and not (tokenizer.path or model.pretrained or model.init not in STARTS):
         raise RecipeError(
             "tokenizer.kind is 'pretrained', but none of tokenizer.path, model.pretrained and model.init names one"
         )
@@ -138,7 +138,7 @@ def check_texts(recipe: Recipe) -> None:
         raise RecipeError(
             f"model.init is {model.init!r}; expected one of plain, statistics, packaged, or the folder of a model"
         )
-    if model.pretrained and (told.kind != "pretrained" or told.path):
+    if model.pretrained and (tokenizer.kind != "pretrained" or tokenizer.path):
         raise RecipeError(
             "model.pretrained brings its own tokenizer; write tokenizer: {kind: pretrained}, without a path"
         )
@@ -169,7 +169,7 @@ def check_images(recipe: Recipe) -> None:
     from textdiff.processes.degradations import get_degradation
     from textdiff.processes.gaussian import WEIGHTINGS
 
-    told, (process, *others) = recipe.diffusion, recipe.processes
+    diffusion, (process, *others) = recipe.diffusion, recipe.processes
     if others or process not in of_data("values"):
         raise RecipeError(
             f"processes is {', '.join(recipe.processes)}; images take one of {', '.join(of_data('values'))}"
@@ -183,19 +183,19 @@ def check_images(recipe: Recipe) -> None:
             "convolutions are trained by adamw, and not compiled; leave out optimizer.name and run.compile"
         )
     for name, value, known in (
-        ("schedule", told.schedule, SCHEDULES),
-        ("output", told.output, OUTPUTS),
-        ("weighting", told.weighting, WEIGHTINGS),
+        ("schedule", diffusion.schedule, SCHEDULES),
+        ("output", diffusion.output, OUTPUTS),
+        ("weighting", diffusion.weighting, WEIGHTINGS),
     ):
         if value not in known:
             raise RecipeError(f"diffusion.{name} is {value!r}; expected one of {', '.join(known)}")
     degrades = PROCESSES[process].degrades
-    if degrades != bool(told.degradation) or (degrades and told.output != "data"):
+    if degrades != bool(diffusion.degradation) or (degrades and diffusion.output != "data"):
         raise RecipeError(
             "process cold needs diffusion: {degradation: {name: blur}, output: data}, and only cold has a degradation"
         )
-    if told.degradation:
+    if diffusion.degradation:
         try:
-            get_degradation(told.degradation)
+            get_degradation(diffusion.degradation)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"diffusion.degradation: {error}") from error

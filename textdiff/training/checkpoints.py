@@ -29,7 +29,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says, a ful
 
 @dataclass(frozen=True)
 class Found:
-    """What a run's folder holds: the newest checkpoint that is whole, and what is to be said of the others."""
+    """What a run's folder holds: the newest checkpoint that is whole, and what is wrong with the others."""
 
     newest: Path | None
     damaged: tuple[str, ...]  # of the checkpoints that are newer: what is wrong with each
@@ -60,7 +60,7 @@ def find(run: Path) -> Found:
 
 
 def about(checkpoint: Path) -> dict[str, Any]:
-    """What was said of a checkpoint when it was written: step, seconds, tokens, data."""
+    """What a checkpoint says of itself: step, seconds, tokens, data."""
     return sealed.about(checkpoint, NAME)
 
 
@@ -89,8 +89,8 @@ def room(run: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        found = re.search(r"os error ([0-9]+)", str(error))  # how safetensors passes on what the system said
-        number = int(found[1]) if found else getattr(error, "errno", None)
+        match = re.search(r"os error ([0-9]+)", str(error))  # how safetensors passes on what the system said
+        number = int(match[1]) if match else getattr(error, "errno", None)
         if number not in FULL:
             raise
         raise TextdiffError(

@@ -8,7 +8,8 @@ Levels are stratified over the whole step,
 
 so that each text's level is uniform on 1 … n and a step holds every band of levels.
 
-A step is told a title, a dynasty, or not, as a whole: a slot of the prefix that no text of it fills costs nothing.
+A whole step is given its texts' titles, or none of them, and the same holds for the dynasties: a slot of the prefix that no text
+of the step fills costs nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ class Group:
     """All texts of one length and one form.  The rows of `ids` and `condition` may stay in a file (rows.py)."""
 
     ids: Any  # (N, L)
-    condition: Any  # (N, P) prefix tokens, the conditions of the recipe said
+    condition: Any  # (N, P) prefix tokens, with the conditions of the recipe
     free: Tensor  # (L,) bool
-    seeds: Tensor | None = None  # (N,) what each is always corrupted with (reflow.py); None: anew in every epoch
+    seeds: Tensor | None = (
+        None  # (N,) what each text is always corrupted with (reflow.py); None where every epoch draws anew
+    )
 
 
 class Examples(NamedTuple):
@@ -45,12 +48,12 @@ class Examples(NamedTuple):
 
     model: Model  # before training
     train: list[Group]
-    held: list[Group]  # held out
-    unknown: float | None = None  # of texts: the share of the tokens that the vocabulary does not know
+    validation: list[Group]
+    unknown: float | None = None  # the share of the tokens that the vocabulary does not know; None of images
 
 
 def unsaid(condition: Tensor, prefix: Sequence[str], slots: Collection[str], pad: int) -> Tensor:
-    """`condition` (B, P) with nothing said in the slots named."""
+    """`condition` (B, P) with the slots of these names left empty."""
     columns = [k for k, slot in enumerate(prefix) if slot in slots]
     return condition.index_fill(1, torch.tensor(columns, dtype=torch.long, device=condition.device), pad)
 
@@ -70,10 +73,12 @@ class MicroBatches:
     pieces: int
     steps: int
     seed: int
-    conditions: dict[str, float] = field(default_factory=dict)  # how likely a step is told a title, a dynasty
+    conditions: dict[str, float] = field(default_factory=dict)  # the share of the steps that are given each
     prefix: tuple[str, ...] = ()
     pad: int = 0
-    known: Callable[[Tensor], Tensor] | None = None  # seeds (B,) -> bool like free: what an example is shown
+    known: Callable[[Tensor], Tensor] | None = (
+        None  # seeds (B,) -> bool like free: the places that an example sees clean
+    )
     _orders: dict[int, tuple[int, Tensor]] = field(default_factory=dict, init=False)  # group -> epoch, its order in it
 
     def __len__(self) -> int:
@@ -94,7 +99,7 @@ class MicroBatches:
         raise AssertionError("an epoch has as many slots as steps")
 
     def _order_in(self, epoch: int, g: int, n: int) -> Tensor:
-        """The order of the n texts of group g in an epoch (-1: of the steps of all groups); one of each is kept."""
+        """The order of the n texts of group g in an epoch (-1 stands for the steps of all groups); the last one is remembered."""
         if self._orders.get(g, (-1,))[0] != epoch:
             self._orders.pop(g, None)
             self._orders[g] = epoch, _order(n, self.seed, epoch, g)
@@ -110,7 +115,7 @@ class MicroBatches:
         return max(self.shares, key=self.shares.__getitem__)
 
     def silent(self, step: int) -> set[str]:
-        """The conditions that a step is not told."""
+        """The conditions that a step is not given."""
         epoch, _, _ = self.plan(step)
         draws = Rng([example_seed(self.seed, epoch, -3, step)]).uniform(len(CONDITIONS))[0]
         return {k for k, draw in zip(CONDITIONS, draws, strict=True) if draw >= self.conditions.get(k, 1.0)}

@@ -27,7 +27,7 @@ def weighted_nll(
     condition: Any = None,
     previous: Tensor | None = None,
 ) -> Tensor:
-    """Σ w_i · −log q_i(x0_i) over the batch, nats; the predictor is asked only where w > 0."""
+    """Σ w_i · −log q_i(x0_i) over the batch, nats; the predictor is called for the positions with w > 0 alone."""
     weights = process.weights(x_t, t)
     at = positions_of(weights > 0)
     return predictor(Query(x_t, t, at=at, condition=condition, previous=previous)).weighted_nll(x0, weights)
@@ -37,15 +37,15 @@ def weighted_nll(
 def guessed(
     predictor: Predictor, process: Process, x_t: Tensor, t: Tensor, condition: Any, share: float, seeds: Tensor
 ) -> Tensor | None:
-    """A first draft of the rows that are told one, a `share` of them by their seeds (Chen, Zhang and Hinton, 2022).
+    """A first draft for a `share` of the rows, which their seeds choose (Chen, Zhang and Hinton, 2022).
 
-    In the other rows stands what the predictor knows without being asked.
+    The other rows hold what the predictor knows without a call of the network.
     """
     if not share:
         return None
     rng = Rng(seeds, stream=1, device=x_t.device)
-    told = (process.weights(x_t, t) > 0) & (rng.uniform(1) < share)
-    return predictor(Query(x_t, t, at=positions_of(told), condition=condition)).draw(rng=rng)
+    drafted = (process.weights(x_t, t) > 0) & (rng.uniform(1) < share)
+    return predictor(Query(x_t, t, at=positions_of(drafted), condition=condition)).draw(rng=rng)
 
 
 def corrupted(process: Process, x0: Tensor, t: Tensor, seeds: Tensor) -> Tensor:
@@ -70,8 +70,8 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """(1) for one piece of a step that holds `positions` free positions in all.
 
-        `seeds` (B,) are what each example is corrupted with, here and not in the data, as an encoder may be part of what
-        is trained; `dropout` seeds the network's own draws.
+        `seeds` (B,) are what each example is corrupted with.  That happens here and not in the data, because an encoder may be
+        part of what is trained.  `dropout` seeds the draws of the network itself.
         """
         torch.manual_seed(dropout)
         predictor, forward = self.predictors[process], self.processes[process]

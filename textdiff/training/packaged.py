@@ -1,4 +1,4 @@
-"""The recipes that travel with the package, and the small data that they learn from: found by name, from any folder."""
+"""The recipes that travel with the package, and the small data that they learn from, by name and from any folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def names() -> list[str]:
 def summary(name: str) -> str:
     """The first sentence of what a recipe says that it gives."""
     text = (home() / f"{name}.yaml").read_text(encoding="utf-8")
-    found = re.match(r"# What:(.*\n(?:#  .*\n)*)", text)
-    said = " ".join(found[1].replace("\n#", " ").split()) if found else ""
-    return re.split(r"[.;](?= |$)", said)[0]
+    match = re.match(r"# What:(.*\n(?:#  .*\n)*)", text)
+    sentences = " ".join(match[1].replace("\n#", " ").split()) if match else ""
+    return re.split(r"[.;](?= |$)", sentences)[0]
 
 
 def find(recipe: str | Path) -> Path:

@@ -30,12 +30,12 @@ class Plan:
 
     text_model: Model
     batches: MicroBatches
-    held: list[Group]  # with the conditions said
+    validation: list[Group]  # with their conditions
     parameters: int
     texts: int
-    tokens: int  # over the whole run, in texts, without prefixes; values, of images
-    data: str  # the fingerprint of what is learnt from: what a resumed run must have again
-    unknown: float | None  # of texts: the share of the tokens that the vocabulary does not know
+    tokens: int  # over the whole run, without prefixes; of images, values
+    data: str  # the fingerprint of the training data, which a resumed run must have again
+    unknown: float | None  # the share of the tokens that the vocabulary does not know; None of images
 
 
 def plan(recipe: Recipe, log: Log = silent) -> Plan:
@@ -130,7 +130,7 @@ def dry_run(recipe: Recipe, log: Log = silent) -> dict[str, Any]:
         "parameters": made.parameters,
         "vocabulary": vocabulary(made),
         "texts": made.texts,
-        "validation_texts": sum(len(g.ids) for g in made.held),
+        "validation_texts": sum(len(g.ids) for g in made.validation),
         "unknown_tokens": None if made.unknown is None else f"{made.unknown:.2%}",
         "steps": recipe.run.steps,
         "steps_per_epoch": made.batches.steps_per_epoch(),
@@ -166,7 +166,7 @@ def _process_bytes() -> int:
 
 def _data_bytes(made: Plan) -> int:
     """What stays in memory of the data: rows that are in no file, and the order in which an epoch shows the texts."""
-    tables: list[Any] = [t for g in (*made.batches.groups, *made.held) for t in (g.ids, g.condition)]
+    tables: list[Any] = [t for g in (*made.batches.groups, *made.validation) for t in (g.ids, g.condition)]
     rows = sum(t.untyped_storage().nbytes() for t in tables if isinstance(t, Tensor))
     return int(rows) + 4 * made.texts
 

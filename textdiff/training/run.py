@@ -27,7 +27,7 @@ __all__ = ["Stopped", "dry_run", "leader", "plan", "train"]
 
 
 class Stopped(TextdiffError):
-    """The run was asked to stop by a signal, and has stopped: what is left of it, and how to go on."""
+    """A signal has stopped the run; the message says what is left of it, and how to go on."""
 
     def __init__(self, message: str, signal: signal.Signals):
         TextdiffError.__init__(self, message)
@@ -75,7 +75,7 @@ def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path 
         + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
     previews = attribute(recipe.kind.previews)(recipe, folder, log)
-    trainer = DiffusionTrainer(made.text_model, recipe, made.batches, made.held, log, previews, made.data)
+    trainer = DiffusionTrainer(made.text_model, recipe, made.batches, made.validation, log, previews, made.data)
     with trainer.keeper.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step, stopped = trainer.state.global_step, trainer.keeper.stopped

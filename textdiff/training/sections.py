@@ -18,7 +18,7 @@ class Kind:
 
     summary: str
     conditions: tuple[str, ...]  # slots of the prefix that a step may fill
-    check: str  # (recipe): RecipeError for what does not go with it
+    check: str  # (recipe) raises RecipeError for what does not go with this kind
     read: str  # (recipe, log) -> (network, what is learnt from, what is held out)
     previews: str  # (recipe, folder, log) -> (model, groups, step), which shows samples
     card: str  # (recipe, plan, seconds, tokens, bounds) -> the model card
@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Data:
-    """What is learnt from."""
+    """What the run learns from, and what it is evaluated on."""
 
     # Texts as data/records.py reads them: JSON Lines, plain text, csv, Parquet, a folder of `datasets` or a data set of the
     # hub.  Images as data/image_data.py reads them.
@@ -106,7 +106,7 @@ class Model:
     )
     schedule: str | None = None  # of the embedding process; None: that of init, or sqrt
     factor: float | None = None  # of its signal; None: that of init, or 3.6/√(width)
-    self_conditioning: float = 0.0  # share of the embedding process's examples that are told a first guess (reading.py)
+    self_conditioning: float = 0.0  # share of the embedding process's examples that come with a first draft (loss.py)
 
 
 @dataclass(frozen=True)
@@ -155,12 +155,14 @@ class Recipe:
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     processes: dict[str, float] = field(default_factory=lambda: {"mask": 1.0})  # name -> share of the steps
-    conditions: dict[str, float] = field(default_factory=dict)  # title, dynasty, label -> share of the steps told it
+    conditions: dict[str, float] = field(
+        default_factory=dict
+    )  # title, dynasty, label -> share of the steps that are given it
     diffusion: Diffusion = field(default_factory=Diffusion)  # what the process of images is built from
     optimizer: Optimizer = Optimizer()
     run: Run = Run()
     defaults: dict[str, Any] = field(default_factory=dict)  # the sampler's, saved with the model
-    out: str | None = None  # None: runs/<name>
+    out: str | None = None  # None means runs/<name>
 
     @property
     def folder(self) -> Path:
@@ -171,8 +173,8 @@ class Recipe:
         return KINDS[self.data.kind]
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """The conditions that some steps are told."""
+    def conditioned(self) -> tuple[str, ...]:
+        """The conditions that some steps are given."""
         return tuple(name for name, share in self.conditions.items() if share)
 
 

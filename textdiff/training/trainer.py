@@ -85,8 +85,9 @@ def loss_on(text_model: Model, groups: list[Group], *, process: str, levels: int
             for level in range(levels):
                 t = free[rows].double() * ((level + 0.5) / levels)
                 seeds = rows + (seed + level * len(ids))
-                x_t, told = corrupted(forward, ids[rows], t, seeds), group.condition[:].to(ids.device)[rows]
-                total += weighted_nll(predictor, forward, ids[rows], x_t, t, told) / levels
+                x_t = corrupted(forward, ids[rows], t, seeds)
+                condition = group.condition[:].to(ids.device)[rows]
+                total += weighted_nll(predictor, forward, ids[rows], x_t, t, condition) / levels
             totals.append(total)
             counts.append(ids[rows].numel())
     return ratio(torch.stack(totals), torch.tensor(counts))
@@ -113,7 +114,7 @@ class DiffusionTrainer(Trainer):
         text_model: Model,
         recipe: Recipe,
         batches: MicroBatches,
-        held: list[Group],
+        validation: list[Group],
         log: Log,
         previews: Callable[[Any, list[Group], int], None],
         data: str,
@@ -123,12 +124,12 @@ class DiffusionTrainer(Trainer):
         text_model = text_model.to(args.device)
         self.text_model, self.recipe = text_model, recipe
         slots, pad = text_model.prefix, text_model.pad_id
-        bare = [replace(g, condition=unsaid(g.condition, slots, recipe.told, pad)) for g in held]
-        self.held = {"": bare} | ({"_told": held} if recipe.told else {})
+        bare = [replace(g, condition=unsaid(g.condition, slots, recipe.conditioned, pad)) for g in validation]
+        self.validation = {"": bare} | ({"_told": validation} if recipe.conditioned else {})
         self.report, self.previews, self.data = log, previews, data
         decay = recipe.optimizer.ema
         self.ema = AveragedModel(text_model.model, multi_avg_fn=averaging(decay)) if decay else None
-        if recipe.run.compile:  # all widths by one code; the averaged weights are a network of their own
+        if recipe.run.compile:  # all widths by one code; the averaged weights are another network
             network: Any = text_model.model
             network.base_model.compile(dynamic=True)
         self.seconds = 0.0  # of training, over all starts
@@ -178,16 +179,16 @@ class DiffusionTrainer(Trainer):
         return self.lr_scheduler
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """What `held_out` finds for each process, with the averaged weights; "told" is with the conditions said."""
+        """What `held_out` gives for each process, with the averaged weights; "_told" marks texts with their conditions."""
         model = self.averaged()
         metrics: dict[str, float] = {}
         for process in self.text_model.processes:
-            for name, groups in self.held.items():
-                found = held_out(model, groups, process=process, levels=self.recipe.run.eval_levels)
-                metrics |= {f"eval_{process}{name}_{what}": value for what, value in found.items()}
+            for name, groups in self.validation.items():
+                measured = held_out(model, groups, process=process, levels=self.recipe.run.eval_levels)
+                metrics |= {f"eval_{process}{name}_{what}": value for what, value in measured.items()}
         self.log(metrics)
         if self.args.should_save:
-            self.previews(model, self.held[""], self.state.global_step)
+            self.previews(model, self.validation[""], self.state.global_step)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -218,7 +219,7 @@ class DiffusionTrainer(Trainer):
         network: Any = self.text_model.model
         weights = load_file(
             next(Path(resume_from_checkpoint).glob("*model.safetensors"))
-        )  # diffusers has its own prefix
+        )  # diffusers puts another word before it
         tied = set(network.state_dict()) - set(weights)  # safetensors keeps one of each tied pair
         try:
             missing, unexpected = network.load_state_dict(weights, strict=False)
@@ -358,7 +359,7 @@ def duration(seconds: float) -> str:
 
 
 def arguments(recipe: Recipe) -> TrainingArguments:
-    """Trainer's own settings, as far as the recipe decides them."""
+    """The settings of Trainer, as far as the recipe decides them."""
     run = recipe.run
     return TrainingArguments(
         output_dir=str(recipe.folder),

@@ -31,13 +31,13 @@ HOLES = 1 << 17  # the stream that the known regions of examples are drawn from
 def read(recipe: Recipe, log: Log = silent) -> Examples:
     """(the network before training, what is learnt from, what is held out)."""
     data = recipe.data
-    found = read_images(
+    images = read_images(
         data.train, size=data.size, channels=data.channels, image=data.image, label=data.label, limit=data.limit
     )
-    if recipe.told and found.labels is None:
+    if recipe.conditioned and images.labels is None:
         raise RecipeError(f"conditions has 'label', but the images of {data.train!r} have none; leave it out")
-    names = found.names if recipe.told else ()
-    channels, height, width = found.x.shape[1:]
+    names = images.names if recipe.conditioned else ()
+    channels, height, width = images.x.shape[1:]
     shape = (channels, height, width)
     torch.manual_seed(recipe.run.seed)
     try:
@@ -49,19 +49,19 @@ def read(recipe: Recipe, log: Log = silent) -> Examples:
         processes=tuple(recipe.processes),
         shape=shape,
         classes=names,
-        bins=found.bins,
+        bins=images.bins,
         diffusion=recipe.diffusion,
         defaults=recipe.defaults,
         name=recipe.name,
     )
-    train, held = (_group(found.of(part), model) for part in ("train", "validation"))
-    for part, group in (("train", train), ("validation", held)):
+    train, validation = (_group(images.of(part), model) for part in ("train", "validation"))
+    for part, group in (("train", train), ("validation", validation)):
         if not len(group.ids):
             raise RecipeError(f"no image of {data.train!r} falls into the {part} part; give more images")
     few = slice(recipe.run.eval_texts)
-    held = Group(held.ids[few], held.condition[few], held.free)
+    validation = Group(validation.ids[few], validation.condition[few], validation.free)
     labels = train.condition[:, 0] if names else None
-    return Examples(model.fitted(train.ids, labels), [train], [held])
+    return Examples(model.fitted(train.ids, labels), [train], [validation])
 
 
 def _group(images: Images, model: ImageModel) -> Group:

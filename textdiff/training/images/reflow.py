@@ -52,7 +52,7 @@ def pairs(
     `shape` is (C, H, W) or (D,), condition (N, …).  A pair depends on its own seed and condition alone.  `step` None is DDIM.
     """
     levels = list(levels)
-    found = []
+    drawn = []
     for index in torch.arange(len(seeds), device=seeds.device).split(rows):
         part = seeds[index]
         given = torch.zeros(len(part), *shape, device=seeds.device)
@@ -70,8 +70,8 @@ def pairs(
         )
         for state in states:
             last = state
-        found.append(last.x)
-    return torch.cat(found)
+        drawn.append(last.x)
+    return torch.cat(drawn)
 
 
 def bend(states: Iterable[State]) -> Tensor:
@@ -93,7 +93,7 @@ def bend(states: Iterable[State]) -> Tensor:
 def read(recipe: Recipe, log: Log = silent) -> Examples:
     """(the model of data.train, to be trained on; its pairs; more of them, held out).
 
-    Each class is told as often as the others.  Pair k depends on run.seed and k alone, so a resumed run draws them again.
+    Each class is drawn as often as the others.  Pair k depends on run.seed and k alone, so a resumed run draws them again.
     """
     data = recipe.data
     model = ImageModel.from_pretrained(data.train)
@@ -104,8 +104,8 @@ def read(recipe: Recipe, log: Log = silent) -> Examples:
         )
     if tuple(recipe.processes) != model.processes:
         raise RecipeError(f"model {model.name} is of process {name}; write processes: {{{name}: 1.0}}")
-    held = int(n * data.holdout)
-    if not 0 < held < n:
+    out = int(n * data.holdout)  # pairs that are held out
+    if not 0 < out < n:
         raise RecipeError(
             f"of {n} pairs (data.limit), {data.holdout} (data.holdout) are held out; leave some on either side"
         )
@@ -121,6 +121,6 @@ def read(recipe: Recipe, log: Log = silent) -> Examples:
         condition=condition,
     )
     free = torch.ones(1, *model.shape[1:], dtype=torch.bool)
-    parts = [Group(x0[rows], condition[rows], free, seeds[rows]) for rows in (slice(held, n), slice(held))]
+    parts = [Group(x0[rows], condition[rows], free, seeds[rows]) for rows in (slice(out, n), slice(out))]
     defaults = recipe.defaults or model.defaults
     return Examples(replace(model, name=recipe.name, defaults=defaults, analytic=None), parts[:1], parts[1:])

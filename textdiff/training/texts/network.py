@@ -38,26 +38,26 @@ def start_of(recipe: Recipe) -> TextModel | None:
     return None if start in STARTS else TextModel.from_pretrained(None if start == "packaged" else start)
 
 
-def tokenizer_of(recipe: Recipe, found: TextModel | None, told: Any) -> Any:
-    """The tokenizer that the texts are tokenised with; `told` is what `Preparation` has made of them for it."""
-    if found is not None and recipe.tokenizer == Tokenizer("pretrained"):
-        return found.tokenizer
+def tokenizer_of(recipe: Recipe, start: TextModel | None, made: Any) -> Any:
+    """The tokenizer that the texts are tokenised with; `made` is what `Preparation` makes of the texts for it."""
+    if start is not None and recipe.tokenizer == Tokenizer("pretrained"):
+        return start.tokenizer
     if recipe.tokenizer.kind == "pretrained":
         return transformers.AutoTokenizer.from_pretrained(recipe.tokenizer.path, trust_remote_code=False)
     specials = specials_of(recipe)
     if recipe.tokenizer.kind == "characters":
-        return character_tokenizer(told, specials)
-    return sentencepiece_tokenizer(model=recipe.tokenizer.path or bytes.fromhex(told), specials=specials)
+        return character_tokenizer(made, specials)
+    return sentencepiece_tokenizer(model=recipe.tokenizer.path or bytes.fromhex(made), specials=specials)
 
 
-def network(recipe: Recipe, tokenizer: Any, found: TextModel | None) -> TextModel:
-    """The network that speaks with `tokenizer`, before any start from statistics; `told` has the recipe's conditions."""
+def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextModel:
+    """The network that speaks with `tokenizer`, before any start from statistics; its slots include the conditions of the recipe."""
     poems = recipe.kind.formed
     prefix: tuple[str, ...] = ()
     if "[level-0]" in tokenizer.get_vocab():
         prefix = POEM_PREFIX if poems else ("process", "level")
-    if found and (recipe.model.pretrained or not recipe.model.config):
-        model, prefix = found.model, found.prefix
+    if start and (recipe.model.pretrained or not recipe.model.config):
+        model, prefix = start.model, start.prefix
     else:
         longest = max(f.length for f in FORMS.values()) if poems else recipe.data.length
         before, after = frame(tokenizer)
@@ -72,9 +72,9 @@ def network(recipe: Recipe, tokenizer: Any, found: TextModel | None) -> TextMode
             raise RecipeError(
                 f"model.config.vocab_size is {config.vocab_size}, and the tokenizer has {len(tokenizer)} tokens; leave it out"
             )
-    if found:
-        start_from_model(model, tokenizer, prefix, found)
-    for name in recipe.told:
+    if start:
+        start_from_model(model, tokenizer, prefix, start)
+    for name in recipe.conditioned:
         if name not in prefix:
             raise RecipeError(
                 f"conditions has {name!r}, but the network has no slot for it; leave it out of conditions"
@@ -84,33 +84,33 @@ def network(recipe: Recipe, tokenizer: Any, found: TextModel | None) -> TextMode
         tokenizer,
         processes=tuple(recipe.processes),
         prefix=prefix,
-        told=(*USUALLY_TOLD, *(found.told if found else ()), *recipe.told),
-        defaults=recipe.defaults or (found.defaults if found else {}),
+        told=(*USUALLY_TOLD, *(start.told if start else ()), *recipe.conditioned),
+        defaults=recipe.defaults or (start.defaults if start else {}),
         name=recipe.name,
-        schedule=recipe.model.schedule or (found.schedule if found else None),
-        factor=recipe.model.factor or (found.factor if found else None),
+        schedule=recipe.model.schedule or (start.schedule if start else None),
+        factor=recipe.model.factor or (start.factor if start else None),
         self_conditioning=recipe.model.self_conditioning,
     )
 
 
 def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:
     """The configuration of the network; RecipeError where the recipe's `model` section says something it cannot be."""
-    kind, told = recipe.model.type, recipe.model.config
+    kind, keys = recipe.model.type, recipe.model.config
     if kind not in HEADS:
         raise RecipeError(f"model.type is {kind!r}; expected one of {', '.join(sorted(HEADS))}")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")}
     plain = transformers.AutoConfig.for_model(kind)
     known = {*plain.to_dict(), "attn_implementation"}
-    for key in told:
+    for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise RecipeError(
                 f"unknown key {f'model.config.{key}'!r} for {kind}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
-    own = {key: value for key, value in ids.items() if key in known}
+    special = {key: value for key, value in ids.items() if key in known}
     try:
         return transformers.AutoConfig.for_model(
-            kind, **{"vocab_size": len(tokenizer), "max_position_embeddings": positions, **own, **told}
+            kind, **{"vocab_size": len(tokenizer), "max_position_embeddings": positions, **special, **keys}
         )
     except Exception as error:  # transformers checks types and sizes with errors of several kinds
         raise _impossible(recipe, error) from error

@@ -1,4 +1,4 @@
-"""Poems to learn from: each a text of its form, with the title and the dynasty that the network may be told."""
+"""Poems to learn from: each a text of its form, with the title and the dynasty that the network may be given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from textdiff.verse.forms import FORMS, get_form, guess_form
 
 @dataclass(frozen=True)
 class Text:
-    """One text of a corpus, and what the network may be told of it."""
+    """One text of a corpus, and what the network may be given with it."""
 
     text: str
     form: str | None = None
@@ -56,14 +56,14 @@ def _poem(record: Record, conditions: Collection[str]) -> Text:
         form = (FORMS.get(name) or get_form(str(name))) if name else guess_form(text)
         if form is None:
             raise AskedError(f"{text[:24]!r} has the shape of no form; prepare the file first, or use kind: windows")
-        told = {key: _told(key, record.get(key)) for key in conditions}
-        return Text("".join(form.split(text)), form.name, **told)
+        conditions_ = {key: _condition(key, record.get(key)) for key in conditions}
+        return Text("".join(form.split(text)), form.name, **conditions_)
     except ValueError as error:
         raise AskedError(f"{record.place}: {error}") from error
 
 
-def _told(name: str, value: Any) -> str | None:
-    """A title or dynasty that can be told; None where there is none, or no Chinese character in it."""
+def _condition(name: str, value: Any) -> str | None:
+    """A title or dynasty that a slot can hold; None where there is none, or no Chinese character in it."""
     if value is None or value == "":
         return None
     if not isinstance(value, str):

@@ -1,6 +1,6 @@
 """The files of ids that the texts of a recipe become, without ever holding more of the texts than a piece.
 
-Text is read as often as it takes (to count its characters, to make a tokenizer, to tokenise it), rather than held.
+Text is read as often as it takes (to count its characters, to make a tokenizer, to tokenise it), and never held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Writer:
         if ids.shape[1] != about["length"]:
             raise RecipeError(f"poems of form {form} have {about['length']} and {ids.shape[1]} tokens; {EQUALLY_MANY}")
         about["rows"] += len(ids)
-        for ending, table in (("ids", ids), ("told", condition)):
+        for ending, table in (("ids", ids), ("prefixes", condition)):
             if table is not None:
                 about[ending] = f"{name}.{ending}"
                 with (self.folder / about[ending]).open("ab") as file:
@@ -227,7 +227,7 @@ class Preparation:
         """The poems of a file, written to `path`, so that they are taken apart once."""
         low, high = 1.0, 0.0
         with path.open("w", encoding="utf-8") as file:
-            for text in poems(located(source), limit, self.recipe.told, self.recipe.data.column, self.log):
+            for text in poems(located(source), limit, self.recipe.conditioned, self.recipe.data.column, self.log):
                 place = place_of(text.text)
                 low, high = min(low, place), max(high, place)
                 json.dump([place, text.text, text.form, text.title, text.dynasty], file, ensure_ascii=False)
@@ -236,9 +236,9 @@ class Preparation:
 
     def _conditions(self, text_model: TextModel, form: str | None, rows: list[Text]) -> np.ndarray | None:
         """The prefixes of poems; None where they are all alike."""
-        if not self.recipe.told:
+        if not self.recipe.conditioned:
             return None
-        slots: Any = {name: [getattr(t, name) for t in rows] for name in self.recipe.told}
+        slots: Any = {name: [getattr(t, name) for t in rows] for name in self.recipe.conditioned}
         if "form" in text_model.prefix:
             slots["form"] = form
         return text_model.condition(len(rows), **slots).cpu().numpy()

@@ -1,6 +1,6 @@
 """The texts of a recipe: read, split, given a tokenizer, tokenised, and grouped by length.
 
-Whatever is held at once is a piece: the text itself goes from file to file (prepared.py, rows.py).
+One piece at a time is in memory: the text itself goes from file to file (prepared.py, rows.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from textdiff.training.trainer import Log, silent
 
 
 def read(recipe: Recipe, log: Log = silent) -> Examples:
-    """The network before training, and the rows of token ids that it learns from and is held to."""
+    """The network before training, and the rows of token ids that it learns from and is evaluated on."""
     start = start_of(recipe)
     data = prepared.get(_key(recipe, start), Preparation(recipe, start, log).make, keep=_large(recipe), log=log)
     text_model = network(recipe, tokenizer_of(recipe, start, data.about["tokenizer"]), start)
@@ -73,11 +73,15 @@ def _key(recipe: Recipe, start: TextModel | None) -> str:
         for path in _files(source):
             with path.open("rb") as file:
                 contents.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
-    settings = [data.kind, data.length, data.holdout, data.limit, data.column, recipe.told]
+    settings = [data.kind, data.length, data.holdout, data.limit, data.column, recipe.conditioned]
     speech: list[Any] = [vars(recipe.tokenizer)]
-    for tokenizer, told in [(start.tokenizer, start.told)] if start else []:
+    for tokenizer, slots in [(start.tokenizer, start.told)] if start else []:
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        speech += [backend.to_str() if backend else sorted(tokenizer.get_vocab().items()), told, start and start.prefix]
+        speech += [
+            backend.to_str() if backend else sorted(tokenizer.get_vocab().items()),
+            slots,
+            start and start.prefix,
+        ]
     if recipe.tokenizer.path:
         path = Path(recipe.tokenizer.path).expanduser()
         files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file() and "token" in p.name)
@@ -90,8 +94,8 @@ def _group(text_model: TextModel, data: prepared.Prepared, table: dict[str, Any]
     shape = table["rows"], table["length"]
     form = {"form": table["form"]} if "form" in text_model.prefix else {}
     condition: Any = text_model.condition(1, **form).expand(shape[0], -1)
-    if "told" in table:
-        condition = Rows(data.files[table["told"]], table["kind"], (shape[0], len(text_model.prefix)))
+    if "prefixes" in table:
+        condition = Rows(data.files[table["prefixes"]], table["kind"], (shape[0], len(text_model.prefix)))
     free = torch.ones(table["length"], dtype=torch.bool)
     return Group(Rows(data.files[table["ids"]], table["kind"], shape), condition, free)
 

@@ -38,24 +38,24 @@ GAIN = 12.0  # of the peak of (1), in logits
 OFFSETS = (-1, 1, -2, 2, None, -5, 5, -7, 7)  # None: a head without a fixed offset
 
 
-def start_from_model(network: Any, tokenizer: Any, prefix: tuple[str, ...], found: TextModel) -> None:
-    """Give `network` the weights of `found`; ValueError where the two speak differently or differ in shape."""
-    if tokenizer.get_vocab() != found.tokenizer.get_vocab():
+def start_from_model(network: Any, tokenizer: Any, prefix: tuple[str, ...], start: TextModel) -> None:
+    """Give `network` the weights of `start`; ValueError where the two differ in vocabulary, prefix or shape."""
+    if tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise AskedError(
-            f"model {found.name} has a vocabulary of its own ({len(found.tokenizer)} tokens, these data give "
+            f"model {start.name} has another vocabulary ({len(start.tokenizer)} tokens, these data give "
             f"{len(tokenizer)}); to take it over, write tokenizer: {{kind: pretrained}}"
         )
-    if prefix != found.prefix:
+    if prefix != start.prefix:
         raise AskedError(
-            f"model {found.name} is told {', '.join(found.prefix) or 'nothing'} before the text, these data are told "
+            f"model {start.name} has {', '.join(start.prefix) or 'nothing'} before the text, these data have "
             f"{', '.join(prefix) or 'nothing'}; start from a model of the same kind of data"
         )
     try:
-        network.load_state_dict(found.model.state_dict())
+        network.load_state_dict(start.model.state_dict())
     except RuntimeError as error:
         raise AskedError(
-            f"model {found.name} is another network than model.type and model.config say; leave out model.config to take "
-            f"over its own"
+            f"model {start.name} is another network than model.type and model.config say; leave out model.config to take "
+            f"over that of the model"
         ) from error
     network.tie_weights()
 
