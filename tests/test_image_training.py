@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_images import COLD, TINY, digits, folder_of, model
+from test_image_data import folder_of
+from test_images import COLD, TINY, digits, model
 
 from textdiff.core.errors import AskedError, RecipeError
 from textdiff.core.likelihood import nelbo
