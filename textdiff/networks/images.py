@@ -185,8 +185,8 @@ class ImageModel:
         degrading = [name for name in self.processes if PROCESSES[name].degrades]
         if not degrading:
             return self
-        process: Any = replace(self, terminal=None).process(degrading[0])
-        ends = process.degrade(x0, torch.ones(len(x0), 1, 1, 1, dtype=torch.float64)).flatten(1)
+        degrade = self.degrade or get_degradation(self.diffusion.degradation)
+        ends = degrade(x0, torch.ones(len(x0), 1, 1, 1, dtype=torch.float64)).flatten(1)
         of_class = [] if labels is None else [ends[labels == k] for k in range(len(self.classes))]
         laws = [gaussian(part) for part in (*of_class, ends)]
         mean, basis = (torch.stack(parts) for parts in zip(*laws, strict=True))

@@ -15,7 +15,7 @@ from textdiff.core.contracts import Query, spread
 from textdiff.core.predictions import Normal, ValuePredictor
 
 # (depth in [0, 1], level (B,)) -> ρ, a number or (B,); depth 0 is the lowest decoder block, 1 the one before the output
-Factor = Callable[[float, Tensor], Any]
+Factor = Callable[[float, Tensor], float | Tensor]
 
 
 def across(bottom: float, top: float, *, clean: float | None = None) -> Factor:
@@ -24,14 +24,16 @@ def across(bottom: float, top: float, *, clean: float | None = None) -> Factor:
     With `clean` this holds at level 1, and ρ goes evenly to `clean`, the same for all blocks, at level 0.
     """
 
-    def factor(depth: float, t: Tensor) -> Any:
+    def factor(depth: float, t: Tensor) -> float | Tensor:
         rho = bottom + depth * (top - bottom)
         return rho if clean is None else clean + t * (rho - clean)
 
     return factor
 
 
-def skip_tuned(predictor: ValuePredictor, blocks: Sequence[Any], factor: float | Factor) -> ValuePredictor:
+def skip_tuned(
+    predictor: ValuePredictor, blocks: Sequence[nn.Module] | nn.ModuleList, factor: float | Factor
+) -> ValuePredictor:
     """`predictor` with the skips into `blocks`, the `up_blocks` of the U-Net inside it, multiplied by `factor`.
 
     1 changes nothing, bit for bit.  The hooks stand for the length of a call, and fall whatever happens in it; two
@@ -63,6 +65,6 @@ def skip_tuned(predictor: ValuePredictor, blocks: Sequence[Any], factor: float |
     return predict
 
 
-def _like(amount: Any, x: Tensor) -> Any:
+def _like(amount: float | Tensor, x: Tensor) -> float | Tensor:
     """A number as it is; (B,) shaped and typed to go with x."""
     return spread(amount, x).to(x.dtype) if isinstance(amount, Tensor) else amount
