@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_images import model as image_model
+from small_images import model as image_model
 from tiny import poem_model, saved
 
 import textdiff

@@ -173,7 +173,7 @@ def test_the_first_loss_that_is_not_finite_stops_the_run(
     shutil.rmtree(recipe.folder / "model")
     longer = load(tmp_path / "tiny.yaml", ["run.steps=40", "run.save_every=1", "run.keep=2"])
     made = run.plan(longer)
-    monkeypatch.setattr(run, "plan", lambda recipe: made)
+    monkeypatch.setattr(run, "plan", lambda recipe, log: made)
 
     def lose(line: str) -> None:
         if line.startswith("step 8/"):

@@ -224,7 +224,7 @@ def test_texts_and_overrides_may_stand_behind_flags(run, poems, tmp_path):
     code, out, _ = run("fill", "床前□□光", "--model", poems, "白日依山_")
     assert code == 0 and len(out.splitlines()) == 2
     code, _, err = run("train", "absent.yaml", "--dry-run", "run.steps=3")
-    assert code == 2 and "recipe 'absent.yaml' cannot be read" in err
+    assert code == 2 and "there is no recipe 'absent.yaml'" in err
     code, _, err = run("train", "absent.yaml", "--dry", "run.steps=3")
     assert (code, err) == (2, "textdiff: unrecognized arguments: --dry; see 'textdiff train --help'\n")
 
@@ -276,7 +276,7 @@ def test_bench_times_samplers_against_the_plain_loop(run):
         (["score", "--file", "absent.txt"], "'absent.txt' cannot be read (No such file or directory)"),
         (["evaluate", "absent.jsonl"], "'absent.jsonl' cannot be read"),
         (["evaluate", os.devnull], "is empty; pass at least one text"),
-        (["train", "absent.yaml"], "recipe 'absent.yaml' cannot be read"),
+        (["train", "absent.yaml"], "there is no recipe 'absent.yaml'"),
     ],
 )
 def test_what_was_asked_wrongly_exits_2_with_one_line(run, poems, words, says):

@@ -335,7 +335,8 @@ def test_guidance_is_its_closed_form() -> None:
     either = (told == -torch.inf) | (alone == -torch.inf)
     assert either.sum() == 3
     assert torch.equal(law(1), told)
-    for scale in (0.0, 0.5, 1.5, -1.0):
+    assert torch.equal(law(0), alone)
+    for scale in (0.5, 1.5, -1.0):
         p = torch.where(either, 0.0, alone.exp() ** (1 - scale) * told.exp() ** scale)
         found = law(scale)
         assert not found.isnan().any() and torch.equal(found == -torch.inf, either)

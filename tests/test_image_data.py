@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_images import digits
+from small_images import digits, folder_of
 
 from textdiff.core.errors import AskedError
 from textdiff.data.image_data import PARTS, image_of, mask_of, part_of, read_images
@@ -28,17 +28,6 @@ def test_the_digits_are_parted_for_good_and_stand_in_their_bins() -> None:
     assert (
         read_images("digits", limit=100).part.tolist() == found.part[:100].tolist() == [part_of(k) for k in range(100)]
     )
-
-
-def folder_of(path: Path, classes: int = 2, each: int = 12, size: int = 8, mode: str = "L") -> Path:
-    """Small PNG files: class k has a bright row k."""
-    for k in range(classes):
-        (path / f"class-{k}").mkdir(parents=True)
-        for n in range(each):
-            value = (torch.rand(size, size, generator=torch.Generator().manual_seed(n)) * 60).byte()
-            value[2 * k + 1] = 250
-            Image.fromarray(value.numpy()).convert(mode).save(path / f"class-{k}" / f"{n}.png")
-    return path
 
 
 def test_folders_of_images_have_classes_sizes_and_colours(tmp_path: Path) -> None:

@@ -12,15 +12,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_image_data import folder_of
-from test_images import COLD, TINY, digits, model
+from small_images import COLD, TINY, digits, folder_of, model
 
 from textdiff.core.errors import AskedError, RecipeError
 from textdiff.core.likelihood import nelbo
 from textdiff.data.image_data import read_images
 from textdiff.networks.images import ImageModel
 from textdiff.pipeline.images import ImagePipeline
-from textdiff.show.mosaic import png
 from textdiff.training import run
 from textdiff.training.data import Group
 from textdiff.training.images import reading as images
@@ -87,14 +85,6 @@ def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any],
     assert (trained.analytic is None) == (process == "cold") == (trained.terminal is not None)
     assert ImagePipeline(trained).generate(2, label=["3", "4"], steps=2).images.isfinite().all()
     assert "UNet2DModel.from_pretrained" in (folder / "README.md").read_text(encoding="utf-8")
-
-
-def test_previews_of_images_are_what_generate_draws(tmp_path: Path) -> None:
-    recipe = load(recipe_file(tmp_path, run={"steps": 2, "previews": 1}), ["defaults.steps=2"])
-    trained = run.train(recipe)
-    assert trained is not None
-    drawn = ImagePipeline.from_pretrained(trained).generate(80, label=[name for name in "0123456789" for _ in range(8)])
-    assert (recipe.folder / "previews" / "step-2.png").read_bytes() == png(drawn.images, 8)
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -191,7 +181,7 @@ def test_the_recipes_of_the_digits_come_to_a_plan_and_a_step(path: Path, tmp_pat
     recipe = load(path, [f"out={tmp_path}", "run.batch=4"])
     made = run.plan(recipe)
     assert made.texts == 1459 and made.parameters < 1_000_000
-    assert len(made.validation[0].ids) == 149
+    assert len(made.held[0].ids) == 149
     loss = Denoiser(made.text_model)(**made.batches[0])
     loss.backward()
     assert loss.isfinite()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from small_images import COLD, TINY, digits, model
 from torch import Tensor
 
 from textdiff.cli import main
 from textdiff.core.contracts import Query
-from textdiff.core.predictions import Bins
 from textdiff.core.rng import Rng
 from textdiff.data.image_data import mask_of, read_images
 from textdiff.networks.folder import ModelError
@@ -23,31 +23,7 @@ from textdiff.networks.images import Diffusion, ImageModel, gaussian, unet
 from textdiff.pipeline.images import ImagePipeline
 from textdiff.show import mosaic, trace
 
-TINY = {
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
-COLD = Diffusion(output="data", power=1, sigma=0.1, degradation={"name": "blur"})
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def model(diffusion: Diffusion | None = None, process: str = "gaussian", classes: int = 3, **more: Any) -> ImageModel:
-    """An untrained model of 8 by 8 gray images, the same every time."""
-    told = diffusion or Diffusion()
-    torch.manual_seed(0)
-    network = unet((1, 8, 8), classes, told.holes > 0, TINY).eval()
-    names = tuple("abc"[:classes])
-    return ImageModel(network, (process,), (1, 8, 8), names, Bins(-1.0, 1.0, 1 / 8), told, **more)
-
-
-def digits(n: int = 4) -> Tensor:
-    return read_images("digits").of("test").x[:n]
 
 
 # -- folders --------------------------------------------------------------------------------------------------------------
@@ -114,7 +90,7 @@ def test_a_degradation_of_ones_own_is_passed_in_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 9}, "format 1"),
+        ({"format": 9}, "format 9, this textdiff reads 1"),
         ({"data": {"shape": [1, 8, 8]}}, "cannot be read"),
         ({"diffusion": {"sigmma": 1}}, "cannot be read"),
         ({"processes": ["mask"]}, "images go with"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from test_images import model as image_model
+from small_images import model as image_model
 from tiny import QUATRAIN, poem_model, sentence_model
 
 from textdiff.cli import parser

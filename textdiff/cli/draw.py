@@ -168,7 +168,8 @@ def refine(a: argparse.Namespace) -> int:
     def show(record: Record, versions: list[Any], out: TextIO) -> None:
         for one in versions:
             if a.format == "jsonl":
-                print(joined(one, record.fields), file=out)
+                rest = {key: value for key, value in record.fields.items() if key != "text"}  # which is `before`
+                print(joined(one, rest), file=out)
             else:
                 write("\n".join(_refined_lines(one, in_colour(out))), out)
 
