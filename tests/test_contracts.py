@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_images import model as image_model
+from small_images import model as image_model
 from tiny import poem_model
 
 from textdiff.core.contracts import Model

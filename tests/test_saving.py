@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_images import model as image_model
+from small_images import model as image_model
 from tiny import poem_model
 
 from textdiff.core.errors import AskedError, ModelError
