@@ -228,8 +228,8 @@ def test_fill_goes_by_what_each_record_says(run, poems):
 
 
 def test_texts_of_one_line_follow_each_other_without_a_gap(run, poems):
-    _, out, _ = run("fill", "--model", poems, "--steps", 1, stdin="床前□□光\n" * 66)
-    assert [len(line) for line in out.splitlines()] == [5] * 66
+    _, out, _ = run("fill", "--model", poems, "--steps", 1, stdin="床前□□光\n" * 130)
+    assert [len(line) for line in out.splitlines()] == [5] * 130
     _, out, _ = run("generate", "--model", poems, "--form", "couplet:7", "-n", 66, "--steps", 1)
     assert [len(line) for line in out.splitlines()] == [16] * 66
 

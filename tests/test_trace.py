@@ -337,6 +337,24 @@ def test_watching_and_tracing_change_no_text(verb, terminal, model, capsys, monk
         assert stream.getvalue() == "textdiff: --watch needs a terminal at stderr; going on without\n"
 
 
+def test_the_bar_counts_poems_and_not_their_candidates(model, monkeypatch):
+    class Bar(contextlib.nullcontext):
+        done = 0
+
+        def update(self, n: int = 1) -> None:
+            self.done += n
+
+        def __enter__(self) -> Bar:
+            return self
+
+    bars = []
+    monkeypatch.setattr(
+        "textdiff.cli.draw.progress_bar", lambda a, total, unit: bars.append((total, Bar())) or bars[-1][1]
+    )
+    assert cli.main(["generate", "-n", "3", "--best-of", "2", "--steps", "1", "--model", model]) == 0
+    assert [(total, bar.done) for total, bar in bars] == [(3, 3)]
+
+
 def test_a_trace_that_cannot_be_written_is_a_failure(model, capsys, tmp_path):
     assert cli.main(["generate", "--model", model, "--trace", str(tmp_path)]) == 1
     assert "cannot write the trace" in capsys.readouterr().err
