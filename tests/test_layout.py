@@ -188,9 +188,7 @@ def table_names() -> set[str]:
 KNOWN: dict[str, list[str]] = {
     "circles": [],
     "long": [],
-    "named": [
-        "cli/lists: gaussian",
-    ],
+    "named": [],
     "private": [],
     "upward": [],
 }

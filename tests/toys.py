@@ -12,6 +12,7 @@ from textdiff.core import bridges
 from textdiff.core.contracts import spread
 from textdiff.core.rng import Rng
 from textdiff.processes.mask import Mask
+from textdiff.processes.uniform import Uniform
 from textdiff.processes.values import OfValues
 from textdiff.samplers.ancestral import ancestral
 
@@ -21,6 +22,13 @@ def covered(mask_id: int) -> Mask:
     return Mask(mask_id)
 
 
+class Stirred(Uniform):
+    """A process of tokens without masks and without a bound: like `uniform`, of another name."""
+
+    def bound(self, prediction: Any, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
 class Square(OfValues):
     """A process of values that no schedule describes: x_t = (1 − t²) x0 + (t + t²)/2 ε."""
@@ -28,15 +36,17 @@ class Square(OfValues):
     steps: int = 20
 
     def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
-        return torch.where(spread(free, given), rng.normal(*given.shape[1:]), given)
+        return torch.where(spread(free, given), rng.normal(*given.shape[1:]).to(given.dtype), given)
 
     def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> Tensor:
-        return rng.normal(*x0.shape[1:])
+        return rng.normal(*x0.shape[1:]).to(x0.dtype)
 
     def corrupt(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        t = t.to(x0.dtype)
         return (1 - t * t) * x0 + (t + t * t) / 2 * noise
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> Tensor:
+        t = t.to(x_t.dtype)
         return torch.where(t > 0, (x_t - (1 - t * t) * x0) / (t + t * t) * 2, 0.0)
 
     bridge = bridges.reuse

@@ -189,10 +189,18 @@ def check_images(recipe: Recipe) -> None:
     ):
         if value not in known:
             raise RecipeError(f"diffusion.{name} is {value!r}; expected one of {', '.join(known)}")
-    degrades = PROCESSES[process].degrades
-    if degrades != bool(diffusion.degradation) or (degrades and diffusion.output != "data"):
+    entry = PROCESSES[process]
+    if entry.degrades and not diffusion.degradation:
         raise RecipeError(
-            "process cold needs diffusion: {degradation: {name: blur}, output: data}, and only cold has a degradation"
+            f"process {process} degrades images, and no degradation is named; write "
+            f"diffusion: {{degradation: {{name: blur}}, output: data}}"
+        )
+    if diffusion.degradation and not entry.degrades:
+        raise RecipeError(f"diffusion.degradation is given, but process {process} degrades nothing; leave it out")
+    if not entry.scheduled and diffusion.output != "data":
+        raise RecipeError(
+            f"diffusion.output is {diffusion.output!r}, which a schedule turns into data, and process {process} has none; "
+            f"write diffusion: {{output: data}}"
         )
     if diffusion.degradation:
         try:
