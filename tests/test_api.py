@@ -41,6 +41,7 @@ def test_the_public_names_are_exactly_these():
 def test_a_public_name_loads_and_says_what_it_is(name):
     found = getattr(textdiff, name)
     assert (found is not None and found.__doc__) or name == "Predictor"  # a type of functions
+    assert name in vars(textdiff), "the API reference shows what stands in the module"
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are():

@@ -46,7 +46,9 @@ __all__ = ["__version__", "verify", *_NAMES]
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
-        return getattr(importlib.import_module(f"textdiff.{_NAMES[name]}"), name)
+        value = getattr(importlib.import_module(f"textdiff.{_NAMES[name]}"), name)
+        globals()[name] = value  # pdoc looks for it there
+        return value
     if name == "verify":  # a package that can be called
         return importlib.import_module("textdiff.verify")
     raise AttributeError(f"module 'textdiff' has no attribute {name!r}; it has {', '.join(__all__)}")
