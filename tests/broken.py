@@ -8,8 +8,7 @@ import torch
 
 from textdiff.core.contracts import Query
 from textdiff.core.levels import alpha, count
-from textdiff.core.loop import predict
-from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.predictions import Categorical, positions_of, predict
 from textdiff.processes.mask import Mask
 from textdiff.processes.ranks import ByRank, TokenNoise
 from textdiff.processes.replacement import Replacement, uniform_tokens

@@ -11,8 +11,8 @@ from tiny import QUATRAIN, poem_model, sentence_model
 from textdiff.cli import parser
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.pipeline.images import ImagePipeline
-from textdiff.pipeline.options import CHOICES, Options
-from textdiff.pipeline.plan import check_defaults, defaults_of, resolve
+from textdiff.pipeline.options import CHOICES, Options, defaults_of
+from textdiff.pipeline.plan import check_defaults, resolve
 from textdiff.pipeline.text import TextPipeline
 from textdiff.processes import PROCESSES
 

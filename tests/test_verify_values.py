@@ -14,7 +14,7 @@ from torch import Tensor
 from textdiff import cli
 from textdiff.core import bridges
 from textdiff.core.contracts import Query
-from textdiff.core.loop import predict
+from textdiff.core.predictions import predict
 from textdiff.core.rng import Rng
 from textdiff.processes import of_data
 from textdiff.samplers import SAMPLERS

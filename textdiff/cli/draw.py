@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff.cli.bulk import (
@@ -33,15 +37,15 @@ from textdiff.cli.common import (
 from textdiff.cli.drawing import (
     drawing_flags,
     names_epilog,
-    new_options,
     onlookers,
     options_of,
-    text_header,
     watching_flags,
 )
 from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_images
 from textdiff.core.errors import AskedError
+from textdiff.pipeline.options import Options
 from textdiff.processes import PROCESSES
+from textdiff.verse.forms import split_at_punctuation
 
 if TYPE_CHECKING:
     from textdiff.data.records import Record
@@ -94,7 +98,7 @@ def add(verbs: Any) -> None:
 
 def generate(a: argparse.Namespace) -> None:
     with writing(a.out) as out:
-        options, pipe = new_options(a), open_model(a)
+        options, pipe = _new_options(a), open_model(a)
         if a.model is not None and PROCESSES[pipe.model.processes[0]].data == "values":
             draw_images(a, pipe, out)
             return
@@ -106,13 +110,40 @@ def generate(a: argparse.Namespace) -> None:
             progress_bar(a, a.n, "poem") as bar,
         ):
             write = separated()
-            for output in pipe.each(({} for _ in range(a.n)), options, seed=a.seed or 0, watch=watch):
+            for output in pipe.each(itertools.repeat({}, a.n), options, seed=a.seed or 0, watch=watch):
                 if a.format == "jsonl":
                     print(joined(output, {}), file=out)
                 else:
                     write(output.text, out)
                 out.flush()
                 bar.update()
+
+
+def _new_options(a: argparse.Namespace) -> Options:
+    """What the flags say of a new text, the characters of --template or --upper among it."""
+    options = options_of(a)
+    if a.upper is None:
+        return options if a.template is None else replace(options, template=_read_template(a.template))
+    if a.template is not None:
+        raise AskedError(
+            "both --upper and --template are given; write the upper line into the template, or pass one of them"
+        )
+    width = len("".join(split_at_punctuation(a.upper)))
+    if not width:
+        raise AskedError(f"--upper is {a.upper!r}, which has no character; pass the upper line of a couplet")
+    if a.form not in (None, f"couplet:{width}"):
+        raise AskedError(
+            f"--upper has {width} characters, but the form is {a.form!r}; pass --form couplet:{width}, or no form"
+        )
+    return replace(options, template=a.upper, form=f"couplet:{width}")
+
+
+def _read_template(path: str) -> str:
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise AskedError(f"template {path!r} cannot be read ({reason}); pass a text file, or - for stdin") from error
 
 
 def fill(a: argparse.Namespace) -> int | None:
@@ -146,10 +177,13 @@ def fill(a: argparse.Namespace) -> int | None:
         return through(a, one_by_one(records, stream, ask, a.on_error == "skip"), show, total=total)
 
 
-def _watched(a: argparse.Namespace, pipe: Any, options: Any, seeds: list[int]) -> Any:
+def _watched(a: argparse.Namespace, pipe: Any, options: Options, seeds: list[int]) -> Any:
     """What looks on while texts are drawn, --watch and --trace."""
-    header, said = text_header(pipe.plan(options), pipe.model.name, seeds)
-    return onlookers(a, header, said)
+    plan = pipe.plan(options)
+    chosen = {name: getattr(plan, name) for name in ("steps", "temperature", "top_p", "sampler_options")}
+    settings = {name: value for name, value in options.given().items() if name != "form"} | chosen
+    header = {"model": pipe.model.name, "form": options.form, "process": plan.process, "sampler": plan.sampler}
+    return onlookers(a, header | {"seeds": seeds, "each": plan.each}, settings)
 
 
 def refine(a: argparse.Namespace) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,35 +95,6 @@ def option(text: str) -> tuple[str, float | str]:
         return name, value
 
 
-def new_options(a: argparse.Namespace) -> Options:
-    """What the flags say of a new text, the characters of --template or --upper among it."""
-    options = options_of(a)
-    if a.upper is None:
-        return options if a.template is None else replace(options, template=read_template(a.template))
-    from textdiff.verse.forms import split_at_punctuation
-
-    if a.template is not None:
-        raise AskedError(
-            "both --upper and --template are given; write the upper line into the template, or pass one of them"
-        )
-    width = len("".join(split_at_punctuation(a.upper)))
-    if not width:
-        raise AskedError(f"--upper is {a.upper!r}, which has no character; pass the upper line of a couplet")
-    if a.form not in (None, f"couplet:{width}"):
-        raise AskedError(
-            f"--upper has {width} characters, but the form is {a.form!r}; pass --form couplet:{width}, or no form"
-        )
-    return replace(options, template=a.upper, form=f"couplet:{width}")
-
-
-def read_template(path: str) -> str:
-    try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise AskedError(f"template {path!r} cannot be read ({reason}); pass a text file, or - for stdin") from error
-
-
 @contextlib.contextmanager
 def onlookers(
     a: argparse.Namespace, header: Mapping[str, Any], options: Mapping[str, Any]
@@ -153,11 +123,3 @@ def onlookers(
                 one(shot)
 
         yield look
-
-
-def text_header(plan: Any, model: str, seeds: Sequence[int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header of a trace of texts, and the options that it names."""
-    chosen = {name: getattr(plan, name) for name in ("steps", "temperature", "top_p", "sampler_options")}
-    said = {name: value for name, value in plan.options.given().items() if name != "form"} | chosen
-    header = {"model": model, "form": plan.options.form, "process": plan.process, "sampler": plan.sampler}
-    return header | {"seeds": list(seeds), "each": plan.each}, said

@@ -1,4 +1,4 @@
-"""The one sampling loop, and the one place where a step asks the predictor."""
+"""The one sampling loop."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Prediction, Predictor, Process, Query, State, Step, spread
-from textdiff.core.predictions import positions_of
+from textdiff.core.contracts import Predictor, Process, State, Step, spread
 from textdiff.core.rng import Rng
 
 
@@ -57,11 +56,3 @@ def sample(
         changed = (state.t != before.t).flatten(1).any(-1) | (state.x != before.x).flatten(1).any(-1)
         rng.advance(changed | (state.forwards != before.forwards))
         yield state
-
-
-def predict(state: State, where: Tensor, *, predictor: Predictor, process: Process) -> Prediction:
-    """The prediction at `where` (B, L) bool, given text pinned and consistent with x_t.  Rows outside `where` cost nothing."""
-    prediction = predictor(
-        Query(state.x, state.t, at=positions_of(where), condition=state.condition, previous=state.x0)
-    )
-    return process.consistent(prediction.pin(state.given, ~state.free), state)

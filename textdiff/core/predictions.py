@@ -23,7 +23,18 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Bins, OfLogits, Positions, Query, TokenPrediction, spread
+from textdiff.core.contracts import (
+    Bins,
+    OfLogits,
+    Positions,
+    Prediction,
+    Predictor,
+    Process,
+    Query,
+    State,
+    TokenPrediction,
+    spread,
+)
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import PIECE, Rng
 from textdiff.core.schedules import Schedule
@@ -32,6 +43,14 @@ from textdiff.core.schedules import Schedule
 def positions_of(where: Tensor) -> Positions:
     """(rows, positions) of the True entries of a (B, L) mask, row by row; more indices where a place has more."""
     return where.nonzero(as_tuple=True)
+
+
+def predict(state: State, where: Tensor, *, predictor: Predictor, process: Process) -> Prediction:
+    """The prediction at `where` (B, L) bool, given text pinned and consistent with x_t.  Rows outside `where` cost nothing."""
+    prediction = predictor(
+        Query(state.x, state.t, at=positions_of(where), condition=state.condition, previous=state.x0)
+    )
+    return process.consistent(prediction.pin(state.given, ~state.free), state)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
-from textdiff.pipeline.options import Forms, Options, Words, at_least
+from textdiff.pipeline.options import Forms, Options, Words, at_least, defaults_of
 from textdiff.pipeline.page import (
     HAS_HOLE,
     Canvas,
@@ -25,6 +24,7 @@ from textdiff.pipeline.page import (
     check_length,
     decoded,
     filled,
+    knows_forms,
     lines_canvas,
     outside,
     scored_sentence,
@@ -35,7 +35,6 @@ from textdiff.pipeline.page import (
     traditional_for,
     unknown_in,
 )
-from textdiff.pipeline.plan import defaults_of
 from textdiff.verse import script
 from textdiff.verse.forms import FORMS, HOLE, Form, get_form, guess_form, split_at_punctuation
 from textdiff.verse.names import dynasty_of
@@ -159,11 +158,6 @@ def whole(text: str, model: TextModel, form: Form | None = None, *, verse: bool 
 # -- what a caller gives --------------------------------------------------------------------------------------------------
 
 
-def knows_forms(model: TextModel) -> bool:
-    """Whether a model writes verse."""
-    return "form" in model.prefix
-
-
 def open_page(model: TextModel, options: Options) -> Canvas:
     """What a new text is written on: a form or a length, with the characters of a template or an acrostic."""
     defaults, form = defaults_of(model), options.form
@@ -238,14 +232,6 @@ def about_all(canvases: Iterable[Canvas], model: TextModel, title: Words, dynast
     canvases = list(canvases)
     titles, dynasties = (per_text(k, v, len(canvases)) for k, v in (("title", title), ("dynasty", dynasty)))
     return [about(c, model, t, d) for c, t, d in zip(canvases, titles, dynasties, strict=True)]
-
-
-def condition(model: TextModel, canvases: Sequence[Canvas]) -> Tensor:
-    """What the network is told of texts of one form, a row for each."""
-    form = canvases[0].form
-    named = (form.host or form).name if form and knows_forms(model) else None
-    titles, dynasties = [c.title for c in canvases], [c.dynasty for c in canvases]
-    return model.condition(len(canvases), form=named, title=titles, dynasty=dynasties)
 
 
 def per_text(name: str, value: Words, n: int) -> list[str | None]:

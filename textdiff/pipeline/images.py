@@ -222,7 +222,7 @@ class ImagePipeline:
     ) -> Drawn:
         found: dict[int, Drawing] = {}
         for batch in self._run(frames, seeds, plan, batch_size, shape):
-            state, steps = steps_made(batch.states, callback or (lambda state: None))
+            state, steps = steps_made(batch.states, callback)
             images = self.finished(state).clone()
             for i, k in enumerate(batch.rows):
                 found[k] = Drawing(

@@ -14,11 +14,14 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from textdiff.core.errors import AskedError
 from textdiff.core.moved import renamed
 from textdiff.core.resolve import unknown
+
+if TYPE_CHECKING:
+    from textdiff.core.contracts import Model
 
 EACH = "each"  # the number of steps that writes one position at a time
 QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best": {"best_of": 8}}
@@ -170,6 +173,18 @@ def changed(options: Options | Mapping[str, Any] | None, changes: Mapping[str, A
         renamed("options={…}", "sampler_options={…}")
         return replace(Options(sampler_options=options), **changes)
     return replace(options or Options(), **changes)
+
+
+def defaults_of(model: Model) -> Options:
+    """The options that a model sets."""
+    given = dict(model.defaults)
+    if "options" in given:  # the name of version 0.1
+        given["sampler_options"] = given.pop("options")
+    known = {name for name, one in CHOICES.items() if one.lasting}
+    for name in given:
+        if name not in known:
+            raise unknown("default", name, sorted(known))
+    return Options(**given)
 
 
 def whole(name: str, value: Any) -> int:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from textdiff.core.contracts import State
-from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng, example_seed
 from textdiff.networks.folder import TextModel
-from textdiff.pipeline import canvas
 from textdiff.pipeline.canvas import Canvas
-from textdiff.pipeline.options import at_least
-from textdiff.pipeline.plan import Plan, check_call
-from textdiff.pipeline.run import CHOICE, Batch, run, seeds_of, steps_made
-from textdiff.pipeline.score import AHEAD, MERIT_LEVELS, bounds, masking, nats
-from textdiff.pipeline.writable import check_canvas
+from textdiff.pipeline.plan import Plan
+from textdiff.pipeline.run import CHOICE, Batch
+from textdiff.pipeline.score import MERIT_LEVELS, bounds, masking, nats
 from textdiff.verse.forms import FORMS, regulated, split_at_punctuation
-
-SAID = ("form", "title", "dynasty")  # what a record may say of its text
 
 Callback = Callable[[State], object]
 
@@ -95,115 +87,10 @@ class Refined:
     model: str
 
 
-def outputs(
-    model: TextModel,
-    canvases: Sequence[Canvas],
-    seeds: Sequence[int],
-    plan: Plan,
-    batch_size: int,
-    callback: Callback | None = None,
-    watch: Watch | None = None,
-    numbers: Sequence[int] | None = None,
-) -> Iterator[tuple[int, Output]]:
-    """The index and the output of each text, in the order in which they are done; `numbers` are theirs in a longer call."""
-    for batch in run(model, plan, canvases, seeds, batch_size=batch_size):
-
-        def look(state: State, batch: Batch = batch) -> None:
-            if callback is not None:
-                callback(state)
-            if watch is not None:
-                watch(frame(batch, state, numbers))
-
-        state, steps = steps_made(batch.states, look)
-        x = batch.scene.process.decode(state.x)
-        seeds_here = [seeds[k] for k in batch.rows]
-        rows, weights = chosen(model, replace(state, x=x), batch.blanks, seeds_here, plan)
-        for k, row, weight in zip(batch.rows, rows.tolist(), weights.tolist(), strict=True):
-            spent = int(state.forwards[row].item()) * plan.each
-            yield k, _output(model, canvases[k], x[row].cpu(), seeds[k], plan, spent, int(steps[row]), weight)
-
-
-def each(
-    model: TextModel,
-    records: Iterator[str | Mapping[str, Any]],
-    plan: Plan,
-    seed: int,
-    skip: bool,
-    batch_size: int,
-    watch: Watch | None,
-) -> Iterator[Output | AskedError]:
-    """What `TextPipeline.each` gives, one window of records after the other."""
-    at_least("batch_size", batch_size, 1)
-    pages: dict[str | None, Canvas] = {}
-    first = 0
-    while window := list(itertools.islice(records, AHEAD * batch_size)):
-        done: dict[int, Output | AskedError] = {}
-        places: list[tuple[Canvas, int, int]] = []  # what is drawn, its seed, its number
-        for k, record in enumerate(window, start=first):
-            try:
-                places.append((*_place(model, record, plan, seed + k, pages), k))
-            except AskedError as error:
-                done[k] = error
-                if not skip:
-                    break
-        at = first
-        for number, result in itertools.chain(_drawn(model, places, plan, batch_size, watch), [(-1, None)]):
-            if result is not None:
-                done[number] = result
-            while at in done:
-                following = done.pop(at)
-                if isinstance(following, AskedError) and not skip:
-                    raise following
-                yield following
-                at += 1
-        first += len(window)
-
-
-def _drawn(
-    model: TextModel, places: Sequence[tuple[Canvas, int, int]], plan: Plan, batch_size: int, watch: Watch | None
-) -> Iterator[tuple[int, Output | AskedError]]:
-    """The number of each text, and its output or why it cannot be drawn."""
-    canvases, seeds, numbers = ([place[i] for place in places] for i in range(3))
-    left = dict(enumerate(places))
-    try:
-        for k, output in outputs(model, canvases, seeds, plan, batch_size, watch=watch, numbers=numbers):  # type: ignore[arg-type]
-            del left[k]
-            yield numbers[k], output  # type: ignore[misc]
-    except AskedError as error:
-        if len(places) == 1:
-            yield places[0][2], error
-        else:  # a text that cannot be drawn takes its batch with it: the others are drawn by themselves
-            for place in left.values():
-                yield from _drawn(model, [place], plan, batch_size, watch)
-
-
-def _place(
-    model: TextModel, record: str | Mapping[str, Any], plan: Plan, seed: int, pages: dict[str | None, Canvas]
-) -> tuple[Canvas, int]:
-    """What a record is drawn on, and its seed."""
-    own: Mapping[str, Any] = {"text": record} if isinstance(record, str) else record
-    said = {name: getattr(plan.options, name) for name in SAID}
-    said = {name: own.get(name) if value is None else value for name, value in said.items()}
-    for name, value in said.items():
-        if value is not None and not isinstance(value, str):
-            raise AskedError(f"{name} is {value!r}; it must be one word, for each record its own")
-    form, text = said["form"], own.get("text")
-    if text is not None:
-        check_call(plan.options, model, "fill")
-        one = canvas.read(canvas.holed, text, model, form)
-    else:
-        if form not in pages:
-            pages[form] = canvas.open_page(model, replace(plan.options, form=form))
-        one = pages[form]
-    one = canvas.about(canvas.in_script(one, plan.options.script), model, said["title"], said["dynasty"])
-    check_canvas(model, one, plan)
-    (chosen_seed,) = seeds_of([seed if own.get("seed") is None else own["seed"]], None, None)
-    return one, chosen_seed
-
-
-def _output(
+def output(
     model: TextModel, drawn: Canvas, ids: Tensor, seed: int, plan: Plan, forwards: int, steps: int, weight: float
 ) -> Output:
+    """The output of a text that is drawn with ids (L,) in `forwards` evaluations and `steps` steps."""
     text = drawn.text(ids)
     return Output(
         text=text,

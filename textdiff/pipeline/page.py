@@ -99,6 +99,19 @@ class Canvas:
         return replace(self, free=self.free | self.hidden, hidden=None)
 
 
+def knows_forms(model: TextModel) -> bool:
+    """Whether a model writes verse."""
+    return "form" in model.prefix
+
+
+def condition(model: TextModel, canvases: Sequence[Canvas]) -> Tensor:
+    """What the network is told of texts of one form, a row for each."""
+    form = canvases[0].form
+    named = (form.host or form).name if form and knows_forms(model) else None
+    titles, dynasties = [c.title for c in canvases], [c.dynasty for c in canvases]
+    return model.condition(len(canvases), form=named, title=titles, dynasty=dynasties)
+
+
 def shorten(text: str, limit: int = 40) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

@@ -10,7 +10,7 @@ from typing import Any
 from textdiff.core.contracts import Model, Step
 from textdiff.core.errors import AskedError
 from textdiff.core.resolve import attribute, unknown
-from textdiff.pipeline.options import CHOICES, EACH, QUALITIES, Options, check_number
+from textdiff.pipeline.options import CHOICES, EACH, QUALITIES, Options, check_number, defaults_of
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 from textdiff.verse.forms import get_form
@@ -112,18 +112,6 @@ def check_call(options: Options, model: Model, call: str) -> None:
             raise AskedError(f"{name} is for {one.kind}s, and {model.name} is a model of {kind}s; leave it out")
         if call not in one.calls:
             raise AskedError(f"{name} is {value!r}, which is for {' and '.join(one.calls)}; leave it out of {call}")
-
-
-def defaults_of(model: Model) -> Options:
-    """The options that a model sets."""
-    given = dict(model.defaults)
-    if "options" in given:  # the name of version 0.1
-        given["sampler_options"] = given.pop("options")
-    known = {name for name, one in CHOICES.items() if one.lasting}
-    for name in given:
-        if name not in known:
-            raise unknown("default", name, sorted(known))
-    return Options(**given)
 
 
 def process_of(model: Model, name: str | None) -> str:

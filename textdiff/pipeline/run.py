@@ -31,9 +31,9 @@ from textdiff.core.predictions import Categorical, TokenPredictor, positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
-from textdiff.pipeline.canvas import Canvas, condition
+from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import at_least, whole
-from textdiff.pipeline.page import together
+from textdiff.pipeline.page import condition, together
 from textdiff.pipeline.plan import Plan
 from textdiff.pipeline.writable import keyword_ids, law_of, verse_form, vocabulary
 from textdiff.processes import PROCESSES
@@ -147,12 +147,13 @@ def _states(scene: Scene, plan: Plan, rng: Rng) -> Iterator[State]:
             return
 
 
-def steps_made(states: Iterable[State], look: Callable[[State], object] = lambda state: None) -> tuple[State, Tensor]:
-    """The last of the states, and the steps in which each row moved on, (B,); `look` is shown every state."""
+def steps_made(states: Iterable[State], look: Callable[[State], object] | None = None) -> tuple[State, Tensor]:
+    """The last of the states, and the steps in which each row moved on, (B,); `look` is called with every state."""
     before: State | None = None
     made: Any = None
     for state in states:
-        look(state)
+        if look is not None:
+            look(state)
         if before is None:
             made = torch.zeros_like(state.forwards)
         else:
@@ -280,14 +281,14 @@ class Writing:
         )
 
 
-def walked(plan: Plan, n: Tensor, most: int) -> Iterator[Any]:
+def walked(plan: Plan, n: Tensor, most: int) -> Iterable[Any]:
     """The levels that rows of n (B,) free positions walk; without a keyword each row would have `most`."""
     if not PROCESSES[plan.process].counts:
-        yield from even_levels(plan.steps or most)
-        return
-    yield from count_levels(n, plan.steps)
-    if SAMPLERS[plan.sampler].sweeps:
-        yield from sweep_levels(n, round(plan.sampler_options["sweeps"] * most))
+        return even_levels(plan.steps or most)
+    levels = count_levels(n, plan.steps)
+    if not SAMPLERS[plan.sampler].sweeps:
+        return levels
+    return itertools.chain(levels, sweep_levels(n, round(plan.sampler_options["sweeps"] * most)))
 
 
 def _of_tokens(scene: Scene) -> TokenPredictor:

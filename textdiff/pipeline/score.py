@@ -7,10 +7,9 @@ What the network is told of a text stands on its canvas.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +28,16 @@ from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import title_characters
 from textdiff.pipeline import canvas
 from textdiff.pipeline.canvas import Canvas, spelled
-from textdiff.pipeline.options import at_least
-from textdiff.pipeline.page import together
+from textdiff.pipeline.options import Forms, Words, at_least
+from textdiff.pipeline.page import condition, together
 from textdiff.pipeline.plan import process_of
+from textdiff.pipeline.run import BATCH
 from textdiff.processes import PROCESSES
 
 AHEAD = 8  # batches of records that are read before the first of them is worked on
 MERIT_LEVELS = 16  # of a candidate of best-of, and of a poem before and after its revision
+REPEATS = 4  # of every level of a single text's bound
+FILE_LEVELS = 8  # stratified levels of each text of a file
 Progress = Callable[[int], object]  # called with the number of texts done
 
 
@@ -72,24 +74,163 @@ def masking(model: TextModel) -> str | None:
     return next((name for name in model.processes if PROCESSES[name].masks), None)
 
 
-def score(
-    model: TextModel,
-    canvases: Sequence[Canvas],
-    process: str | None,
-    levels: int | None,
-    repeats: int,
-    seed: int,
-    batch_size: int,
-    callback: Progress | None,
-) -> list[Score]:
-    """What `TextPipeline.score` gives."""
-    name = process_of(model, process)
-    at_least("levels", levels, 1)
-    at_least("repeats", repeats, 1)
-    levels = PROCESSES[name].bound_levels if levels is None else levels
-    runs = [example_seed(seed, k) for k in range(repeats)]
-    nats = bounds(model, canvases, [runs] * len(canvases), name, levels, batch_size, callback)
-    return [_score(model, c, row, name) for c, row in zip(canvases, nats, strict=True)]
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A model of text, and what it says of texts that are there."""
+
+    model: TextModel
+
+    def score(
+        self,
+        texts: str | Iterable[str],
+        form: Forms = None,
+        *,
+        title: Words = None,
+        dynasty: Words = None,
+        process: str | None = None,
+        levels: int | None = None,
+        repeats: int = REPEATS,
+        seed: int = 0,
+        batch_size: int = BATCH,
+        callback: Progress | None = None,
+    ) -> list[Score]:
+        """The bound of each text, averaged over `repeats` runs of every level (or `levels` stratified ones).
+
+        The embedding process has a thousand levels, and takes 64 of them where `levels` is None.  The network is told `title` and
+        `dynasty`, one for all texts or one for each.  The standard error is that of the average.  A text's score does not depend
+        on the texts beside it.  `callback` is called with the number of texts done.
+        """
+        model = self.model
+        canvases = canvas.about_all(canvas.read_all(canvas.whole, texts, model, form), model, title, dynasty)
+        name = process_of(model, process)
+        at_least("levels", levels, 1)
+        at_least("repeats", repeats, 1)
+        levels = PROCESSES[name].bound_levels if levels is None else levels
+        runs = [example_seed(seed, k) for k in range(repeats)]
+        nats = bounds(model, canvases, [runs] * len(canvases), name, levels, batch_size, callback)
+        return [_score(model, c, row, name) for c, row in zip(canvases, nats, strict=True)]
+
+    def detail(
+        self,
+        texts: str | Iterable[str],
+        form: Forms = None,
+        *,
+        title: Words = None,
+        dynasty: Words = None,
+        batch_size: int = BATCH,
+        callback: Progress | None = None,
+    ) -> list[Detail]:
+        """How likely each character of each text is, given all the others: the mask process with one hole.
+
+        `callback` is called with the number of texts done.
+        """
+        model = self.model
+        canvases = canvas.about_all(canvas.read_all(canvas.whole, texts, model, form), model, title, dynasty)
+        at_least("batch_size", batch_size, 1)
+        if masking(model) is None:
+            raise AskedError(f"model {model.name} does not serve the mask process, which a detailed score needs")
+        results = []
+        for one in canvases:
+            results.append(_detail(model, one, batch_size))
+            if callback is not None:
+                callback(1)
+        return results
+
+    def evaluate(
+        self,
+        records: Iterable[str | Mapping[str, Any]],
+        *,
+        process: str | None = None,
+        levels: int | None = FILE_LEVELS,
+        seed: int = 0,
+        conditions: Sequence[str] = (),
+        batch_size: int = BATCH,
+        callback: Progress | None = None,
+        wrong: Callable[[Any, AskedError], object] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """{"all": {"nats_per_char", "standard_error", "texts"}, and the same for each form}: the bound on a file.
+
+        Records are texts, or mappings with `text` and perhaps `form` and `seed`; of the `conditions`, "title" and "dynasty", the
+        network is told what the records hold.  They are read as they are needed, and none is kept.  `wrong` is called with
+        each record that cannot be evaluated, and why; without it that is an error.  The standard error is over texts.
+        """
+        model = self.model
+        at_least("batch_size", batch_size, 1)
+        name = process_of(model, process)
+        at_least("levels", levels, 1)
+        for slot in conditions:
+            if slot not in CONDITIONS:
+                raise unknown("condition", slot, CONDITIONS)
+        parts, counts, forms = list[Tensor](), list[int](), list[str | None]()
+        numbered = enumerate(records)
+        while window := list(itertools.islice(numbered, AHEAD * batch_size)):
+            pages, seeds = list[Canvas](), list[list[int]]()
+            for k, record in window:
+                row: Mapping[str, Any] = {"text": record} if isinstance(record, str) else record
+                try:
+                    page = canvas.read(canvas.whole, row["text"], model, row.get("form"), k if wrong is None else 0)
+                    said = [row.get(key) if key in conditions else None for key in CONDITIONS]
+                    pages.append(canvas.about(page, model, *said))
+                except AskedError as error:
+                    if wrong is None:
+                        raise
+                    wrong(record, error)
+                    continue
+                seeds.append([example_seed(seed, k) if row.get("seed") is None else example_seed(row["seed"], 0)])
+            if pages:
+                parts.append(bounds(model, pages, seeds, name, levels, batch_size, callback)[:, 0])
+                counts += [page.shape[1] for page in pages]
+                forms += [page.form.name if page.form else None for page in pages]
+        if not parts:
+            raise AskedError("there is no text to evaluate; pass at least one")
+        return _by_form(torch.cat(parts), torch.tensor(counts), forms)
+
+    def retrieve(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        titles: int = 10,
+        levels: int = 4,
+        seed: int = 0,
+        batch_size: int = BATCH,
+        callback: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Whether a poem's own title gives it the best bound among `titles`: {"top1", "standard_error", "chance", "texts"}.
+
+        The others are drawn from poems of the same form with another title; each is tried with the same corruptions.
+        Records without a title are left out.
+        """
+        model = self.model
+        at_least("titles", titles, 2)
+        rows = [record for record in records if title_characters(record.get("title") or "")]
+        if not rows:
+            raise AskedError("there is no poem with a title; pass at least one")
+        canvases = [canvas.read(canvas.whole, r["text"], model, r.get("form"), k) for k, r in enumerate(rows)]
+        titled = [title_characters(spelled(record["title"], model)) for record in rows]
+        raw = {
+            short: record["title"] for short, record in zip(titled, rows, strict=True)
+        }  # it is shortened once, later
+        tried: list[Canvas] = []
+        for k, one in enumerate(canvases):
+            others = sorted(
+                {o for o, c in zip(titled, canvases, strict=True) if c.shape == one.shape and o != titled[k]}
+            )
+            if len(others) < titles - 1:
+                raise AskedError(
+                    f"{len(others) + 1} different titles of one form are too few to choose among {titles}; pass more poems"
+                )
+            order = Rng([example_seed(seed, k)]).ranks(torch.ones(1, len(others), dtype=torch.bool))[0].argsort()
+            chosen = [titled[k], *(others[i] for i in order[: titles - 1].tolist())]
+            tried += [canvas.about(one, model, raw[title], None) for title in chosen]
+        seeds = [[example_seed(seed, k)] for k in range(len(canvases)) for _ in range(titles)]
+        nats = bounds(model, tried, seeds, process_of(model, None), levels, batch_size, callback).view(-1, titles)
+        right = (nats[:, 0] < nats[:, 1:].amin(1)).double()
+        mean = right.mean().item()
+        error = math.sqrt(mean * (1 - mean) / len(right))
+        return {"top1": mean, "standard_error": error, "chance": 1 / titles, "texts": len(right)}
+
+
+# -- bounds -----------------------------------------------------------------------------------------------------------------
 
 
 def _score(model: TextModel, scored: Canvas, nats: Tensor, process: str) -> Score:
@@ -118,6 +259,8 @@ def bounds(
     callback: Progress | None = None,
 ) -> Tensor:
     """The bound on −log p of each text under each of its seeds, nats, (texts, seeds) float64."""
+    if not PROCESSES[process].bounded:
+        raise AskedError(f"process {process!r} has no bound; pass a process that has one")
     if not PROCESSES[process].masks and any(c.hidden is not None for c in canvases):
         raise AskedError(
             f"process {process!r} cannot leave the rest of an octave unknown, and so has no bound of a couplet; "
@@ -130,7 +273,7 @@ def bounds(
         for k in range(0, len(alike), batch_size):
             rows = alike[k : k + batch_size]
             repeats = [canvases[row] for row in rows for _ in seeds[row]]
-            with torch.inference_mode(), fast_float32(), _bounded(process):
+            with torch.inference_mode(), fast_float32():
                 nats = nelbo(
                     torch.stack([c.ids for c in repeats]).to(device),
                     torch.stack([c.free for c in repeats]).to(device),
@@ -138,56 +281,13 @@ def bounds(
                     process=forward,
                     seeds=torch.tensor([s for row in rows for s in seeds[row]], device=device),
                     levels=levels,
-                    condition=canvas.condition(model, repeats),
+                    condition=condition(model, repeats),
                     rows=batch_size,
                 )
             result[rows] = nats.cpu().view(len(rows), -1)
             if callback is not None:
                 callback(len(rows))
     return result
-
-
-def evaluate(
-    model: TextModel,
-    records: Iterable[str | Mapping[str, Any]],
-    process: str | None,
-    levels: int | None,
-    seed: int,
-    conditions: Sequence[str],
-    batch_size: int,
-    callback: Progress | None,
-    wrong: Callable[[Any, AskedError], object] | None,
-) -> dict[str, dict[str, Any]]:
-    """What `TextPipeline.evaluate` gives."""
-    at_least("batch_size", batch_size, 1)
-    name = process_of(model, process)
-    at_least("levels", levels, 1)
-    for condition in conditions:
-        if condition not in CONDITIONS:
-            raise unknown("condition", condition, CONDITIONS)
-    parts, counts, forms = list[Tensor](), list[int](), list[str | None]()
-    numbered = enumerate(records)
-    while window := list(itertools.islice(numbered, AHEAD * batch_size)):
-        pages, seeds = list[Canvas](), list[list[int]]()
-        for k, record in window:
-            row: Mapping[str, Any] = {"text": record} if isinstance(record, str) else record
-            try:
-                page = canvas.read(canvas.whole, row["text"], model, row.get("form"), k if wrong is None else 0)
-                said = [row.get(key) if key in conditions else None for key in CONDITIONS]
-                pages.append(canvas.about(page, model, *said))
-            except AskedError as error:
-                if wrong is None:
-                    raise
-                wrong(record, error)
-                continue
-            seeds.append([example_seed(seed, k) if row.get("seed") is None else example_seed(row["seed"], 0)])
-        if pages:
-            parts.append(bounds(model, pages, seeds, name, levels, batch_size, callback)[:, 0])
-            counts += [page.shape[1] for page in pages]
-            forms += [page.form.name if page.form else None for page in pages]
-    if not parts:
-        raise AskedError("there is no text to evaluate; pass at least one")
-    return _by_form(torch.cat(parts), torch.tensor(counts), forms)
 
 
 def _by_form(nats: Tensor, counts: Tensor, forms: Sequence[str | None]) -> dict[str, dict[str, Any]]:
@@ -199,55 +299,7 @@ def _by_form(nats: Tensor, counts: Tensor, forms: Sequence[str | None]) -> dict[
     return result
 
 
-def retrieve(
-    model: TextModel,
-    records: Iterable[Mapping[str, Any]],
-    titles: int,
-    levels: int,
-    seed: int,
-    batch_size: int,
-    callback: Progress | None,
-) -> dict[str, Any]:
-    """What `TextPipeline.retrieve` gives."""
-    at_least("titles", titles, 2)
-    rows = [record for record in records if title_characters(record.get("title") or "")]
-    if not rows:
-        raise AskedError("there is no poem with a title; pass at least one")
-    canvases = [canvas.read(canvas.whole, r["text"], model, r.get("form"), k) for k, r in enumerate(rows)]
-    titled = [title_characters(spelled(record["title"], model)) for record in rows]
-    raw = {short: record["title"] for short, record in zip(titled, rows, strict=True)}  # it is shortened once, later
-    tried: list[Canvas] = []
-    for k, one in enumerate(canvases):
-        others = sorted({o for o, c in zip(titled, canvases, strict=True) if c.shape == one.shape and o != titled[k]})
-        if len(others) < titles - 1:
-            raise AskedError(
-                f"{len(others) + 1} different titles of one form are too few to choose among {titles}; pass more poems"
-            )
-        order = Rng([example_seed(seed, k)]).ranks(torch.ones(1, len(others), dtype=torch.bool))[0].argsort()
-        chosen = [titled[k], *(others[i] for i in order[: titles - 1].tolist())]
-        tried += [canvas.about(one, model, raw[title], None) for title in chosen]
-    seeds = [[example_seed(seed, k)] for k in range(len(canvases)) for _ in range(titles)]
-    nats = bounds(model, tried, seeds, process_of(model, None), levels, batch_size, callback).view(-1, titles)
-    right = (nats[:, 0] < nats[:, 1:].amin(1)).double()
-    mean = right.mean().item()
-    error = math.sqrt(mean * (1 - mean) / len(right))
-    return {"top1": mean, "standard_error": error, "chance": 1 / titles, "texts": len(right)}
-
-
 # -- each character given the others --------------------------------------------------------------------------------------
-
-
-def detail(model: TextModel, canvases: Sequence[Canvas], batch_size: int, callback: Progress | None) -> list[Detail]:
-    """What `TextPipeline.detail` gives."""
-    at_least("batch_size", batch_size, 1)
-    if masking(model) is None:
-        raise AskedError(f"model {model.name} does not serve the mask process, which a detailed score needs")
-    results = []
-    for one in canvases:
-        results.append(_detail(model, one, batch_size))
-        if callback is not None:
-            callback(1)
-    return results
 
 
 def _detail(model: TextModel, one: Canvas, batch_size: int) -> Detail:
@@ -281,7 +333,7 @@ def given_the_others(model: TextModel, x0: Tensor, at: Tensor, canvases: Sequenc
     x_t = torch.where(hole, model.mask_id, x0)
     with torch.inference_mode(), fast_float32():
         level = hole.double() / x0.shape[1]
-        told = canvas.condition(model, canvases)
+        told = condition(model, canvases)
         logits = model.predictor(name)(Query(x_t, level, at=positions_of(hole), condition=told)).logits()
     log_q: Tensor = logits.double().log_softmax(-1).cpu()
     return log_q
@@ -304,14 +356,6 @@ def nats(
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _bounded(process: str) -> Iterator[None]:
-    try:
-        yield
-    except NotImplementedError as error:
-        raise AskedError(f"process {process!r} has no bound ({error})") from error
 
 
 def _summary(nats: Tensor, counts: Tensor) -> dict[str, Any]:

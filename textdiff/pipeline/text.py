@@ -9,33 +9,33 @@ Text k of a call with seed s is text 0 of the call with seed s + k.  The keyword
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from textdiff.core.contracts import State
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.networks.folder import TextModel
-from textdiff.pipeline import canvas, refine, score
+from textdiff.pipeline import canvas, refine
 from textdiff.pipeline.canvas import Canvas
-from textdiff.pipeline.options import Forms, Options, Task, Words, changed, place, whole
-from textdiff.pipeline.outputs import Callback, Frame, Output, Refined, Watch, each, frame, outputs
-from textdiff.pipeline.plan import Plan, check_defaults, resolve
-from textdiff.pipeline.run import BATCH, run, seeds_of
-from textdiff.pipeline.score import Detail, Progress, Score
+from textdiff.pipeline.options import Forms, Options, Task, at_least, changed, place, whole
+from textdiff.pipeline.outputs import Callback, Frame, Output, Refined, Watch, chosen, frame, output
+from textdiff.pipeline.plan import Plan, check_call, check_defaults, resolve
+from textdiff.pipeline.run import BATCH, Batch, run, seeds_of, steps_made
+from textdiff.pipeline.score import AHEAD, Progress, Scorer
 from textdiff.pipeline.writable import check_canvas
 
-REPEATS = 4  # of every level of a single text's bound
-FILE_LEVELS = 8  # stratified levels of each text of a file
+OF_RECORDS = ("form", "title", "dynasty")  # the options that a record may have of its own
+Place = tuple[Canvas, int, int]  # what a text is drawn on, its seed, its number
 
 
 @dataclass(frozen=True, eq=False)
-class TextPipeline:
+class TextPipeline(Scorer):
     """A model of text, and the calls that use it."""
-
-    model: TextModel
 
     @classmethod
     def from_pretrained(
@@ -84,7 +84,7 @@ class TextPipeline:
         plan = resolve(options, self.model)
         seeds = seeds_of(seed, n, generator)
         page = canvas.in_script(canvas.open_page(self.model, options), options.script)
-        canvases = self._told([page] * len(seeds), plan)
+        canvases = self._checked([page] * len(seeds), plan)
         return self._collected(canvases, seeds, plan, batch_size, callback, watch)
 
     def fill(
@@ -135,8 +135,9 @@ class TextPipeline:
         """
         if on_error not in ("stop", "skip"):
             raise AskedError(f"on_error is {on_error!r}; it must be stop or skip")
+        at_least("batch_size", batch_size, 1)
         plan = resolve(changed(options, changes), self.model)
-        return each(self.model, iter(records), plan, whole("seed", seed), on_error == "skip", batch_size, watch)
+        return self._in_order(iter(records), plan, whole("seed", seed), on_error == "skip", batch_size, watch)
 
     def stream(
         self,
@@ -161,7 +162,7 @@ class TextPipeline:
         if texts is None:
             seeds = seeds_of(seed, n, generator)
             page = canvas.in_script(canvas.open_page(self.model, options), options.script)
-            canvases = self._told([page] * len(seeds), plan)
+            canvases = self._checked([page] * len(seeds), plan)
         else:
             canvases = self._holed(texts, plan)
             seeds = seeds_of(seed, len(canvases), generator)
@@ -214,94 +215,15 @@ class TextPipeline:
         """The choices of a call, with the model's defaults for what is left open; AskedError for what cannot be."""
         return resolve(changed(options, changes), self.model)
 
-    # -- texts that are there -----------------------------------------------------------------------------------------
-
-    def score(
-        self,
-        texts: str | Iterable[str],
-        form: Forms = None,
-        *,
-        title: Words = None,
-        dynasty: Words = None,
-        process: str | None = None,
-        levels: int | None = None,
-        repeats: int = REPEATS,
-        seed: int = 0,
-        batch_size: int = BATCH,
-        callback: Progress | None = None,
-    ) -> list[Score]:
-        """The bound of each text, averaged over `repeats` runs of every level (or `levels` stratified ones).
-
-        The embedding process has a thousand levels, and takes 64 of them where `levels` is None.  The network is told `title` and
-        `dynasty`, one for all texts or one for each.  The standard error is that of the average.  A text's score does not depend
-        on the texts beside it.  `callback` is called with the number of texts done.
-        """
-        canvases = canvas.about_all(canvas.read_all(canvas.whole, texts, self.model, form), self.model, title, dynasty)
-        return score.score(self.model, canvases, process, levels, repeats, seed, batch_size, callback)
-
-    def detail(
-        self,
-        texts: str | Iterable[str],
-        form: Forms = None,
-        *,
-        title: Words = None,
-        dynasty: Words = None,
-        batch_size: int = BATCH,
-        callback: Progress | None = None,
-    ) -> list[Detail]:
-        """How likely each character of each text is, given all the others: the mask process with one hole.
-
-        `callback` is called with the number of texts done.
-        """
-        canvases = canvas.about_all(canvas.read_all(canvas.whole, texts, self.model, form), self.model, title, dynasty)
-        return score.detail(self.model, canvases, batch_size, callback)
-
-    def evaluate(
-        self,
-        records: Iterable[str | Mapping[str, Any]],
-        *,
-        process: str | None = None,
-        levels: int | None = FILE_LEVELS,
-        seed: int = 0,
-        conditions: Sequence[str] = (),
-        batch_size: int = BATCH,
-        callback: Progress | None = None,
-        wrong: Callable[[Any, AskedError], object] | None = None,
-    ) -> dict[str, dict[str, Any]]:
-        """{"all": {"nats_per_char", "standard_error", "texts"}, and the same for each form}: the bound on a file.
-
-        Records are texts, or mappings with `text` and perhaps `form` and `seed`; of the `conditions`, "title" and "dynasty", the
-        network is told what the records hold.  They are read as they are needed, and none is kept.  `wrong` is called with
-        each record that cannot be evaluated, and why; without it that is an error.  The standard error is over texts.
-        """
-        return score.evaluate(self.model, records, process, levels, seed, conditions, batch_size, callback, wrong)
-
-    def retrieve(
-        self,
-        records: Iterable[Mapping[str, Any]],
-        *,
-        titles: int = 10,
-        levels: int = 4,
-        seed: int = 0,
-        batch_size: int = BATCH,
-        callback: Progress | None = None,
-    ) -> dict[str, Any]:
-        """Whether a poem's own title gives it the best bound among `titles`: {"top1", "standard_error", "chance", "texts"}.
-
-        The others are drawn from poems of the same form with another title; each is tried with the same corruptions.
-        Records without a title are left out.
-        """
-        return score.retrieve(self.model, records, titles, levels, seed, batch_size, callback)
-
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def _holed(self, texts: str | Iterable[str], plan: Plan) -> list[Canvas]:
         """Texts to fill in."""
         options = plan.options
         canvases = canvas.read_all(canvas.holed, texts, self.model, options.form)
-        return self._told([canvas.in_script(c, options.script) for c in canvases], plan)
+        return self._checked([canvas.in_script(c, options.script) for c in canvases], plan)
 
-    def _told(self, canvases: Sequence[Canvas], plan: Plan) -> list[Canvas]:
+    def _checked(self, canvases: Sequence[Canvas], plan: Plan) -> list[Canvas]:
         """The canvases with title and dynasty, checked."""
         result = canvas.about_all(canvases, self.model, plan.options.title, plan.options.dynasty)
         checked: set[int] = set()
@@ -321,8 +243,111 @@ class TextPipeline:
         callback: Callback | None,
         watch: Watch | None,
     ) -> list[Output]:
-        found = dict(outputs(self.model, canvases, seeds, plan, batch_size, callback, watch))
-        return [found[k] for k in range(len(canvases))]
+        drawn = dict(self._drawn(canvases, seeds, plan, batch_size, callback, watch))
+        return [drawn[k] for k in range(len(canvases))]
+
+    def _drawn(
+        self,
+        canvases: Sequence[Canvas],
+        seeds: Sequence[int],
+        plan: Plan,
+        batch_size: int,
+        callback: Callback | None = None,
+        watch: Watch | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Output]]:
+        """The index and the output of each text, in the order in which they are done; `numbers` are theirs in a longer call."""
+        for batch in run(self.model, plan, canvases, seeds, batch_size=batch_size):
+
+            def look(state: State, batch: Batch = batch) -> None:
+                if callback is not None:
+                    callback(state)
+                if watch is not None:
+                    watch(frame(batch, state, numbers))
+
+            state, steps = steps_made(batch.states, look if callback or watch else None)
+            x = batch.scene.process.decode(state.x)
+            seeds_here = [seeds[k] for k in batch.rows]
+            rows, weights = chosen(self.model, replace(state, x=x), batch.blanks, seeds_here, plan)
+            for k, row, weight in zip(batch.rows, rows.tolist(), weights.tolist(), strict=True):
+                spent = int(state.forwards[row].item()) * plan.each
+                made = int(steps[row])
+                yield k, output(self.model, canvases[k], x[row].cpu(), seeds[k], plan, spent, made, weight)
+
+    def _in_order(
+        self,
+        records: Iterator[str | Mapping[str, Any]],
+        plan: Plan,
+        seed: int,
+        skip: bool,
+        batch_size: int,
+        watch: Watch | None,
+    ) -> Iterator[Output | AskedError]:
+        """What `each` gives, one window of records after the other."""
+        pages: dict[str | None, Canvas] = {}
+        first = 0
+        while window := list(itertools.islice(records, AHEAD * batch_size)):
+            done: dict[int, Output | AskedError] = {}
+            places: list[Place] = []
+            for k, record in enumerate(window, start=first):
+                try:
+                    places.append((*self._place(record, plan, seed + k, pages), k))
+                except AskedError as error:
+                    done[k] = error
+                    if not skip:
+                        break
+            at = first
+            for number, result in itertools.chain(self._attempted(places, plan, batch_size, watch), [(-1, None)]):
+                if result is not None:
+                    done[number] = result
+                while at in done:
+                    following = done.pop(at)
+                    if isinstance(following, AskedError) and not skip:
+                        raise following
+                    yield following
+                    at += 1
+            first += len(window)
+
+    def _attempted(
+        self, places: Sequence[Place], plan: Plan, batch_size: int, watch: Watch | None
+    ) -> Iterator[tuple[int, Output | AskedError]]:
+        """The number of each text, and its output or why it cannot be drawn."""
+        canvases, seeds, numbers = [p[0] for p in places], [p[1] for p in places], [p[2] for p in places]
+        left = dict(enumerate(places))
+        try:
+            for k, one in self._drawn(canvases, seeds, plan, batch_size, watch=watch, numbers=numbers):
+                del left[k]
+                yield numbers[k], one
+        except AskedError as error:
+            if len(places) == 1:
+                yield numbers[0], error
+            else:  # a text that cannot be drawn takes its batch with it: the others are drawn by themselves
+                for place in left.values():
+                    yield from self._attempted([place], plan, batch_size, watch)
+
+    def _place(
+        self, record: str | Mapping[str, Any], plan: Plan, seed: int, pages: dict[str | None, Canvas]
+    ) -> tuple[Canvas, int]:
+        """What a record is drawn on, and its seed; the open page of each form is made once, and kept in `pages`."""
+        fields: Mapping[str, Any] = {"text": record} if isinstance(record, str) else record
+        words = {name: getattr(plan.options, name) for name in OF_RECORDS}
+        words = {name: fields.get(name) if value is None else value for name, value in words.items()}
+        for name, value in words.items():
+            if value is not None and not isinstance(value, str):
+                raise AskedError(f"{name} is {value!r}; it must be one word, for each record its own")
+        form, text = words["form"], fields.get("text")
+        if text is not None:
+            check_call(plan.options, self.model, "fill")
+            page = canvas.read(canvas.holed, text, self.model, form)
+        else:
+            if form not in pages:
+                pages[form] = canvas.open_page(self.model, replace(plan.options, form=form))
+            page = pages[form]
+        page = canvas.in_script(page, plan.options.script)
+        page = canvas.about(page, self.model, words["title"], words["dynasty"])
+        check_canvas(self.model, page, plan)
+        (its_seed,) = seeds_of([seed if fields.get("seed") is None else fields["seed"]], None, None)
+        return page, its_seed
 
 
 Pipeline = TextPipeline  # its name in version 0.1

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from textdiff.core import bridges
 from textdiff.core.contracts import UNREAD, Bridge, Predictor, Process, State, Step, spread
-from textdiff.core.loop import predict
+from textdiff.core.predictions import predict
 from textdiff.core.rng import Rng
 
 

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from textdiff.core.contracts import Predictor, Process, State, Step, TokenPrediction
 from textdiff.core.levels import count
-from textdiff.core.loop import predict
-from textdiff.core.predictions import draw_differing, draw_other, log1mexp
+from textdiff.core.predictions import draw_differing, draw_other, log1mexp, predict
 from textdiff.core.rng import Rng
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from textdiff.core.contracts import OfLogits, Predictor, Process, State, Step
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import count
-from textdiff.core.loop import predict
+from textdiff.core.predictions import predict
 from textdiff.core.rng import Rng, order_to_ranks
 
 

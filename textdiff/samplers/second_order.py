@@ -29,7 +29,8 @@ from torch import Tensor
 
 from textdiff.core.contracts import Predictor, Process, ScheduledProcess, State, Step, scheduled, spread
 from textdiff.core.errors import AskedError
-from textdiff.core.loop import predict, sample
+from textdiff.core.loop import sample
+from textdiff.core.predictions import predict
 from textdiff.core.rng import Rng
 
 Look = Callable[[ScheduledProcess, Tensor, Tensor], tuple[Tensor, Tensor]]  # (process, t, s) -> u and c of (2), like t
