@@ -33,7 +33,7 @@ from textdiff.pipeline import canvas
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import Task, at_least
 from textdiff.pipeline.outputs import Change, Refined
-from textdiff.pipeline.page import Start
+from textdiff.pipeline.page import Start, knows_forms
 from textdiff.pipeline.plan import Plan, by_process
 from textdiff.pipeline.run import run
 from textdiff.pipeline.score import MERIT_LEVELS, Progress, bounds, masking, nats
@@ -379,5 +379,5 @@ def _written(work: Work, draft: Draft) -> str:
     holed = ["".join(canvas.HOLE if next(new) else c for c in line) for line in draft.lines]
     if holed == list(draft.lines):
         return draft.form.layout(draft.lines)
-    one = canvas.holed("\n".join(holed), work.model, draft.form, verse=canvas.knows_forms(work.model))
+    one = canvas.holed("\n".join(holed), work.model, draft.form, verse=knows_forms(work.model))
     return canvas.in_script(one, work.plan.options.script).text(draft.ids)
