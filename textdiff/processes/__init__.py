@@ -1,4 +1,4 @@
-"""The table of forward processes, and what each of them offers.  Listing it imports no torch.
+"""The table of forward processes, and what each process offers.  Listing them imports no torch.
 
 A new process is one file beside this one and one line here; its tests come with the line, and no other file compares its name.
 What a sampler asks of a process, and what the pipeline, the model folders and `textdiff verify` have to know about one, are fields
@@ -13,7 +13,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the table: how a process is built, and what it offers."""
+    """One line of the table: how a process is built, and what the process offers."""
 
     path: str  # "module:attribute" of what builds it
     summary: str

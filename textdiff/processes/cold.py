@@ -36,11 +36,11 @@ class Cold(OfValues):
     steps: int = 50  # levels of the training
 
     def degraded(self, x0: Tensor, t: Tensor) -> Tensor:
-        """F_t(x0), typed like x0, also where a level of float64 has made it wider."""
+        """F_t(x0) in the precision of x0, also where a level in float64 has widened it."""
         return self.degrade(x0, t).to(x0.dtype)
 
     def prior(self, given: Tensor, free: Tensor, *, rng: Rng) -> Tensor:
-        """F_1 of new data, or of what is given where there is no `terminal`: then a degraded copy is restored."""
+        """F_1 of new data; without a `terminal` law F_1 of the given data, so that a degraded copy is restored."""
         level = free.double()
         end = self.degraded(given, level) if self.terminal is None else self.terminal(given, rng=rng)
         return torch.where(spread(free, given), end + self.noise(given, level, rng=rng), given)

@@ -37,7 +37,7 @@ class Mask(ByRank):
         return TokenNoise(rng.ranks(t > 0), torch.full_like(x0, self.mask_id))
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
-        masked = x_t == self.mask_id  # these came first; their order among themselves is open
+        masked = x_t == self.mask_id  # the masked positions came first; their order among themselves is open
         return TokenNoise(rng.ranks(t > 0, first=masked), torch.full_like(x_t, self.mask_id))
 
     def sketch(self, x_t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise of the exact-count processes: an order of the free positions, and what each would become.
+"""Noise of the exact-count processes: an order of the free positions, and the token that each would become.
 
 Position i is corrupted at level t iff rank_i < t, with rank = (k + ½)/n for a random order k = 0 … n − 1: exactly
 m(t) = ⌈t·n − ½⌉ positions at level t, and nested sets as t grows (method §2, §3).

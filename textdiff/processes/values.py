@@ -1,4 +1,4 @@
-"""What the processes of values share, as `ranks.py` has what those of whole counts share."""
+"""What the processes of values share; `ranks.py` has what the processes of whole counts share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of samplers, what each of them needs of a process, and what it is exact for.  Listing it imports no torch.
+"""The table of samplers, what each sampler needs of a process, and with which processes it is exact.  Listing them imports no torch.
 
 A new sampler is one file beside this one, a function that takes the sampler's options and returns a step, and one line here; no other
 file compares its name.  A sampler serves every process whose line offers what the sampler needs, so that a new process has its
@@ -17,7 +17,7 @@ from textdiff.processes import Entry as Process
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the table: how a sampler is built, what it needs, and how it goes about it."""
+    """One line of the table: how a sampler is built, what it needs of a process, and how it works."""
 
     path: str  # "module:attribute" of a function that takes the options and returns a step
     summary: str
@@ -64,7 +64,7 @@ class Entry:
 
     @property
     def exact(self) -> tuple[str, ...]:
-        """Those that it claims to be exact with."""
+        """The processes of the table with which the sampler claims to be exact."""
         return tuple(name for name, entry in PROCESSES.items() if self.is_exact(entry))
 
 
@@ -158,7 +158,7 @@ SAMPLERS: dict[str, Entry] = {
     "entropy-bounded": Entry(
         path="textdiff.samplers.order:entropy_bounded",
         summary="unmask as many positions as the joint-entropy bound allows (exact at gamma 0)",
-        cost="as many steps as the bound asks",
+        cost="as many steps as the bound allows",
         needs=("masks",),
         options=("gamma",),
         stepped=False,

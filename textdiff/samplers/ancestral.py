@@ -49,12 +49,12 @@ def ancestral(bridge: Bridge = bridges.improved) -> Step:
 
 
 def baseline() -> Step:
-    """Predict, corrupt again with fresh noise."""
+    """A step that predicts x0 and corrupts the draft again with fresh noise."""
     return ancestral(bridges.fresh)
 
 
 def improved() -> Step:
-    """Predict, and re-use the noise that x_t shows.  Exact for the mask process, one position at a time."""
+    """A step that predicts x0 and re-uses the noise that x_t shows.  Exact for the mask process, one position at a time."""
     return ancestral(bridges.improved)
 
 

@@ -54,7 +54,7 @@ def angle(schedule: Schedule, t: float) -> float:
 
 
 def level_at(schedule: Schedule, theta: float) -> float:
-    """The level at which θ is reached, to 1e-12: four times the right one of 1000 parts."""
+    """The level at which θ is reached, to 1e-12: the search divides an interval into 1000 parts, four times over."""
     low, high = 0.0, 1.0
     for _ in range(4):
         grid = torch.linspace(low, high, 1001, dtype=torch.float64)
@@ -142,7 +142,7 @@ def _turn(
 
 
 def dequantised(x0: Tensor, bins: Bins, *, seeds: Tensor) -> Tensor:
-    """x0 spread evenly over its bins: −E log p of it, less the logarithm of the bins' widths, bounds −log P(x0) from above."""
+    """x0 spread evenly over its bins: its −E log p, less the logarithm of the bins' widths, bounds −log P(x0) from above."""
     return x0 + bins.width * (Rng(seeds, device=x0.device).uniform(*x0.shape[1:]) - 0.5).to(x0.dtype)
 
 

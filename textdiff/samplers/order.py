@@ -73,17 +73,17 @@ def ordered(statistic: OfLogits, gamma: float | None = None) -> Step:
 
 
 def confidence() -> Step:
-    """Surest likeliest token first."""
+    """The position whose likeliest token is surest comes first."""
     return ordered(minus_maximum)
 
 
 def margin() -> Step:
-    """Largest gap between the two likeliest tokens first."""
+    """The position with the largest gap between its two likeliest tokens comes first."""
     return ordered(minus_margin)
 
 
 def entropy() -> Step:
-    """Least entropy first."""
+    """The position of least entropy comes first."""
     return ordered(entropy_nats)
 
 

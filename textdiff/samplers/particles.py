@@ -21,7 +21,7 @@ from textdiff.core.rng import Rng
 
 
 def resampled(step: Step, particles: int) -> Step:
-    """`step`, then resampling among each `particles` rows that follow one another."""
+    """A step that takes `step` and then resamples among each `particles` consecutive rows."""
 
     def then(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
         after = step(state, s, predictor=predictor, process=process, rng=rng)
