@@ -242,6 +242,17 @@ def test_renewing_keeps_the_law_of_the_noise(name, size):
     assert torch.allclose(table(one), table(renewed), atol=1e-12)
 
 
+@every_counted
+def test_renewing_nothing_leaves_the_noise_and_renewing_all_of_it_forgets_it(name):
+    process, x0 = process_of(name, torch.arange(SIZE), SIZE), every_text()
+    t, s = (torch.full(x0.shape, level, dtype=torch.float64) for level in (1.0, 1 / 3))
+    one, other = (process.noise(x0, t, rng=Rng(range(k, k + 8))) for k in (0, 8))
+    x_t = process.corrupt(x0, t, one)
+    kept = [f(process, x0, x_t, t, s, rng=Rng(range(8))) for f in (bridges.reuse, bridges.refresh(0.0))]
+    new = [process.corrupt(x0, s, process.renew(noise, x0, t, 1.0, rng=Rng(range(8)))) for noise in (one, other)]
+    assert torch.equal(*kept) and torch.equal(*new)
+
+
 @pytest.mark.parametrize("name", ["replacement", "redraw"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.55, 0.8, 1.0])
 def test_a_share_is_of_the_free_positions_rounded_to_the_nearest_number(name, share):
