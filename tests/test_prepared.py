@@ -123,6 +123,26 @@ def test_what_no_start_has_used_for_long_is_removed_and_what_is_used_stays(tmp_p
     assert used.exists() and not unused.exists()
 
 
+def test_a_start_marks_the_texts_that_it_uses(cache: Path) -> None:
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "train.ids").write_bytes(b"ids")
+        return {}
+
+    key = prepared.key_of("texts")
+    prepared.get(key, make, keep=True)
+    before = time.time() - prepared.UNUSED / 2
+    for path in (*(cache / key).iterdir(), cache / key):
+        os.utime(path, (before, before))
+    prepared.get(key, make, keep=True)
+    assert (cache / key).stat().st_mtime > before + prepared.UNUSED / 4
+
+
+def test_texts_of_another_format_are_other_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = prepared.key_of("texts")
+    monkeypatch.setattr(prepared, "FORMAT", prepared.FORMAT + 1)
+    assert prepared.key_of("texts") != now
+
+
 def test_the_memory_of_preparation_does_not_grow_with_the_text(tmp_path: Path) -> None:
     def peak(megabytes: int) -> int:
         recipe = prose(tmp_path, TEXT * (megabytes * 500))

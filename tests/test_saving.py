@@ -111,6 +111,23 @@ def test_a_stopped_save_of_a_whole_model_leaves_a_model_that_opens_and_is_all_ol
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_model_is_on_the_disk_before_it_has_its_name_and_the_name_after(tmp_path, monkeypatch):
+    done, rename = [], Path.rename
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.fstat(file).st_ino))
+    monkeypatch.setattr(Path, "rename", lambda self, to: done.append("rename") or rename(self, to))
+    save(tmp_path / "model", "new")
+    at = done.index("rename")
+    assert {path.stat().st_ino for path in (*(tmp_path / "model").iterdir(), tmp_path / "model")} <= {*done[:at]}
+    assert tmp_path.stat().st_ino in done[at:]
+
+
+def test_what_another_process_is_writing_is_left(tmp_path):
+    theirs = tmp_path / f".model-new-{os.getppid()}-0123abcd"
+    theirs.mkdir()
+    save(tmp_path / "model", "new")
+    assert theirs.exists()
+
+
 def test_an_error_while_a_model_is_written_leaves_the_old_one_and_nothing_else(tmp_path):
     save(tmp_path / "model", "old")
     with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "model") as new:
