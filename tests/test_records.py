@@ -41,6 +41,8 @@ def stored(folder: Path, kind: str) -> Path:
         path.write_bytes(gzip.compress(as_lines(ROWS).encode()))
     elif kind == "gzip of utf-16":
         path.write_bytes(gzip.compress(as_lines(ROWS).encode("utf-16")))
+    elif kind == "utf-32":
+        path.write_bytes(as_lines(ROWS).encode("utf-32"))
     elif kind == "byte order mark and carriage returns":
         path.write_bytes(as_lines(ROWS).replace("\n", "\r\n").encode("utf-8-sig"))
     elif kind == "csv":
@@ -62,30 +64,33 @@ def stored(folder: Path, kind: str) -> Path:
     return path
 
 
-KINDS = ["json lines", "gzip", "gzip of utf-16", "byte order mark and carriage returns", "csv", "parquet", "datasets"]
+KINDS = ["json lines", "gzip", "gzip of utf-16", "utf-32", "byte order mark and carriage returns"]
+TABLES = {"csv": ("line 2", "line 4"), "parquet": ("row 1", "row 2"), "datasets": ("row 1", "row 2")}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *TABLES])
 def test_every_kind_of_source_gives_the_same_records_with_all_their_keys(tmp_path, kind):
     path = stored(tmp_path, kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = read_records(path)
+        places = [record.place for record in read(path)]
         texts = [text.text for text in poems(path, limit=1)]
     if kind == "csv":  # a table of text has no numbers
         found = [row | {"id": int(row["id"])} for row in found]
     assert found == ROWS
+    assert places == [f"{str(path)!r} {place}" for place in TABLES.get(kind, ("line 1", "line 2"))]
     assert texts == ["".join(c for c in QUATRAIN if c not in "，。\n")]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *TABLES])
 def test_training_cuts_the_texts_of_every_kind(tmp_path, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert "".join(pieces(stored(tmp_path, kind))) == f"{QUATRAIN}\n白日依山尽"
 
 
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", KINDS)
 def test_stdin_is_read_like_a_file(tmp_path, kind):
     stream = io.BufferedReader(io.BytesIO(stored(tmp_path, kind).read_bytes()))
     text = io.TextIOWrapper(stream, encoding="utf-8")
@@ -104,6 +109,18 @@ def test_lines_and_paragraphs_are_texts_for_every_verb_and_for_training(tmp_path
     assert [row["text"] for row in read_records([line + "\n" for line in plain])] == wanted
     path.write_text(f"{QUATRAIN}\n\n{QUATRAIN}\n", encoding="utf-8")
     assert len(list(poems(path))) == len(list(corpus.read(path))) == 2
+
+
+def test_poems_of_a_line_each_are_no_longer_poem():
+    """Two quatrains have the lines of an octave."""
+    oneline = QUATRAIN.replace("\n", "")
+    assert [record.text for record in read([oneline + "\n", oneline + "\n"])] == [oneline, oneline]
+
+
+def test_a_record_keeps_its_keys_where_its_text_stands_under_another_one():
+    (record,) = read(['{"verse": "春", "title": "", "id": 7}\n'], column="verse")
+    assert record.fields == {"verse": "春", "text": "春", "title": "", "id": 7}
+    assert record.get("title") is None and record.get("id") == 7
 
 
 def test_a_long_paragraph_has_a_text_a_line_and_stays_out_of_memory(tmp_path):
@@ -135,6 +152,7 @@ def test_a_long_paragraph_has_a_text_a_line_and_stays_out_of_memory(tmp_path):
         (b'{"text": 5}', "line 1 has as text 5, which is not text"),
         (b'{"text": "a", "form": 5}', "line 1 has form 5; expected text"),
         (b'{"text": "a", "seed": 1.5}', "line 1 has seed 1.5; expected a whole number"),
+        (b'{"text": "a", "seed": 9223372036854775808}', "line 1 has seed 9223372036854775808; expected a whole number"),
         (b'{"text": "a\\ud800"}', "line 1 has one half of a pair of surrogates"),
         (b'{"text": "a", "tags": ["\\udfff"]}', "line 1 has one half of a pair of surrogates"),
         (b'{"text": "a\\u0000"}', "line 1 has a NUL character"),
