@@ -142,6 +142,14 @@ def test_the_jackknife_of_a_difference_of_means_is_its_standard_error():
     assert (found.low + found.high) / 2 == pytest.approx(found.value)
 
 
+def test_the_jackknife_leaves_rows_out_that_follow_each_other():
+    """What is generated goes through the classes in turn, and a group shall not be one class."""
+    left = []
+    x = torch.arange(40)[:, None]
+    figures.jackknife(lambda a, b: left.append(sorted({*range(40)} - {*a[:, 0].tolist()})) or 0.0, x, x)
+    assert left[:-1] == [[2 * k, 2 * k + 1] for k in range(20)]
+
+
 def test_splits_are_disjoint_and_fit():
     real = torch.arange(10)[:, None]
     for first, second in figures.split(real, 4, 5, repeats=6):
@@ -188,6 +196,8 @@ def test_moving_by_whole_pixels_is_a_shift():
     assert torch.allclose(moved[1, :, :-1], IMAGES[1, :, 1:], atol=1e-5)
     assert torch.allclose(moved[2], IMAGES[2], atol=1e-5)
     assert torch.allclose(moved[3, :, 1:, :-1], IMAGES[3, :, :-1, 1:], atol=1e-5)
+    wide = IMAGES[:1, :, :4]
+    assert torch.allclose(figures.moved(wide, torch.tensor([[0.0, 1.0]]))[:, :, 1:], wide[:, :, :-1], atol=1e-5)
 
 
 def test_fidelity_and_coverage_of_known_labels():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from textdiff.measure import poems as metrics
+from textdiff.measure.grams import SYMBOLS, alphabet_of
 from textdiff.measure.poems import Association, Train
 from textdiff.verse import forms as verse
 from textdiff.verse import sounds
@@ -170,12 +171,13 @@ def test_copying_by_hand():
         ("四春夏秋", "冬一二三"),  # four 4-grams of one train poem, but over its own line's end
         ("春夏秋冬", "一二三四"),
         ("冬秋夏春", "八七六五"),
+        ("一二三四", "五龘龘龘"),  # two of five, which is as much as a near copy needs
     ]
-    assert metrics.copied_lines(poems, train).tolist() == [0.5, 0, 1, 0]
-    assert metrics.copied_4grams(poems, train).tolist() == [0.5, 0, 1, 0]
-    assert metrics.nearest_overlap(poems, train) == pytest.approx([1 / 5, 4 / 5, 1, 0])
-    assert metrics.near_copies(poems, train).tolist() == [0, 1, 1, 0]
-    assert metrics.exact(poems, train).tolist() == [0, 0, 1, 0]
+    assert metrics.copied_lines(poems, train).tolist() == [0.5, 0, 1, 0, 0.5]
+    assert metrics.copied_4grams(poems, train).tolist() == [0.5, 0, 1, 0, 0.5]
+    assert metrics.nearest_overlap(poems, train) == pytest.approx([1 / 5, 4 / 5, 1, 0, 2 / 5])
+    assert metrics.near_copies(poems, train).tolist() == [0, 1, 1, 0, 1]
+    assert metrics.exact(poems, train).tolist() == [0, 0, 1, 0, 0]
 
 
 def test_train_poems_are_found_in_train_and_others_are_not():
@@ -183,6 +185,13 @@ def test_train_poems_are_found_in_train_and_others_are_not():
     for metric in (metrics.copied_lines, metrics.copied_4grams, metrics.nearest_overlap, metrics.exact):
         assert (metric(QUATRAINS[:20], train) == 1).all() and (metric(OCTAVES, train) == 1).all()
     assert not metrics.exact(QUATRAINS[20:], train).any()
+
+
+def test_more_characters_than_fit_are_refused():
+    every = "".join(map(chr, range(0x20000, 0x20000 + SYMBOLS)))
+    assert alphabet_of([(every[1:],)]).max() == SYMBOLS - 1
+    with pytest.raises(ValueError, match="65536 different characters"):
+        alphabet_of([(every,)])
 
 
 # -- diversity ------------------------------------------------------------------------------------------------------------
