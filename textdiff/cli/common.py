@@ -23,7 +23,7 @@ class Exit(enum.IntEnum):
     FAILED = (
         1  # the model folder, the output, an error while running; records that were skipped; a claim that does not hold
     )
-    ASKED = 2  # a mistake in what was asked
+    ASKED = 2  # the command asks for what cannot be
     BROKEN = 3  # check: a poem breaks its strict form
     INTERRUPTED = 128 + signal.SIGINT
     TERMINATED = 128 + signal.SIGTERM
@@ -138,7 +138,7 @@ def writing(path: str | None, keep: bool = False) -> Iterator[TextIO]:
 
 
 def check_writable(path: str | None) -> None:
-    """OSError where a file cannot be written; asked before the work that it is for."""
+    """OSError where a file cannot be written; checked before the work that it is for."""
     if path is None or path == "-":
         return
     target = Path(path).resolve()

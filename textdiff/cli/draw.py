@@ -160,8 +160,8 @@ def fill(a: argparse.Namespace) -> int | None:
     conditions, write = Conditions(pipe.model), separated()
 
     def ask(record: Record) -> dict[str, Any]:
-        said = {name: value for name, (value,) in conditions.of([record]).items()}
-        return {"text": record.text, "form": record.get("form"), "seed": seeds_of([record], a.seed)[0]} | said
+        words = {name: value for name, (value,) in conditions.of([record]).items()}
+        return {"text": record.text, "form": record.get("form"), "seed": seeds_of([record], a.seed)[0]} | words
 
     def show(record: Record, output: Any, out: TextIO) -> None:
         if a.format == "jsonl":
@@ -171,8 +171,8 @@ def fill(a: argparse.Namespace) -> int | None:
 
     with _watched(a, pipe, options, seeds if total and (a.trace or a.watch) else []) as watch:
 
-        def stream(asked: Iterator[Any]) -> Iterator[Any]:
-            yield from pipe.each(asked, options, on_error="skip", watch=watch)
+        def stream(records: Iterator[Any]) -> Iterator[Any]:
+            yield from pipe.each(records, options, on_error="skip", watch=watch)
 
         return through(a, one_by_one(records, stream, ask, a.on_error == "skip"), show, total=total)
 
@@ -193,11 +193,11 @@ def refine(a: argparse.Namespace) -> int:
     conditions, write = Conditions(pipe.model), separated()
 
     def work(chunk: list[Record]) -> list[list[Any]]:
-        said = {name: value for name, value in conditions.of(chunk).items() if getattr(options, name) is None}
+        words = {name: value for name, value in conditions.of(chunk).items() if getattr(options, name) is None}
         texts, forms = [record.text for record in chunk], forms_of(chunk, a.form)
-        found = pipe.refine(texts, forms, seeds_of(chunk, a.seed), options, **task, **said)
-        each = len(found) // len(chunk)  # versions of a poem
-        return [found[k : k + each] for k in range(0, len(found), each)]
+        versions = pipe.refine(texts, forms, seeds_of(chunk, a.seed), options, **task, **words)
+        each = len(versions) // len(chunk)  # versions of a poem
+        return [versions[k : k + each] for k in range(0, len(versions), each)]
 
     def show(record: Record, versions: list[Any], out: TextIO) -> None:
         for one in versions:
@@ -234,4 +234,4 @@ def _refined_lines(one: Any, colours: bool) -> Iterator[str]:
     )
     if one.mended:
         places = ", ".join(f"{line}:{character}" for line, character in one.mended)
-        yield f"first rewritten, as the prosody asked for broke there: {places}"
+        yield f"first rewritten, where the strict prosody was broken: {places}"

@@ -81,8 +81,8 @@ def _looking_on(a: argparse.Namespace, pipe: Any, options: Any, n: int, call: st
     plan, first = resolve(options, pipe.model, call), 0
     header = {"images": True, "model": pipe.model.name, "process": plan.process, "sampler": plan.sampler}
     header["seeds"] = [(a.seed or 0) + k for k in range(n)]
-    said = options.given() | {"steps": plan.steps}
-    with onlookers(a, header, said) as watch, progress_bar(a, n, "image") as bar:
+    settings = options.given() | {"steps": plan.steps}
+    with onlookers(a, header, settings) as watch, progress_bar(a, n, "image") as bar:
 
         def follow(state: Any) -> None:
             nonlocal first

@@ -220,12 +220,12 @@ class ImagePipeline:
         callback: Callback | None,
         shape: Shape | None,
     ) -> Drawn:
-        found: dict[int, Drawing] = {}
+        drawings: dict[int, Drawing] = {}
         for batch in self._run(frames, seeds, plan, batch_size, shape):
             state, steps = steps_made(batch.states, callback)
             images = self.finished(state).clone()
             for i, k in enumerate(batch.rows):
-                found[k] = Drawing(
+                drawings[k] = Drawing(
                     image=images[i],
                     label=frames[k].label,
                     seed=seeds[k],
@@ -236,11 +236,11 @@ class ImagePipeline:
                     forwards=int(state.forwards[i]),
                     model=self.model.name,
                 )
-        return Drawn(found[k] for k in range(len(frames)))
+        return Drawn(drawings[k] for k in range(len(frames)))
 
     def _open(self, n: int, plan: Plan) -> list[Frame]:
-        channels, *own = self.model.shape
-        nothing = torch.zeros(channels, *(plan.options.size or own), device=self.model.device)
+        channels, *usual = self.model.shape
+        nothing = torch.zeros(channels, *(plan.options.size or usual), device=self.model.device)
         return [Frame(nothing, None, label) for label in self._labels(plan, n)]
 
     def _frames(self, images: Tensor, known: Tensor | None, level: float | None, plan: Plan) -> list[Frame]:

@@ -28,7 +28,7 @@ QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best
 ALL = ("generate", "fill", "refine")
 NEW = ("generate", "fill")  # the calls that write on an open page
 Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
-Words = str | Sequence[str | None] | None  # said of all texts, or of each
+Words = str | Sequence[str | None] | None  # a word for all texts, or one for each
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,7 @@ def changed(options: Options | Mapping[str, Any] | None, changes: Mapping[str, A
     for name in changes:
         if name not in CHOICES:
             raise unknown("option", name, CHOICES)
-    if options is not None and not isinstance(
-        options, Options
-    ):  # what a sampler's own options were called in version 0.1
+    if options is not None and not isinstance(options, Options):  # the sampler options, as version 0.1 called them
         if not isinstance(options, Mapping):
             raise AskedError(f"options is {options!r}; pass an Options")
         renamed("options={…}", "sampler_options={…}")

@@ -78,7 +78,7 @@ class Refined:
     bound_before: float  # the mask process's bound on −log p, nats a character, of the same few corruptions
     bound_after: float
     changed: tuple[Change, ...]
-    mended: tuple[tuple[int, int], ...]  # (line, character) that broke the prosody asked for, and were rewritten first
+    mended: tuple[tuple[int, int], ...]  # (line, character) that broke the strict prosody, and were rewritten first
     rounds: int
     variation: int | None  # its number, from 1
     seed: int

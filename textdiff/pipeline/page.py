@@ -61,7 +61,7 @@ class Canvas:
         return len(self.ids), int(self.free.sum()), self.form
 
     @property
-    def told(self) -> tuple[Hashable, ...]:
+    def slots(self) -> tuple[Hashable, ...]:
         """How much the network is told: rows that share a batch have the same slots empty, and so the same columns."""
         return self.form, self.dynasty is None, len(self.title or "")
 
@@ -69,7 +69,7 @@ class Canvas:
     def alike(self) -> Hashable:
         """Canvases that are equal in this can share a batch."""
         start = None if self.start is None else (self.start.count, self.start.x is None)
-        return self.shape, self.told, start
+        return self.shape, self.slots, start
 
     @property
     def poem(self) -> bool:
@@ -138,8 +138,8 @@ def traditional_for(text: str, model: TextModel) -> bool:
     if read == text:
         return False
     exchanged = sum(old != new for old, new in zip(text, read, strict=True))
-    kept = "".join(old for old, new in zip(text, read, strict=True) if old == new)
-    return exchanged > sum(old != new for old, new in zip(kept, script.traditional(kept), strict=True))
+    same = "".join(old for old, new in zip(text, read, strict=True) if old == new)
+    return exchanged > sum(old != new for old, new in zip(same, script.traditional(same), strict=True))
 
 
 def _known(character: str, model: TextModel) -> bool:

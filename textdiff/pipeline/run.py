@@ -116,10 +116,10 @@ def run(
                 for j in range(plan.best_of)
                 for particle in range(particles)
             ]
-            own, stream = [seed for seed, _ in chains], torch.tensor([number for _, number in chains])
+            chain_seeds, stream = [seed for seed, _ in chains], torch.tensor([number for _, number in chains])
             with torch.inference_mode(), fast_float32():
-                scene = made(repeated, Rng(own, stream=stream + STAGE, device=model.device))
-            states = _states(scene, plan, Rng(own, stream=stream, device=model.device))
+                scene = made(repeated, Rng(chain_seeds, stream=stream + STAGE, device=model.device))
+            states = _states(scene, plan, Rng(chain_seeds, stream=stream, device=model.device))
             yield Batch(tuple(rows), repeated, plan.each, scene, states)
 
 

@@ -169,8 +169,8 @@ class Scorer:
                 row: Mapping[str, Any] = {"text": record} if isinstance(record, str) else record
                 try:
                     page = canvas.read(canvas.whole, row["text"], model, row.get("form"), k if wrong is None else 0)
-                    said = [row.get(key) if key in conditions else None for key in CONDITIONS]
-                    pages.append(canvas.about(page, model, *said))
+                    words = [row.get(key) if key in conditions else None for key in CONDITIONS]
+                    pages.append(canvas.about(page, model, *words))
                 except AskedError as error:
                     if wrong is None:
                         raise
@@ -328,13 +328,13 @@ def _detail(model: TextModel, one: Canvas, batch_size: int) -> Detail:
 def given_the_others(model: TextModel, x0: Tensor, at: Tensor, canvases: Sequence[Canvas]) -> Tensor:
     """log q at position at[k] of row k given the others, (n, V) float64; x0 (n, L), at (n,), a canvas for each row."""
     x0, name = x0.to(model.device), masking(model)
-    assert name is not None, "the caller has asked"
+    assert name is not None, "a caller looks first whether the model serves one"
     hole = torch.zeros_like(x0, dtype=torch.bool).scatter(1, at[:, None].to(x0.device), True)
     x_t = torch.where(hole, model.mask_id, x0)
     with torch.inference_mode(), fast_float32():
         level = hole.double() / x0.shape[1]
-        told = condition(model, canvases)
-        logits = model.predictor(name)(Query(x_t, level, at=positions_of(hole), condition=told)).logits()
+        prefix = condition(model, canvases)
+        logits = model.predictor(name)(Query(x_t, level, at=positions_of(hole), condition=prefix)).logits()
     log_q: Tensor = logits.double().log_softmax(-1).cpu()
     return log_q
 
@@ -344,7 +344,7 @@ def nats(
 ) -> list[Tensor]:
     """(1) at the `shown` (L,) bool positions of ids (L,) in the place of each canvas's, (L,) float64 each."""
     results = [torch.zeros(len(ids), dtype=torch.float64) for ids in texts]
-    for rows in together([(len(c.ids), c.told) for c in canvases]):
+    for rows in together([(len(c.ids), c.slots) for c in canvases]):
         pairs = [(row, at) for row in rows for at in shown[row].nonzero()[:, 0].tolist()]
         for k in range(0, len(pairs), batch_size):
             some = pairs[k : k + batch_size]

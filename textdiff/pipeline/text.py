@@ -359,9 +359,9 @@ def _formed(options: Options, form: Forms) -> Options:
 
 def _device(device: torch.device | str) -> torch.device:
     try:
-        found = torch.zeros(1, device=device)
-        found.item()  # a device without numbers, such as meta, cannot say it
-        return found.device
+        probe = torch.zeros(1, device=device)
+        probe.item()  # a device without numbers, such as meta, cannot say it
+        return probe.device
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise AskedError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from error

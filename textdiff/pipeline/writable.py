@@ -34,7 +34,7 @@ class Vocabulary:
     content: Tensor  # (C,) ids of the tokens that are text
     never: Tensor  # (N,) ids that are never written: the unknown token
     never_in_poems: Tensor  # the same for poems, where a character is a token: all that is no single character, too
-    laws: dict[tuple[Form, Prosody], Law] = field(default_factory=dict)  # those that were asked for so far
+    laws: dict[tuple[Form, Prosody], Law] = field(default_factory=dict)  # by form and prosody, as they are needed
 
     def banned(self, poem: bool) -> Tensor:
         """The ids that are never written."""
