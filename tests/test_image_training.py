@@ -181,7 +181,7 @@ def test_the_recipes_of_the_digits_come_to_a_plan_and_a_step(path: Path, tmp_pat
     recipe = load(path, [f"out={tmp_path}", "run.batch=4"])
     made = run.plan(recipe)
     assert made.texts == 1459 and made.parameters < 1_000_000
-    assert len(made.held[0].ids) == 149
+    assert len(made.validation[0].ids) == 149
     loss = Denoiser(made.text_model)(**made.batches[0])
     loss.backward()
     assert loss.isfinite()
