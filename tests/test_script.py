@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 
 import pytest
-from tiny import CHARACTERS, QUATRAIN, poem_model
+from tiny import CHARACTERS, QUATRAIN, poem_model, saved
 
-from textdiff.pipeline import page
+from textdiff import cli
+from textdiff.core.errors import AskedError
+from textdiff.pipeline import canvas, page
 from textdiff.pipeline.text import Pipeline
 from textdiff.verse import script
+from textdiff.verse.forms import get_form
 
 OLD = "牀前明月光，疑是地上霜。\n舉頭望明月，低頭思故鄉。"
 
@@ -82,3 +85,77 @@ def test_what_is_written_into_traditional_text_is_traditional():
     assert not page.traditional_for("牀前明月光疑是地上霜举头望明月低头思故乡", pipe.model), (
         "one odd graph makes no script"
     )
+
+
+def letters(text: str) -> str:
+    return "".join(c for c in text if c not in "，。\n")
+
+
+GIVEN = "牀前□□光疑是地上霜舉頭望明月低頭思故鄉"
+ASKED = [{"template": GIVEN}, {"acrostic": "牀疑舉頭"}, {"acrostic_end": "光霜_鄉", "acrostic": "_疑舉_"}]
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_is_written_beside_given_traditional_characters_is_traditional(asked):
+    pytest.importorskip("opencc")
+    pipe = Pipeline(poem_model("头顾", form="wuyan-jueju"))
+    simple = {name: script.simplified(text) for name, text in asked.items()}
+    plain = [letters(poem.text) for poem in pipe.generate(n=8, **simple)]
+    found = [letters(poem.text) for poem in pipe.generate(n=8, **asked)]
+    assert [script.simplified(text) for text in found] == plain != found
+    given = canvas.acrostic(
+        get_form("五绝"), asked.get("acrostic"), asked.get("acrostic_end"), text=asked.get("template")
+    )
+    for text in found:
+        assert all(a == b for a, b in zip(text, letters(given), strict=True) if b not in "□_")
+    assert [letters(one.text) for one in pipe.generate(n=8, script="simplified", **simple)] == plain
+    assert [letters(one.text) for one in pipe.each([{}] * 8, **asked)] == found
+
+
+def test_a_poem_in_traditional_characters_is_revised_in_such():
+    pytest.importorskip("opencc")
+    pipe = Pipeline(poem_model(form="wuyan-jueju"))
+    for asked in ({}, {"variations": 3, "level": 0.5}):
+        plain, old = (pipe.refine(text, **asked) for text in (QUATRAIN, OLD))
+        assert [one.changed for one in plain] != [()] * len(plain)
+        for simple, one in zip(plain, old, strict=True):
+            assert one.before == OLD and script.simplified(one.after) == simple.after
+            assert [(c.line, c.character) for c in one.changed] == [(c.line, c.character) for c in simple.changed]
+            assert "头" not in one.after and "黄" not in one.after and "乡" not in one.after
+
+
+@pytest.fixture(scope="module")
+def poems(tmp_path_factory) -> str:
+    return saved(poem_model(form="wuyan-jueju"), tmp_path_factory.mktemp("models") / "poems")
+
+
+JUDGES = [["check"], ["score", "--levels", "1"], ["evaluate", "in.txt", "--levels", "1"]]
+
+
+@pytest.mark.parametrize("words", JUDGES, ids=lambda words: words[0])
+def test_without_opencc_a_verb_says_once_that_it_cannot_read_traditional_characters(
+    without_opencc, poems, words, tmp_path, monkeypatch, capsys
+):
+    def err(*lines: str) -> str:
+        (tmp_path / "in.txt").write_text("\n".join(lines), encoding="utf-8")
+        model, file = (
+            [] if words[0] == "check" else ["--model", poems],
+            [] if words[0] == "evaluate" else ["--file", "in.txt"],
+        )
+        assert cli.main([*words, *model, *file]) in (0, 3)
+        return capsys.readouterr().err
+
+    monkeypatch.chdir(tmp_path)
+    (one,) = err(*map(letters, (QUATRAIN, OLD, OLD))).splitlines()
+    assert one.startswith(
+        "textdiff: 'in.txt' line 2 has characters that are unknown here ('牀', '舉', '頭', …); if they"
+    )
+    assert one.endswith("(pip install 'textdiff[zh]')")
+    assert err(letters(QUATRAIN)) == "", "simplified text is read without it"
+
+
+def test_without_opencc_refine_tells_how_traditional_characters_are_read(without_opencc):
+    with pytest.raises(
+        AskedError, match=r"'牀' \(line 1, character 1\) is outside .*; write another character, or install"
+    ):
+        Pipeline(poem_model(form="wuyan-jueju")).refine(OLD)

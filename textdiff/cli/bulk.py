@@ -285,6 +285,27 @@ class Conditions:
         self.warned = True
 
 
+class Unread:
+    """Says once that texts may have traditional characters, which are not read where OpenCC is missing."""
+
+    def __init__(self, unread: Callable[[str], str]):
+        self.unread, self.said = unread, False
+
+    def looked(self, record: Record) -> Record:
+        """The record itself."""
+        if not self.said and (characters := self.unread(record.text)):
+            self._say(record, characters)
+        return record
+
+    def _say(self, record: Record, characters: str) -> None:
+        self.said = True
+        which = ", ".join(map(repr, characters[:3])) + (", …" if len(characters) > 3 else "")
+        log(
+            f"textdiff: {record.place or 'the text'} has characters that are unknown here ({which}); if they are traditional "
+            f"ones, install OpenCC, which reads them (pip install 'textdiff[zh]')"
+        )
+
+
 def separated() -> Callable[[str, TextIO], None]:
     """Writes texts one after another, with an empty line around a text of several lines."""
     before: str | None = None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from textdiff.cli.bulk import Rejects, bulk_flags, fault_of, opened
+from textdiff.cli.bulk import Rejects, Unread, bulk_flags, fault_of, opened
 from textdiff.cli.common import (
     Exit,
     add_verb,
@@ -44,7 +44,9 @@ def add(verbs: Any) -> None:
     p.add_argument(
         "file", nargs="?", metavar="FILE", help="JSON Lines with 'text', or one text a line; .gz too; - for stdin"
     )
-    beside = p.add_argument_group("generated beside real", "instead of FILE; files of the same kinds")
+    beside = p.add_argument_group(
+        "generated beside real", "instead of FILE; files of the same kinds, which are held in memory"
+    )
     beside.add_argument("--samples", metavar="FILE", help="generated poems")
     beside.add_argument("--reference", metavar="FILE", help="real poems that the model has not seen")
     beside.add_argument("--train", metavar="FILE", help="what it has seen: for copying, parallel lines and fluency")
@@ -72,7 +74,12 @@ def add(verbs: Any) -> None:
     p.add_argument(
         "--told", type=names_of, default=(), metavar="title,dynasty", help="tell the network what the records say"
     )
-    p.add_argument("--titles", type=int, metavar="K", help="instead: how often a poem's own title bounds it best of K")
+    p.add_argument(
+        "--titles",
+        type=int,
+        metavar="K",
+        help="instead: how often a poem's own title bounds it best of K; the file is held in memory",
+    )
     p.add_argument("--limit", type=int, metavar="N", help="the first N records alone, of each file")
     p.add_argument("--seed", type=int, default=0, help="(0)")
     bulk_flags(p)
@@ -127,9 +134,12 @@ def _bound(a: argparse.Namespace) -> int:
 
     with Rejects(a) as rejects:
         pipe = open_pipeline(a)
+        from textdiff.pipeline.page import unread
+
+        strange = Unread(lambda text: unread(text, pipe.model))
         with progress_bar(a, None, "text") as bar:
             report = pipe.evaluate(
-                rejects.sound(rows),
+                map(strange.looked, rejects.sound(rows)),
                 process=a.process,
                 levels=LEVELS if a.levels is None else a.levels,
                 seed=a.seed,

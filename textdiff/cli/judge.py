@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from textdiff.cli.bulk import Conditions, bulk_flags, forms_of, incoming, joined, results, separated, through
+from textdiff.cli.bulk import Conditions, Unread, bulk_flags, forms_of, incoming, joined, results, separated, through
 from textdiff.cli.common import (
     Exit,
     add_verb,
@@ -71,14 +71,17 @@ def score(a: argparse.Namespace) -> int:
     for path in (a.svg, a.png):
         check_writable(path)
     pipe = open_pipeline(a)
+    from textdiff.pipeline.page import unread
+
     detailed, drawn = a.detail or a.svg or a.png, list[Any]()
-    told = Conditions(pipe.model)
+    told, strange = Conditions(pipe.model), Unread(lambda text: unread(text, pipe.model))
 
     def work(chunk: list[Record]) -> list[Any]:
         return _scored(pipe, a, chunk, told, bool(detailed))
 
     def show(record: Record, result: Any, out: TextIO) -> None:
         one, detail = result
+        strange.looked(record)
         if a.svg or a.png:
             drawn.append(detail)
         if a.format == "jsonl":
@@ -166,7 +169,7 @@ def _draw_heat(a: argparse.Namespace, details: Sequence[Any]) -> None:
 
 
 def check(a: argparse.Namespace) -> int:
-    from textdiff.verse import checker
+    from textdiff.verse import checker, script
 
     for key, value in a.reading:
         if not _PLACE.fullmatch(key):
@@ -177,7 +180,7 @@ def check(a: argparse.Namespace) -> int:
     places = [key for key, _ in a.reading if _PLACE.fullmatch(key)]
     if places and len(first) > 1:
         raise AskedError(f"--reading {places[0]} is a place, but there is more than one text; name the character")
-    met, broken = set[str](), 0
+    met, broken, strange = set[str](), 0, Unread(script.unread)
 
     def one(record: Record) -> Any:
         here = {key: value for key, value in a.reading if key in places or key in record.text}
@@ -187,6 +190,7 @@ def check(a: argparse.Namespace) -> int:
     def show(record: Record, report: Any, out: TextIO) -> None:
         nonlocal broken
         broken += report.broken
+        strange.looked(record)
         if a.json:
             print(joined(report, record.fields), file=out)
         else:

@@ -28,11 +28,11 @@ from textdiff.pipeline.page import (
     lines_canvas,
     outside,
     scored_sentence,
+    script_of,
     sentence_canvas,
     shorten,
     spelled,
     tokens_of,
-    traditional_for,
     unknown_in,
 )
 from textdiff.verse import script
@@ -159,7 +159,10 @@ def whole(text: str, model: TextModel, form: Form | None = None, *, verse: bool 
 
 
 def open_page(model: TextModel, options: Options) -> Canvas:
-    """What a new text is written on: a form or a length, with the characters of a template or an acrostic."""
+    """What a new text is written on: a form or a length, with the characters of a template or an acrostic.
+
+    What is written beside given characters of the traditional script is printed in such, for a model of simplified ones.
+    """
     defaults, form = defaults_of(model), options.form
     if form is not None and not isinstance(form, str):
         raise AskedError(f"form is {form!r}; pass the name of one form")
@@ -171,7 +174,13 @@ def open_page(model: TextModel, options: Options) -> Canvas:
         raise AskedError(
             f"length is {options.length}, but given characters have their places in a form; leave length out"
         )
-    template, verse = options.template, knows_forms(model)
+    given = "".join(part for part in (options.template, *ends.values()) if part is not None)
+    return in_script(_given(model, options, ends, usual), script_of(given, model))
+
+
+def _given(model: TextModel, options: Options, ends: dict[str, str | None], usual: str) -> Canvas:
+    """The canvas of a template or an acrostic."""
+    template, form, verse = options.template, options.form, knows_forms(model)
     shaped = guess_form(template.replace("[MASK]", HOLE)) if form is None and template is not None else None
     if form is None and not verse and shaped is None:
         if template is None or any(value is not None for value in ends.values()):
@@ -204,7 +213,7 @@ def read(make: Maker, text: Any, model: TextModel, form: str | None = None, numb
         raise AskedError(f"text {number + 1} is {type(text).__name__}; pass strings")
     with numbered(number):
         made = make(text, model, None if form is None else get_form(form), verse=knows_forms(model))
-        return in_script(made, "traditional" if traditional_for(text, model) else None)
+        return in_script(made, script_of(text, model))
 
 
 def read_all(make: Maker, texts: str | Iterable[Any], model: TextModel, form: Forms = None) -> list[Canvas]:

@@ -142,6 +142,16 @@ def traditional_for(text: str, model: TextModel) -> bool:
     return exchanged > sum(old != new for old, new in zip(same, script.traditional(same), strict=True))
 
 
+def script_of(text: str, model: TextModel) -> str | None:
+    """The script of what is written beside a text; None for that of the model."""
+    return "traditional" if traditional_for(text, model) else None
+
+
+def unread(text: str, model: TextModel) -> str:
+    """The characters of a text that may be traditional ones and that the model lacks, where OpenCC is not there to read them."""
+    return "".join(c for c in script.unread(text) if not _known(c, model))
+
+
 def _known(character: str, model: TextModel) -> bool:
     return model.tokenizer.convert_tokens_to_ids(character) not in (None, model.unk_id)
 
@@ -165,11 +175,10 @@ def check_length(ids: Tensor, model: TextModel) -> None:
         raise AskedError(f"text has {len(ids)} tokens, but the model takes {limit}; pass shorter pieces")
 
 
-def outside(character: str, place: str) -> AskedError:
-    way = "; write another character, or '_' to leave it open"
+def outside(character: str, place: str, way: str = "write another character, or '_' to leave it open") -> AskedError:
     if script.HAN.match(character) and not script.available():
         way += ", or install OpenCC (pip install 'textdiff[zh]'), which reads traditional characters"
-    return AskedError(f"{character!r} ({place}) is outside the model's vocabulary{way}")
+    return AskedError(f"{character!r} ({place}) is outside the model's vocabulary; {way}")
 
 
 def together(keys: Sequence[Hashable]) -> Iterator[list[int]]:

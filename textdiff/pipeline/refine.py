@@ -33,7 +33,7 @@ from textdiff.pipeline import canvas
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import Task, at_least
 from textdiff.pipeline.outputs import Change, Refined
-from textdiff.pipeline.page import Start, knows_forms
+from textdiff.pipeline.page import Start, knows_forms, outside, script_of
 from textdiff.pipeline.plan import Plan, by_process
 from textdiff.pipeline.run import run
 from textdiff.pipeline.score import MERIT_LEVELS, Progress, bounds, masking, nats
@@ -159,10 +159,7 @@ def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
     unknown = (one.ids[places] == model.unk_id).nonzero()[:, 0].tolist() if model.unk_id is not None else []
     if unknown:
         line, character = divmod(unknown[0], form.width)
-        raise AskedError(
-            f"{lines[line][character]!r} (line {line + 1}, character {character + 1}) is outside the model's vocabulary; "
-            f"write another character"
-        )
+        raise outside(lines[line][character], f"line {line + 1}, character {character + 1}", "write another character")
     frozen = torch.zeros(form.length, dtype=torch.bool)
     for line in task.keep:
         if not 1 <= line <= form.lines:
@@ -380,4 +377,5 @@ def _written(work: Work, draft: Draft) -> str:
     if holed == list(draft.lines):
         return draft.form.layout(draft.lines)
     one = canvas.holed("\n".join(holed), work.model, draft.form, verse=knows_forms(work.model))
-    return canvas.in_script(one, work.plan.options.script).text(draft.ids)
+    name = work.plan.options.script or script_of("".join(draft.lines), work.model)
+    return canvas.in_script(one, name).text(draft.ids)

@@ -57,6 +57,13 @@ def available() -> bool:
     return True
 
 
+def unread(text: str) -> str:
+    """The characters of a text, each once, that may be traditional ones, where OpenCC is not there to read them."""
+    if available():
+        return ""
+    return "".join(c for c in dict.fromkeys(HAN.findall(text)) if not readings(c))
+
+
 def _convert(name: str, text: str) -> str:
     convert = _opencc(name)
     whole = convert(text)
