@@ -162,14 +162,33 @@ def test_a_million_records_pass_through_without_being_held():
         assert result == str(k) and alive - k < bulk.CHUNKS[-1]
 
 
+STOPS = {signal.SIGINT: (130, b"interrupted"), signal.SIGTERM: (143, b"terminated")}
+STOPPED = {
+    "check": ["check", "--json"],
+    "score": ["score", "--json", "--levels", "1", "--repeats", "1"],
+    "fill": ["fill", "--json", "--steps", "1"],
+    "refine": ["refine", "--json", "--rounds", "1"],
+}
+
+
 @pytest.mark.parametrize(
-    ("number", "code", "says"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+    ("verb", "number"),
+    [
+        ("check", signal.SIGINT),
+        ("check", signal.SIGTERM),
+        ("score", signal.SIGTERM),
+        ("fill", signal.SIGINT),
+        ("refine", signal.SIGTERM),
+    ],
 )
-def test_what_is_finished_survives_a_stop(tmp_path, number, code, says):
-    command = [*COMMAND, "check", "--json", "--file", "in", "--out", "out"]
-    (tmp_path / "in").write_text(f"{ONELINE}\n" * 1_000_000, encoding="utf-8")
+def test_what_is_finished_survives_a_stop(tmp_path, poems, verb, number):
+    code, says = STOPS[number]
+    command = [*COMMAND, *STOPPED[verb], "--file", "in", "--out", "out"]
+    command += [] if verb == "check" else ["--model", poems]
+    line = ONELINE.replace("光", "_") if verb == "fill" else ONELINE
+    (tmp_path / "in").write_text(f"{line}\n" * 1_000_000, encoding="utf-8")
     with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not [p for p in tmp_path.glob(".out*") if p.stat().st_size] and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)

@@ -95,6 +95,7 @@ BROKEN = {
     "model type 't5' has no known": edit("config.json", model_type="t5"),
     "has format 2, this textdiff reads 1": edit("textdiff.json", format=2),
     "textdiff.json says 7 tokens": edit("textdiff.json", vocabulary=7),
+    "the unknown token, '', is not in the vocabulary": edit("tokenizer_config.json", unk_token=""),
     "unknown process 'cold'": edit("textdiff.json", processes=["cold"]),
     "unknown prefix slot 'mood'": edit("textdiff.json", prefix=["mood"]),
     "'processes' in textdiff.json is \\[\\], not a list of names": edit("textdiff.json", processes=[]),

@@ -151,6 +151,10 @@ def check_parts(model: nn.Module, tokenizer: Any, processes: Sequence[str], pref
             f"{name}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows}; "
             f"these files belong to different models, copy or save the model again"
         )
+    if tokenizer.unk_token is not None and tokenizer.unk_token not in tokenizer.get_vocab():
+        raise ModelError(
+            f"{name}: the unknown token, {tokenizer.unk_token!r}, is not in the vocabulary; name another, or save the model again"
+        )
     if tokenizer.mask_token_id is None:
         raise ModelError(f"{name}: the tokenizer has no mask token; pass a masked language model")
     others = ("pad", "cls", "sep", "bos", "eos", "unk")

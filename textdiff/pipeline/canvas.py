@@ -175,12 +175,12 @@ def open_page(model: TextModel, options: Options) -> Canvas:
             f"length is {options.length}, but given characters have their places in a form; leave length out"
         )
     given = "".join(part for part in (options.template, *ends.values()) if part is not None)
-    return in_script(_given(model, options, ends, usual), script_of(given, model))
+    return in_script(_given(model, options.template, form, ends, usual), script_of(given, model))
 
 
-def _given(model: TextModel, options: Options, ends: dict[str, str | None], usual: str) -> Canvas:
+def _given(model: TextModel, template: str | None, form: str | None, ends: dict[str, str | None], usual: str) -> Canvas:
     """The canvas of a template or an acrostic."""
-    template, form, verse = options.template, options.form, knows_forms(model)
+    verse = knows_forms(model)
     shaped = guess_form(template.replace("[MASK]", HOLE)) if form is None and template is not None else None
     if form is None and not verse and shaped is None:
         if template is None or any(value is not None for value in ends.values()):
