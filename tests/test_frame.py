@@ -84,6 +84,15 @@ def test_every_exit_code_is_one_of_the_list():
 
 
 def test_words_that_are_no_text_are_named(run):
-    for word, says in (("春\udcff", "text 1 has a byte 0xff that is not UTF-8"), ("春\0", "a NUL character")):
+    for word, says in (
+        ("春\udcff", "text 1 has a byte 0xff that is not UTF-8"),
+        ("春\0", "a NUL character"),
+        ("春\ud800", "half of a character"),
+    ):
         code, out, err = run("check", word)
         assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+
+
+def test_a_file_whose_name_cannot_be_written_is_named(run):
+    code, out, err = run("score", "春", "--svg", "\ud800")
+    assert (code, out) == (2, "") and "half of a character" in err and err.count("\n") == 1

@@ -223,3 +223,11 @@ def test_pyarrow_and_datasets_are_imported_for_their_tables_alone():
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
+
+
+def test_a_stream_that_its_owner_has_closed_is_let_go_in_silence():
+    stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"a\nb\n" * 9)))
+    texts = read(stream)
+    next(texts)
+    stream.close()
+    texts.close()

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = _spelled_out(sys.argv[1:] if argv is None else list(argv))
             if any("\0" in word for word in words):
                 raise AskedError("a word of the command has a NUL character; leave it out")
+            for word in words:
+                _check_encodable(word)
             arguments, more = parser().parse_known_args(words)
             _take_up(more, arguments)
             debug = debug or arguments.debug
@@ -171,6 +173,15 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_encodable(word: str) -> None:
+    """AskedError for a word that no file system and no stream can take: it has half of a surrogate pair."""
+    try:
+        os.fsencode(word)
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise AskedError(f"a word of the command has {half!r}, which is half of a character; leave it out") from None
 
 
 def _say(message: str, code: int, debug: bool) -> int:

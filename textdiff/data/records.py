@@ -193,7 +193,8 @@ def _opened(source: Source, name: str, note: Note | None) -> Iterator[io.TextIOB
     try:
         yield wrapped
     finally:
-        wrapped.detach()  # the stream belongs to the caller, so it stays open
+        with contextlib.suppress(ValueError):  # the caller has closed the stream meanwhile
+            wrapped.detach()  # the stream belongs to the caller, so it stays open
 
 
 def _is_plain(path: str | os.PathLike[str], column: str) -> bool:
