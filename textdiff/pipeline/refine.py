@@ -26,10 +26,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+import textdiff.pipeline.canvas as canvas
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import example_seed
 from textdiff.networks.folder import TextModel
-from textdiff.pipeline import canvas
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import Task, at_least
 from textdiff.pipeline.outputs import Change, Refined

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import textdiff.pipeline.canvas as canvas
 from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
 from textdiff.core.likelihood import nelbo, ratio
@@ -26,7 +27,6 @@ from textdiff.data.records import CONDITIONS
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import title_characters
-from textdiff.pipeline import canvas
 from textdiff.pipeline.canvas import Canvas, spelled
 from textdiff.pipeline.options import Forms, Words, at_least
 from textdiff.pipeline.page import condition, together

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
+import textdiff.pipeline.canvas as canvas
+import textdiff.pipeline.refine as refine
 from textdiff.core.contracts import State
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.networks.folder import TextModel
-from textdiff.pipeline import canvas, refine
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import Forms, Options, Task, at_least, changed, place, whole
 from textdiff.pipeline.outputs import Callback, Frame, Output, Refined, Watch, chosen, frame, output
