@@ -9,7 +9,7 @@ A change is an object with these keys:
     file    the source file, from the root of the repository
     old     text that stands in that file exactly once (or `count` times, where that key is told; then all are changed)
     new     what is put in its place
-    tests   test files, or tests as pytest names them (tests/test_rng.py::test_…), of which at least one must fail
+    tests   test files, or tests as pytest names them (tests/core/test_rng.py::test_…), of which at least one must fail
     about   what is wrong now, in words
 
 The tree is copied to a temporary folder, so that the working tree is never touched.  First the named tests run there without

@@ -9,7 +9,7 @@ import pytest
 from textdiff.verse import forms as verse
 from textdiff.verse import sounds
 
-PATH = Path(__file__).parents[1] / "data" / "poems.jsonl"
+PATH = Path(__file__).parents[2] / "data" / "poems.jsonl"
 POEMS = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
 
 

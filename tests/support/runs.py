@@ -18,7 +18,7 @@ from textdiff.training.data import Group, MicroBatches, unsaid
 from textdiff.training.loss import corrupted
 from textdiff.training.recipe import load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 POEMS = ROOT / "data" / "poems.jsonl"
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PROSE = "the quick brown fox\n\n  jumps over, the lazy dog.\n" * 40

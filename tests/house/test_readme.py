@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-PAGE = (Path(__file__).parent.parent / "docs" / "frame.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "frame.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("\n## ", 1)[0]
 SETTING, BODY = re.findall(r"```python\n(.*?)```", SECTION, flags=re.S)
 LINES = [line for line in BODY.splitlines() if line.strip()]

@@ -16,7 +16,7 @@ import pytest
 import textdiff
 
 PACKAGE = Path(textdiff.__file__).parent
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 # From the ground up: a folder imports from those below it, and the folders of one floor do not know each other.
 FLOORS = (
@@ -207,6 +207,11 @@ def test_the_house_has_no_faults_but_those_that_are_known(found, rule):
 def test_no_test_file_is_longer_than_a_file_may_be():
     lengths = {p.stem: p.read_text(encoding="utf-8").count("\n") for p in TESTS.rglob("*.py")}
     assert [name for name, lines in lengths.items() if lines > LINES] == []
+
+
+def test_no_folder_of_tests_is_wider_than_a_folder_may_be():
+    files = [p.parent.name for p in TESTS.rglob("*.py") if p.parent != TESTS]
+    assert {name: files.count(name) for name in files if files.count(name) > FILES} == {}
 
 
 # -- no rule is blind -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from textdiff.data.records import read_records
 from textdiff.measure import poems as metrics
 from textdiff.measure.poem_report import Poems
 
-POEMS = Path(__file__).parent.parent / "data" / "poems.jsonl"
+POEMS = Path(__file__).parents[2] / "data" / "poems.jsonl"
 REAL = Poems.sort(read_records(POEMS)).of("wuyan-jueju")
 
 

@@ -24,7 +24,7 @@ from textdiff.verify.tokens import check as checked
 from textdiff.verify.walk import verify
 
 SMALL = Space.random(2, 3, seed=5)
-PAGE = (Path(__file__).parent.parent / "docs" / "frame.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "frame.md").read_text(encoding="utf-8")
 
 
 setting = functools.cache(Setting.of)

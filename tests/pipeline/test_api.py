@@ -66,7 +66,7 @@ def test_load_gives_the_pipeline_of_what_the_folder_holds(tmp_path):
 
 
 def test_the_readme_imports_from_the_package_alone():
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
     inner = re.findall(r"^\s*(?:from|import) (textdiff\.[\w.]+)", code, flags=re.M)
     assert not inner, inner

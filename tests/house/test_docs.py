@@ -15,7 +15,7 @@ import pytest
 from textdiff.cli import parser
 from textdiff.training.sections import KINDS, Recipe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -1,6 +1,6 @@
 """Whatever is typed: a result or one clear line, an exit code of the list, no file left behind.
 
-`python tests/test_fuzz.py SEED …` shows single cases.
+`PYTHONPATH=tests/support python tests/cli/test_fuzz.py SEED …` shows single cases.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from textdiff.verse import checker, sounds
 from textdiff.verse import forms as verse
 from textdiff.verse.checker import check
 
-POEMS = [json.loads(row) for row in (Path(__file__).parents[1] / "data/poems.jsonl").read_text("utf-8").splitlines()]
+POEMS = [json.loads(row) for row in (Path(__file__).parents[2] / "data/poems.jsonl").read_text("utf-8").splitlines()]
 
 
 # -- readings -------------------------------------------------------------------------------------------------------------

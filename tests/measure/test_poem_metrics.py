@@ -17,7 +17,7 @@ from textdiff.verse import forms as verse
 from textdiff.verse import sounds
 from textdiff.verse.checker import check
 
-FILE = Path(__file__).parents[1] / "data/poems.jsonl"
+FILE = Path(__file__).parents[2] / "data/poems.jsonl"
 RECORDS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
 POEMS = {
     form: [tuple(r["text"].split("\n")) for r in RECORDS if r["form"] == form]

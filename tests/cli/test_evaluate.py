@@ -12,7 +12,7 @@ from tiny import QUATRAIN, poem_model, saved
 
 from textdiff import cli
 
-POEMS = [json.loads(line) for line in (Path(__file__).parents[1] / "data" / "poems.jsonl").read_text().splitlines()]
+POEMS = [json.loads(line) for line in (Path(__file__).parents[2] / "data" / "poems.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from textdiff.measure import intervals
 from textdiff.measure import poem_report as report
 from textdiff.measure import poems as metrics
 
-FILE = Path(__file__).parents[1] / "data/poems.jsonl"
+FILE = Path(__file__).parents[2] / "data/poems.jsonl"
 RECORDS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
 POEMS = {
     form: [tuple(r["text"].split("\n")) for r in RECORDS if r["form"] == form]

@@ -221,7 +221,7 @@ def test_pyarrow_and_datasets_are_imported_for_their_tables_alone():
         "import sys; from textdiff.data.records import read_records; read_records(['春'])\n"
         "assert not {'pyarrow', 'datasets', 'torch'} & set(sys.modules)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
 
 

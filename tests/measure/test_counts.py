@@ -14,7 +14,7 @@ from textdiff.measure.counts import KneserNey, TitleModel, retrieval, title_word
 
 RECORDS = [
     json.loads(line)
-    for line in (Path(__file__).parents[1] / "data/poems.jsonl").read_text(encoding="utf-8").splitlines()
+    for line in (Path(__file__).parents[2] / "data/poems.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 POEMS = [tuple(record["text"].split("\n")) for record in RECORDS]
 TITLES = [record["title"] for record in RECORDS]
