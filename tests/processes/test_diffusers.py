@@ -126,12 +126,14 @@ def test_ddpm_is_that_of_diffusers_step_by_step(kind, variance, spacing, steps, 
     assert parity(in_float64(scheduler), step, torch.float64, monkeypatch) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "eta"), [("v_prediction", 0.5)])
 def test_a_thousand_steps_of_ddim_are_those_of_diffusers(kind, eta, monkeypatch):
     scheduler = in_float64(ddim_of(kind, "trailing", 1000, "squaredcos_cap_v2"))
     assert parity(scheduler, ancestral.ddpm(eta), torch.float64, monkeypatch, eta=eta) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "variance"), [("epsilon", "fixed_small"), ("sample", "fixed_large")])
 def test_a_thousand_steps_of_ddpm_are_those_of_diffusers(kind, variance, monkeypatch):
     scheduler = ddpm_of(kind, variance, "leading", 1000, "linear")

@@ -199,6 +199,7 @@ def test_what_is_tested_is_never_learnt_from() -> None:
     assert not held & train
 
 
+@pytest.mark.slow
 def test_mnist_is_trained_from_a_folder(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "pictures", classes=2, each=20, size=28)
     tiny = yaml.safe_dump(TINY, default_flow_style=True, width=1000).strip()

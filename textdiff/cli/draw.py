@@ -45,7 +45,6 @@ from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_image
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.options import Options
 from textdiff.processes import PROCESSES
-from textdiff.verse.forms import split_at_punctuation
 
 if TYPE_CHECKING:
     from textdiff.data.records import Record
@@ -128,6 +127,8 @@ def _new_options(a: argparse.Namespace) -> Options:
         raise AskedError(
             "both --upper and --template are given; write the upper line into the template, or pass one of them"
         )
+    from textdiff.verse.forms import split_at_punctuation
+
     width = len("".join(split_at_punctuation(a.upper)))
     if not width:
         raise AskedError(f"--upper is {a.upper!r}, which has no character; pass the upper line of a couplet")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 
 from textdiff.core.errors import AskedError
 from textdiff.verse.checker.findings import HOLES, Place
-from textdiff.verse.script import simplified
+from textdiff.verse.script import available, simplified
 from textdiff.verse.sounds import Reading, all_rhymes, neighbour_classes, readings
 
 ANY = (Reading("平", ""), Reading("仄", ""))  # a character without readings: any tone, any rhyme
@@ -27,17 +26,8 @@ def choices_of(lines: Sequence[str], pronounce: Mapping[int | str, str | Reading
 def _readings_of(character: str) -> Choices:
     if character in HOLES:
         return ()
-    return readings(character) or readings(_simplifier()(character))
-
-
-@cache
-def _simplifier() -> Callable[[str], str]:
-    """The converter to simplified characters; where OpenCC is not installed, one that changes nothing."""
-    try:
-        simplified("東")
-    except AskedError:  # OpenCC is not installed
-        return lambda text: text
-    return simplified
+    known = readings(character)
+    return known if known or not available() else readings(simplified(character))
 
 
 def _named(key: int | str, lines: Sequence[str], places: Sequence[Place]) -> list[Place]:
