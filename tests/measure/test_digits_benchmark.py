@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny
 import torch
 from diffusers import UNet2DModel
 
@@ -23,7 +24,6 @@ from benchmarks.digits import (
     skips,
     tiled,
 )
-from tests import tiny
 from textdiff.core.predictions import Bins
 from textdiff.core.rng import Rng
 from textdiff.data.image_data import Images

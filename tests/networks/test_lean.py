@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tests import tiny
 from textdiff import Pipeline
 from textdiff.networks.folder import TextModel
 from textdiff.networks.lean.families import FAMILIES

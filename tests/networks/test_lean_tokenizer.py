@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from tests import tiny
 from textdiff.networks import folder as folders
 from textdiff.networks.lean.tokenizer import NAMED, LeanTokenizer, read_tokenizer
 from textdiff.networks.tokenization import content_ids, frame, sentencepiece_tokenizer

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 from diffusers import UNet2DModel
 
-from tests import tiny
 from textdiff.core.contracts import Query
 from textdiff.core.errors import RecipeError
 from textdiff.core.loop import sample
