@@ -228,6 +228,7 @@ def test_pyarrow_and_datasets_are_imported_for_their_tables_alone():
 def test_a_stream_that_its_owner_has_closed_is_let_go_in_silence():
     stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"a\nb\n" * 9)))
     texts = read(stream)
-    next(texts)
+    assert next(texts).text == "a"
     stream.close()
     texts.close()
+    assert stream.closed
