@@ -3,6 +3,7 @@
     python tests/mutate.py                          every change of tests/mutations.json
     python tests/mutate.py --only likelihood        those whose file or description has this word
     python tests/mutate.py --jobs 4 --json          four at a time; a JSON array on standard output
+    python tests/mutate.py --results FILE           go on where an earlier run was stopped; each result is appended to FILE
 
 A change is an object with these keys:
 
@@ -96,6 +97,23 @@ def read_changes(path: Path) -> list[Change]:
     return changes
 
 
+def read_results(path: Path) -> dict[Change, Result]:
+    """What an earlier run wrote, by the change as it stood in the list then; a line that was cut off is left out."""
+    results = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            written = json.loads(line)
+            change = written.pop("change")
+            results[Change(**{**change, "tests": tuple(change["tests"])})] = Result(**written)
+    return results
+
+
+def append_result(path: Path, change: Change, result: Result) -> None:
+    """Add a line that `read_results` reads."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(result) | {"change": asdict(change)}, ensure_ascii=False) + "\n")
+
+
 def copy_tree(root: Path, to: Path) -> None:
     """The files of the repository that git would keep, new ones too; where there is no git, all of them."""
     if (root / ".git").exists():
@@ -162,6 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--limit", type=float, default=300, metavar="SECONDS", help="time for the tests of a change (300)"
     )
     parser.add_argument("--list", metavar="FILE", help=f"the list of changes (default: {LIST} of the repository)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="append each result to FILE; changes that stand there are not made again",
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)  # another tree, for our own tests
     parser.add_argument(
         "--json", action="store_true", help="print a JSON array of the results; progress on standard error"
@@ -174,7 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("nothing to run: no change matches, or --jobs is less than 1", file=sys.stderr)
         return 2
 
-    def tell(result: Result) -> Result:
+    done = read_results(told.results) if told.results else {}
+
+    def tell(change: Change, result: Result) -> Result:
+        if told.results:
+            append_result(told.results, change, result)
         line = f"{result.outcome:14} {result.seconds:6.1f} s  {result.file}: {result.about}  [{result.said}]"
         print(line, file=sys.stderr if told.json else sys.stdout, flush=True)
         return result
@@ -184,16 +212,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for k in range(told.jobs):
             copy_tree(told.root, Path(folder, str(k)))
             trees.put(Path(folder, str(k)))
-        sound = [c for c in changes if not c.lacks(told.root)]
+        sound = [c for c in changes if c not in done and not c.lacks(told.root)]
         every = sorted({test for c in sound for test in c.tests})
         if sound and (found := run_tests(trees.queue[0], every, None))[0]:
             print(f"the tests fail without a change:\n{found[1]}", file=sys.stderr)
             return 2
 
         def one(change: Change) -> Result:
+            if change in done:
+                return done[change]
             tree = trees.get()
             try:
-                return tell(attempt(change, tree, told.limit))
+                return tell(change, attempt(change, tree, told.limit))
             finally:
                 trees.put(tree)
 

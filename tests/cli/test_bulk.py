@@ -6,11 +6,10 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
+from commands import begin
 from tiny import QUATRAIN, poem_model, saved, sentence_model
 
 from textdiff import cli
@@ -19,7 +18,6 @@ from textdiff.data.records import Record
 from textdiff.pipeline.text import Pipeline
 
 ONELINE = QUATRAIN.replace("\n", "")
-COMMAND = [sys.executable, "-m", "textdiff"]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +160,7 @@ def test_a_million_records_pass_through_without_being_held():
         assert result == str(k) and alive - k < bulk.CHUNKS[-1]
 
 
-STOPS = {signal.SIGINT: (130, b"interrupted"), signal.SIGTERM: (143, b"terminated")}
+STOPS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 STOPPED = {
     "check": ["check", "--json"],
     "score": ["score", "--json", "--levels", "1", "--repeats", "1"],
@@ -181,23 +179,21 @@ STOPPED = {
         ("refine", signal.SIGTERM),
     ],
 )
-def test_what_is_finished_survives_a_stop(tmp_path, poems, verb, number):
+def test_what_is_finished_survives_a_stop(tmp_path, tmp_path_factory, monkeypatch, poems, verb, number):
     code, says = STOPS[number]
-    command = [*COMMAND, *STOPPED[verb], "--file", "in", "--out", "out"]
-    command += [] if verb == "check" else ["--model", poems]
+    words = [*STOPPED[verb], "--file", "in", "--out", "out"]
+    words += [] if verb == "check" else ["--model", poems]
     line = ONELINE.replace("光", "_") if verb == "fill" else ONELINE
     (tmp_path / "in").write_text(f"{line}\n" * 1_000_000, encoding="utf-8")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path) as process:
-        deadline = time.monotonic() + 120
-        while not [p for p in tmp_path.glob(".out*") if p.stat().st_size] and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait(60) == code and process.stderr is not None
-        err = process.stderr.read()
-    assert err.startswith(b"textdiff: " + says) and err.count(b"\n") == 1 and b"out.partial" in err
+    monkeypatch.chdir(tmp_path)
+    command = begin(tmp_path_factory.mktemp("streams"), *words)
+    command.wait_for(lambda: [path for path in tmp_path.glob(".out*") if path.stat().st_size])
+    command.send(number)
+    found, _, err = command.ended()
+    assert found == code and err.startswith(f"textdiff: {says}") and err.count("\n") == 1 and "out.partial" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.partial"]
-    found = [json.loads(line) for line in (tmp_path / "out.partial").read_text(encoding="utf-8").splitlines()]
-    assert found and all(one["form"] == "wuyan-jueju" for one in found)
+    written = [json.loads(line) for line in (tmp_path / "out.partial").read_text(encoding="utf-8").splitlines()]
+    assert written and all(one["form"] == "wuyan-jueju" for one in written)
 
 
 def test_an_output_that_cannot_be_written_is_said_before_the_work(run, tmp_path):

@@ -9,11 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from commands import begin
 from tiny import QUATRAIN, poem_model, saved, sentence_model
 
 from textdiff import __version__, cli
@@ -361,8 +361,9 @@ def test_a_real_process_writes_data_to_stdout_and_nothing_to_stderr(poems):
     assert [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()] == as_json([poem])
 
 
-def test_a_closed_pipe_is_silent(poems):
-    command = [*COMMAND, "generate", "--model", poems, "-n", "200", "--steps", "1"]
+def test_a_closed_pipe_is_silent(tmp_path):
+    (tmp_path / "in").write_text((QUATRAIN.replace("\n", "") + "\n") * 1000, encoding="utf-8")
+    command = [*COMMAND, "check", "--json", "--file", tmp_path / "in"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
@@ -371,24 +372,11 @@ def test_a_closed_pipe_is_silent(poems):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_process_leaves_no_file(poems, tmp_path: Path, number, code):
-    command = [
-        *COMMAND,
-        "generate",
-        "--model",
-        poems,
-        "-n",
-        "1000000",
-        "--steps",
-        "1",
-        "--out",
-        str(tmp_path / "poems"),
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
-        while not [p for p in tmp_path.iterdir() if p.stat().st_size] and time.monotonic() < deadline:
-            time.sleep(0.1)  # until the first poems stand in the temporary file
-        process.send_signal(number)
-        assert process.wait(60) == code
-        assert process.stderr is not None and process.stderr.read().count(b"\n") == 1
+def test_an_interrupted_process_leaves_no_file(poems, tmp_path: Path, tmp_path_factory, number, code):
+    words = ["generate", "--model", poems, "-n", 1_000_000, "--steps", 1, "--out", tmp_path / "poems"]
+    command = begin(tmp_path_factory.mktemp("streams"), *words)
+    command.wait_for(lambda: [path for path in tmp_path.iterdir() if path.stat().st_size])  # a temporary file
+    command.send(number)
+    found, _, err = command.ended()
+    assert found == code and err.count("\n") == 1
     assert not list(tmp_path.iterdir())

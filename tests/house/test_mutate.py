@@ -14,13 +14,20 @@ CHANGES = [
     {"file": "source.py", "old": "sum(values)", "new": "sum(values) + 1", "about": "one too many"},
     {"file": "source.py", "old": "values[-1]", "new": "values[0]", "about": "the first for the last"},
     {"file": "source.py", "old": "prod(values)", "new": "sum(values)", "about": "of another version"},
-    {"file": "source.py", "old": "return sum", "new": "while True: pass\n    return sum", "about": "never ends"},
+    {
+        "file": "source.py",
+        "old": "return sum",
+        "new": "__import__('time').sleep(99)\n    return sum",
+        "about": "never ends",
+    },
 ]
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Path:
-    """A tree of one source file, one test and a list of changes."""
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree of one source file, one test and a list of changes, where pytest has no plugin to load but the one it needs."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin")
     (tmp_path / "tests").mkdir()
     (tmp_path / "source.py").write_text(SUM)
     (tmp_path / "tests/test_source.py").write_text(TEST)
@@ -29,17 +36,41 @@ def toy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_change_is_caught_or_not_or_out_of_date_or_late(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mutate.main(["--root", str(toy), "--json", "--jobs", "2", "--limit", "5"]) == 1
-    results = json.loads(capsys.readouterr().out)
-    assert [result["outcome"] for result in results] == ["caught", "not caught", "does not apply", "late"]
+def test_a_change_is_caught_or_not_or_out_of_date(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--root",
+        str(toy),
+        "--json",
+        "--jobs",
+        "2",
+        "--only",
+        "one|first|another",
+        "--results",
+        str(toy / "results"),
+    ]
+    assert mutate.main(words) == 1
+    printed = capsys.readouterr()
+    results = json.loads(printed.out)
+    assert [result["outcome"] for result in results] == ["caught", "not caught", "does not apply"]
     assert results[0]["said"] == "tests/test_source.py::test_total"
     assert (toy / "source.py").read_text() == SUM, "the tree itself is never changed"
+    with (toy / "results").open("a") as file:
+        file.write('{"outcome": "cau')  # where a run was killed
+    (toy / "tests/test_source.py").unlink()
+    assert mutate.main(words) == 1, "nothing is made again"
+    assert json.loads(capsys.readouterr().out) == results and printed.err.count("\n") == 4
 
 
-def test_all_caught_is_status_0(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mutate.main(["--root", str(toy), "--only", "one too many"]) == 0
-    assert "1 changes: 1 caught" in capsys.readouterr().out
+def test_tests_that_do_not_end_in_time_are_late(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mutate.main(["--root", str(toy), "--only", "never ends", "--limit", "1"]) == 1
+    assert "1 changes: 1 late" in capsys.readouterr().out
+
+
+def test_all_caught_is_status_0(capsys: pytest.CaptureFixture[str]) -> None:
+    caught, missed = (mutate.Result(outcome, "a.py", "wrong", 0.0, "") for outcome in (mutate.CAUGHT, mutate.MISSED))
+    assert mutate.report([caught, caught], False) == 0
+    assert "2 changes: 2 caught" in capsys.readouterr().out
+    assert mutate.report([caught, missed], False) == 1
 
 
 def test_tests_that_fail_without_a_change_prove_nothing(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from gaussians import SCHEDULE
+from normals import SCHEDULE
 from torch import Tensor
 
 from textdiff.core.contracts import spread

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from gaussians import BRIDGES, SCHEDULE, close, every_schedule, f64, quickly
 from hypothesis import given
 from hypothesis import strategies as st
+from normals import BRIDGES, SCHEDULE, close, every_schedule, f64, quickly
 from torch import Tensor
 
 from textdiff.core import bridges

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gaussians import BRIDGES, SCHEDULE, close, every_schedule, f64
+from normals import BRIDGES, SCHEDULE, close, every_schedule, f64
 from torch import Tensor
 
 from textdiff.core.contracts import Query

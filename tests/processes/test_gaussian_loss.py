@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from gaussians import SCHEDULE, close, f64, quickly
 from hypothesis import given
 from hypothesis import strategies as st
+from normals import SCHEDULE, close, f64, quickly
 from torch import Tensor
 
 from textdiff.core.contracts import Query, spread

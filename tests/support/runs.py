@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,18 +109,3 @@ def windows_recipe(folder: Path, *overrides: str) -> Any:
 
 
 LONG = {"steps": 30, "save_every": 4, "log_every": 2, "eval_every": 1000, "batch": 16}
-
-
-def python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-TRAIN = "import sys, torch; torch.set_num_threads(1); from textdiff.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -7,13 +7,13 @@ import os
 import resource
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import POEMS, TRAIN, assert_one_line, digest, losses, python, recipe_file
+from commands import begin
+from runs import POEMS, assert_one_line, digest, losses, recipe_file
 from safetensors.torch import load_file
 
 from textdiff.cli import main
@@ -239,14 +239,11 @@ def test_a_run_that_is_lost_from_the_start_keeps_nothing_and_says_what_to_change
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_has_the_exit_code_of_its_signal(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    path = recipe_file(tmp_path, run={"steps": 5000})
-    process = python(TRAIN, "train", str(path))
-    assert process.stderr is not None
-    while not (line := process.stderr.readline()).startswith("step 2/"):
-        assert line, "the run ended before it was stopped"
-    process.send_signal(number)
-    out, said = process.communicate(timeout=100)
-    assert process.returncode == code, said
+    command = begin(tmp_path, "train", recipe_file(tmp_path, run={"steps": 5000}))
+    command.wait_for(lambda: "\nstep 2/" in command.said())
+    command.send(number)
+    found, out, said = command.ended()
+    assert found == code, said
     assert out == "" and f"stopped by {number.name} at step " in said and "the same command goes on from there" in said
     newest = checkpoints.find(tmp_path / "out").newest
     assert newest is not None and f"step {checkpoints.step_of(newest)} of 5000" in said
@@ -257,14 +254,10 @@ def test_kills_at_any_moment_leave_whole_checkpoints_and_nothing_else(trained: R
     recipe = load(recipe_file(tmp_path, run=RUN | {"save_every": 1}))
     kills = 0
     while not (recipe.folder / "model").exists():
-        process = python(TRAIN, "train", str(tmp_path / "tiny.yaml"))
-        began = time.monotonic()
-        while process.poll() is None and not list(recipe.folder.glob(f".checkpoint-*{kills % 6 + 1}*")):
-            if time.monotonic() - began > 60:
-                break
-            time.sleep(0.0005)
-        process.kill()
-        process.communicate()
+        command = begin(tmp_path, "train", tmp_path / "tiny.yaml")
+        command.wait_for(lambda at=kills % 6 + 1: list(recipe.folder.glob(f".checkpoint-*{at}*")))
+        command.process.kill()
+        command.ended()
         kills += 1
         assert kills < 30
     hidden = [path.name for path in recipe.folder.iterdir() if path.name.startswith(".")]

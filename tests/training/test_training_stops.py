@@ -7,12 +7,12 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import LONG, ROOT, TRAIN, assert_one_line, digest, losses, python, recipe_file, still
+from commands import begin
+from runs import LONG, ROOT, assert_one_line, digest, losses, recipe_file, still
 
 from textdiff.core.errors import RecipeError
 from textdiff.training import run
@@ -34,13 +34,12 @@ def test_a_killed_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> Non
     whole, killed = (load(recipe_file(tmp_path / name, **sections)) for name in ("whole", "killed"))
     run.train(whole)
     at = random.Random().randrange(2, 12)  # lines of the log
-    process = python(TRAIN, "train", str(tmp_path / "killed" / "tiny.yaml"), "--quiet")
+    command = begin(tmp_path, "train", tmp_path / "killed" / "tiny.yaml", "--quiet")
     log = killed.folder / "log.jsonl"
-    while process.poll() is None and (not log.exists() or log.read_text(encoding="utf-8").count("\n") < at):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
+    command.wait_for(lambda: log.exists() and log.read_text(encoding="utf-8").count("\n") >= at)
+    command.send(signal.SIGKILL)
+    code, _, said = command.ended()
+    assert code == -signal.SIGKILL, said
     assert not (killed.folder / "model").exists()
     with log.open("a", encoding="utf-8") as file:
         file.write('{"step": 5')  # a line that the kill has cut
