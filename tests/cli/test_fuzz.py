@@ -1,6 +1,6 @@
 """Whatever is typed: a result or one clear line, an exit code of the list, no file left behind.
 
-`PYTHONPATH=tests/support python tests/cli/test_fuzz.py SEED …` shows single cases.
+`PYTHONPATH=tests/support python tests/cli/test_fuzz.py FIRST LAST` runs the cases of these seeds and shows what is wrong.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from fuzzing import Case, Home, case, laid_out
 
 from textdiff import cli
 from textdiff.cli.common import Exit
+from textdiff.pipeline.images import ImagePipeline
 from textdiff.pipeline.text import Pipeline
 
-CASES, MANY, SECONDS = 520, 20_000, 60
+CASES, MANY, SECONDS, LONGEST = 520, 20_000, 60, 1200  # the time that a case may take: of the processor; of the clock
 CRASH = re.compile(r"Traceback|\b[A-Z]\w*(Error|Exception|Warning): |--debug shows where")
 # What a command may leave: the files that its flags name.
 LEFT = {"out", "out.partial", "rejects", "rejects.partial", "t", "made", "film.html", "film.svg", "film.gif"}
@@ -42,7 +44,7 @@ def stream(data: bytes = b"") -> io.TextIOWrapper:
 
 
 def outcome(one: Case, home: Home) -> tuple[int, str, set[str]]:
-    """(exit code, stderr, files that appeared) of a case; what is on stdout must be UTF-8."""
+    """(exit code, stderr, files that appeared) of a case; what is on stdout must be UTF-8, or a picture."""
     before = sys.stdin, sys.stdout, sys.stderr, os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -55,7 +57,8 @@ def outcome(one: Case, home: Home) -> tuple[int, str, set[str]]:
             new = {path.name for path in Path(folder).iterdir()} - there
             for one_stream in (out, err):
                 one_stream.flush()
-            _bytes(out).decode()
+            if not _bytes(out).startswith(b"\x89PNG"):
+                _bytes(out).decode()
             return code, _bytes(err).decode(), new
         finally:
             sys.stdin, sys.stdout, sys.stderr = before[:3]
@@ -96,13 +99,16 @@ def timed() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    limits = {signal.ITIMER_PROF: (signal.SIGPROF, SECONDS), signal.ITIMER_REAL: (signal.SIGALRM, LONGEST)}
+    before = {number: signal.signal(number, stop) for number, _ in limits.values()}
     try:
+        for timer, (_, limit) in limits.items():
+            signal.setitimer(timer, limit)
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, (number, _) in limits.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 @pytest.fixture(scope="module")
@@ -114,18 +120,21 @@ def home(tmp_path_factory) -> Iterator[Home]:
 @contextlib.contextmanager
 def at_home(folder: Path) -> Iterator[Home]:
     """The models of the cases.  Those that are sound are read once, since reading is most of the time."""
-    found, read = Home(folder), Pipeline.from_pretrained
+    found = Home(folder)
     sound = set(found.models.values())
-    once = functools.cache(read)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Pipeline, "from_pretrained", lambda model, device="cpu": (once if model in sound else read)(model, device)
-        )
+        for pipeline in (Pipeline, ImagePipeline):
+            patch.setattr(pipeline, "from_pretrained", _once(pipeline.from_pretrained, sound))
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield found
+
+
+def _once(read: Callable[..., Any], sound: set[str]) -> Callable[..., Any]:
+    once = functools.cache(read)
+    return lambda model, device="cpu": (once if model in sound else read)(model, device)
 
 
 def test_whatever_is_typed_ends_in_a_result_or_one_clear_line(home):
@@ -144,6 +153,8 @@ def main() -> None:
         for seed in range(first, last):
             if found := fault(seed, home):
                 print(f"{seed}: {found}", flush=True)
+            if (seed + 1) % 500 == 0:
+                print(f"up to {seed}: {time.process_time():.0f} seconds of the processor", file=sys.stderr, flush=True)
     shutil.rmtree(folder)
 
 

@@ -84,6 +84,13 @@ def without_mask(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "mask_token"}))
 
 
+def without_unknown(folder):
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["model"]["unk_token"] = "床床"
+    path.write_text(json.dumps(values))
+
+
 BROKEN = {
     "config.json is missing": lambda folder: (folder / "config.json").unlink(),
     "model.safetensors is missing": lambda folder: (folder / "model.safetensors").unlink(),
@@ -91,6 +98,7 @@ BROKEN = {
     "config.json is not JSON": lambda folder: (folder / "config.json").write_text("{"),
     "textdiff.json is not JSON": lambda folder: (folder / "textdiff.json").write_bytes(b"\xff\xff"),
     "the tokenizer cannot be read": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "the tokenizer cannot be used": without_unknown,
     "the weights cannot be read": truncate,
     "model type 't5' has no known": edit("config.json", model_type="t5"),
     "has format 2, this textdiff reads 1": edit("textdiff.json", format=2),

@@ -93,15 +93,45 @@ def test_a_degradation_of_ones_own_is_passed_in_again(tmp_path: Path) -> None:
         ({"format": 9}, "format 9, this textdiff reads 1"),
         ({"data": {"shape": [1, 8, 8]}}, "cannot be read"),
         ({"diffusion": {"sigmma": 1}}, "cannot be read"),
-        ({"processes": ["mask"]}, "images go with"),
+        ({"processes": ["mask"]}, "; expected one of gaussian, cold"),
+        ({"processes": []}, "'processes' in textdiff.json"),
+        ({"data": {"shape": [1, 8], "bins": None, "classes": []}}, "'shape' in textdiff.json"),
+        ({"data": {"shape": [1, 8, 10**30], "bins": None, "classes": []}}, "'shape' in textdiff.json"),
+        ({"data": {"shape": [3, 8, 8], "bins": None, "classes": ["a", "b", "c"]}}, "cannot be used"),
+        ({"data": {"shape": [1, 8, 8], "bins": None, "classes": list("abcde")}}, "cannot be used"),
+        ({"data": {"shape": [1, 8, 8], "bins": None, "classes": [None] * 3}}, "'classes' in textdiff.json"),
+        ({"data": {"shape": [1, 8, 8], "bins": [-1, "x", 1], "classes": ["a", "b", "c"]}}, "'bins' in textdiff.json"),
+        ({"diffusion": {"factor": {}}}, "cannot be used"),
+        ({"diffusion": {"holes": 0.5}}, "cannot be used"),
+        ({"defaults": [1]}, "'defaults' in textdiff.json"),
     ],
 )
 def test_a_folder_that_is_described_wrongly_is_an_error(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    model().save_pretrained(tmp_path / "m")
-    path = tmp_path / "m" / "textdiff.json"
+    assert_refused(tmp_path / "m", "textdiff.json", change, said)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"norm_eps": "x"}, "cannot be used"),
+        ({"norm_num_groups": -1}, "the network"),
+        ({"mid_block_scale_factor": {}}, "cannot be used"),
+        ({"add_attention": True}, r"the weights lack \d+ that config.json asks for, mid_block.attentions"),
+    ],
+)
+def test_a_network_of_another_configuration_is_refused_when_it_is_read(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    assert_refused(tmp_path / "m", "config.json", change, said)
+
+
+def assert_refused(folder: Path, file: str, change: dict[str, Any], said: str) -> None:
+    model().save_pretrained(folder)
+    path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
-    with pytest.raises(ModelError, match=said):
-        ImageModel.from_pretrained(tmp_path / "m")
+    with pytest.raises(ModelError, match=said) as caught:
+        ImageModel.from_pretrained(folder)
+    assert "\n" not in str(caught.value) and "; " in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Commands as nobody should type them: flags, records, templates, traces, recipes and model folders, drawn from a seed.
+"""Commands as nobody should type them: flags, records, templates, traces, images, recipes and model folders, drawn from a seed.
 
 A case is a command line, what stands on stdin, and the files of the folder that it runs in.  `case(seed)` is a function of its seed
 alone, so that a failure is repeated by its number.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gzip
+import io
 import json
 import random
 import shutil
@@ -17,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import small_images
 import yaml
+from PIL import Image
 from tiny import QUATRAIN, poem_model, saved, sentence_model, window_model
 
 from textdiff import cli
@@ -42,9 +45,10 @@ VALUES = [
 NUMBERS = ("-1", "0", "1", "2", "3", "", "x", "1.5", "nan", "1" * 5000)  # for what costs time in proportion
 COSTLY = {
     "n", "length", "best_of", "particles", "rounds", "k", "patience", "variations", "levels", "repeats", "steps", "titles", "quality",
-    "option", "delay",
+    "option", "delay", "batch", "layers", "width", "vocabulary",
 }  # fmt: skip
 MODELS = ("poems", "windows", "words")
+PICTURES = ("digits", "blurred")
 
 
 @dataclass
@@ -64,21 +68,31 @@ class Home:
         self.folder = folder
         made = {"poems": poem_model(form="wuyan-jueju"), "windows": window_model(), "words": sentence_model()}
         self.models = {name: saved(model, folder / name) for name, model in made.items()}
-        trace = str(folder / "trace.jsonl")
+        for name, model in (
+            ("digits", small_images.model()),
+            ("blurred", small_images.model(small_images.COLD, "cold")),
+        ):
+            model.save_pretrained(folder / name)
+            self.models[name] = str(folder / name)
+        self.traces = [self._trace("poems"), self._trace("digits")]
+        self.verbs = verbs()
+
+    def _trace(self, model: str) -> bytes:
+        trace, out = self.folder / f"{model}.jsonl", str(self.folder / "out")
         argv = [
             "generate",
             "--model",
-            self.models["poems"],
+            self.models[model],
             "--steps",
             "3",
             "--trace",
-            trace,
+            str(trace),
             "--out",
-            str(folder / "out"),
+            out,
+            "--quiet",
         ]
         assert cli.main(argv) == 0
-        self.trace = Path(trace).read_bytes()
-        self.verbs = verbs()
+        return trace.read_bytes()
 
 
 def verbs() -> dict[str, list[argparse.Action]]:
@@ -91,7 +105,8 @@ def verbs() -> dict[str, list[argparse.Action]]:
 def case(seed: int, home: Home) -> Case:
     rng = random.Random(seed)
     kinds: list[tuple[int, Callable[[random.Random, Home], Case]]] = [
-        (8, arguments), (8, records), (2, templates), (3, traces), (3, recipes), (2, folders), (3, sources), (1, comparisons),
+        (8, arguments), (8, records), (2, templates), (3, traces), (3, recipes), (3, folders), (3, sources), (1, comparisons),
+        (2, images), (1, lists),
     ]  # fmt: skip
     (make,) = rng.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])
     return make(rng, home)
@@ -143,7 +158,7 @@ def templates(rng: random.Random, home: Home) -> Case:
 
 
 def traces(rng: random.Random, home: Home) -> Case:
-    lines = [json.loads(line) for line in home.trace.splitlines()]
+    lines = [json.loads(line) for line in rng.choices(home.traces, (3, 1))[0].splitlines()]
     for _ in range(rng.randint(0, 2)):
         _mutate(rng, lines)
     data = "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -168,7 +183,7 @@ RECIPE = {
 def recipes(rng: random.Random, home: Home) -> Case:
     """A recipe with a wrong value, or a text that is no recipe; nothing is trained."""
     recipe: Any = copy.deepcopy(RECIPE)
-    for _ in range(rng.randint(0, 2)):  # inside a section: without one the model would be as large as is usual
+    for _ in range(rng.randint(0, 2)):
         _mutate(rng, recipe[rng.choice(list(recipe))])
     recipe |= rng.choice([{}] * 9 + [{"x": rng.choice(VALUES)}])
     try:
@@ -181,12 +196,17 @@ def recipes(rng: random.Random, home: Home) -> Case:
     argv = ["train", "r.yaml", "--dry-run", "--quiet"]
     if rng.random() < 0.3:
         argv.append(f"{rng.choice(['run.steps', 'data.train', 'model', 'x', 'optimizer.lr', ''])}={_word(rng)}")
-    return Case(argv, files={"r.yaml": _spoilt(rng, data), "poems.txt": f"{ONELINE}\n{ONELINE[::-1]}\n".encode()})
+    data = _spoilt(rng, data)
+    if (
+        b"hidden_size" not in data
+    ):  # cut off or removed: the model would be as large as is usual, and a step of it takes long
+        argv.append("model.config.hidden_size=16")
+    return Case(argv, files={"r.yaml": data, "poems.txt": f"{ONELINE}\n{ONELINE[::-1]}\n".encode()})
 
 
 def folders(rng: random.Random, home: Home) -> Case:
     """A model one of whose files is spoilt."""
-    name = rng.choice(MODELS)
+    name = rng.choice([*MODELS, *PICTURES])
     path = rng.choice([p for p in Path(home.models[name]).iterdir() if p.is_file()])
     data = path.read_bytes()
     if path.suffix == ".json" and rng.random() < 0.7:
@@ -195,9 +215,44 @@ def folders(rng: random.Random, home: Home) -> Case:
         data = json.dumps(about).encode()
     else:
         data = rng.choice([b"", data[: rng.randrange(len(data))], b"{" * 3000, b"\xff" + data, b"null", b"[]"])
-    return Case(
-        ["score", "--model", "m", "--levels", "1", "--repeats", "1", _line(rng)], folders={"m": (name, path.name, data)}
+    scored = ["score", "--model", "m", "--levels", "1", "--repeats", "1", _line(rng)]
+    drawn = ["generate", "--model", "m", "--steps", "1", "--out", "out"]
+    return Case(drawn if name in PICTURES else scored, folders={"m": (name, path.name, data)})
+
+
+def images(rng: random.Random, home: Home) -> Case:
+    """A model of images, with flags of its own and flags of texts; files that may be pictures."""
+    verb = rng.choice(["generate", "fill", "fill", "score", "refine", "evaluate"])
+    argv = [verb, "--model", home.models[rng.choice(PICTURES)]]
+    argv += [_source(rng) for _ in range(rng.randint(0, 2))] if verb == "fill" else []
+    flags = {"--out": ["out", "out", "-"], "--level": NUMBERS, "--label": ["a", "b", "1", _word(rng)], "-n": NUMBERS}
+    flags |= {"--mask": ["left", "centre", "a.png", _word(rng)], "--trace": ["t"], "--sampler": ["ddpm", _word(rng)]}
+    flags |= {"--process": ["gaussian", "cold", _word(rng)], "--temperature": NUMBERS, "--guidance": NUMBERS}
+    flags |= {"--option": ["eta=0.5", "last=simple", _word(rng)], "--form": [_word(rng)], "--analytic": [None]}
+    for flag in rng.sample(list(flags), rng.randint(0, 3)):
+        argv += [flag] if (value := rng.choice(flags[flag])) is None else [flag, value]
+    argv += {"evaluate": ["--quick", "-n", "x"], "score": [_word(rng)]}.get(
+        verb, ["--steps", rng.choice(["1", "2", "x"])]
     )
+    picture = io.BytesIO()
+    Image.new(rng.choice(["L", "RGB", "RGBA", "P", "1"]), rng.choice([(8, 8), (1, 30)]), 1).save(picture, "PNG")
+    return Case(argv, stdin=_text(rng), files={"a.png": _spoilt(rng, picture.getvalue())})
+
+
+def _source(rng: random.Random) -> str:
+    return rng.choice(["a.png", "a.png", "digits:0", "digits:99999", "digits:-1", _word(rng)])
+
+
+def lists(rng: random.Random, home: Home) -> Case:
+    """Lists, pages of help, and words in the places of what is long; such a verb must end before its work begins."""
+    verb = rng.choice(["recipes", "forms", "samplers", "help", "data", "bench", "verify", "train", "--version", ""])
+    argv = [word for word in [verb] if word] + [_word(rng) for _ in range(rng.randint(0, 2))]
+    if verb == "bench":
+        argv = ["bench", "sample", "--steps", rng.choice(["x", "", "-1", "0"]), *argv[1:]]
+    if verb == "verify":
+        names = {"mask", "replacement", "uniform", "improved", "edit", "gibbs"}
+        argv = [verb, rng.choice(["--process", "--sampler"]), *([w for w in argv[1:2] if w not in names] or ["x"])]
+    return Case(argv + rng.choice([[], ["--json"], ["--help"], ["--quiet"]]))
 
 
 def sources(rng: random.Random, home: Home) -> Case:

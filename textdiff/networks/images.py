@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,7 +33,16 @@ from textdiff.core.resolve import attribute, unknown
 from textdiff.core.rng import Rng
 from textdiff.core.schedules import STEPS, Schedule, get_schedule
 from textdiff.networks.denoiser import denoiser
-from textdiff.networks.files import DESCRIPTION, check_format, describe, describes_images, locate, not_finite, read_json
+from textdiff.networks.files import (
+    DESCRIPTION,
+    check_format,
+    describe,
+    describes_images,
+    first_line,
+    locate,
+    not_finite,
+    read_json,
+)
 from textdiff.networks.saving import replacing
 from textdiff.processes import PROCESSES, of_data
 from textdiff.processes.degradations import Degradation, get_degradation
@@ -40,6 +50,7 @@ from textdiff.shaping.analytic import NoisePower, noise_power
 
 TERMINAL = "terminal.safetensors"
 RANK = 16  # of the law of F_1(x0)
+MOST_VALUES = 1 << 24  # of an image: what is larger was not meant
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class ImageModel:
         for process in self.processes:
             if process not in of_data("values"):
                 known = ", ".join(of_data("values"))
-                raise ModelError(f"{self.name}: images go with {known}, not with process {process!r}")
+                raise ModelError(f"{self.name}: process {process!r} is not of images; expected one of {known}")
             if PROCESSES[process].degrades and self.degrade is None and not self.diffusion.degradation:
                 raise ModelError(f"{self.name}: process {process} needs a degradation, such as blur, and none is named")
 
@@ -255,9 +266,33 @@ class ImageModel:
             }
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{name}: textdiff.json cannot be read ({error}); save the model again") from error
-        network = _read_network(folder, name).to(device).eval()
-        end = load_file(folder / TERMINAL, device=str(device)) if (folder / TERMINAL).exists() else None
-        return cls(model=network, degrade=degrade, terminal=end, name=name, **fields)
+        _check_fields(fields, name)
+        network, end = _read_tensors(folder, device, name)
+        made = cls(model=network, degrade=degrade, terminal=end, name=name, **fields)
+        made._try_out()
+        return made
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """ModelError where the network does not take the images that are described: much of its configuration shows in use only."""
+        condition = self.condition(1)
+        for name in self.processes:
+            try:
+                given = torch.zeros(1, *self.shape, device=self.device)
+                level = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64, device=self.device)
+                process = self.process(name, condition)
+                x = process.prior(given, torch.ones_like(given, dtype=torch.bool), rng=Rng([0], device=self.device))
+                found = self.predictor(name)(Query(x, level, condition=condition)).mean.shape
+            except ModelError:
+                raise
+            except Exception as error:  # torch and diffusers meet a wrong value wherever they first use it
+                raise ModelError(
+                    f"{self.name}: the network or its process cannot be used ({first_line(error)}); save the model again"
+                ) from error
+            if found != given.shape:
+                raise ModelError(
+                    f"{self.name}: the network makes {tuple(found[1:])} of {self.shape}; textdiff.json belongs to another model"
+                )
 
 
 def unet(shape: Sequence[int], classes: int, context: bool, config: Mapping[str, Any]) -> nn.Module:
@@ -325,11 +360,39 @@ def _unet_class() -> Any:
     return UNet2DModel
 
 
-def _read_network(folder: Path, name: str) -> nn.Module:
+def _check_fields(fields: Mapping[str, Any], name: str) -> None:
+    """ModelError for values of textdiff.json that are of another kind than what a save writes."""
+    shape, bins = fields["shape"], fields["bins"]
+    numbers = (bins.low, bins.high, bins.width) if bins is not None else ()
+    sound = {
+        "shape": len(shape) == 3 and all(type(n) is int and n > 0 for n in shape) and math.prod(shape) <= MOST_VALUES,
+        "classes": all(isinstance(one, str) for one in fields["classes"]),
+        "processes": bool(fields["processes"]) and all(isinstance(one, str) for one in fields["processes"]),
+        "bins": all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers),
+        "defaults": isinstance(fields["defaults"], dict),
+    }
+    for key, good in sound.items():
+        if not good:
+            raise ModelError(
+                f"{name}: {key!r} in textdiff.json is {fields[key]!r}, which no save writes; save the model again"
+            )
+
+
+def _read_tensors(folder: Path, device: torch.device | str, name: str) -> tuple[nn.Module, dict[str, Tensor] | None]:
+    """The network, and the law of F_1(x0) where there is one."""
     kind = _unet_class()
     try:
-        network: nn.Module = kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        network, about = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        end = load_file(folder / TERMINAL, device=str(device)) if (folder / TERMINAL).exists() else None
     except Exception as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise ModelError(f"{name}: the network cannot be read ({reason}); copy or save the model again") from error
-    return network
+        raise ModelError(
+            f"{name}: the network cannot be read ({first_line(error)}); copy or save the model again"
+        ) from error
+    if about["missing_keys"]:  # diffusers leaves them without values
+        raise ModelError(
+            f"{name}: the weights lack {len(about['missing_keys'])} that config.json asks for, {min(about['missing_keys'])} "
+            f"among them; copy or save the model again"
+        )
+    return network.to(device).eval(), end

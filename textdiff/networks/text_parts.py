@@ -49,6 +49,7 @@ def read_folder(folder: Path, name: str, dtype: torch.dtype, lean: bool) -> tupl
     tokenizer = _tried(lambda: read_tokenizer(folder, kind)) if lean else None
     if tokenizer is None:
         tokenizer = _read_tokenizer(folder, name)
+    _try_out(tokenizer, name)
     tokens = described.pop("tokens", None)
     if tokens not in (None, len(tokenizer)):
         raise ModelError(
@@ -110,11 +111,18 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
         raise ModelError(f"{name}: tokenizer.json is missing; save the tokenizer into the model's folder")
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            tokenizer("a", add_special_tokens=False)  # a setting that cannot be shows in use
-            return tokenizer
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise ModelError(f"{name}: the tokenizer cannot be read ({first_line(error)}); save it again") from error
+
+
+def _try_out(tokenizer: Any, name: str) -> None:
+    """ModelError for a tokenizer with a setting that cannot be, which shows in use only; the second character is in no vocabulary."""
+    try:
+        with quiet():
+            tokenizer("a\U000f8fff", add_special_tokens=False)
+    except Exception as error:
+        raise ModelError(f"{name}: the tokenizer cannot be used ({first_line(error)}); save it again") from error
 
 
 def _read_weights(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
