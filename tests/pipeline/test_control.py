@@ -26,6 +26,7 @@ from textdiff.verse.sounds import rhyme_groups, tone
 POEMS, WORDS = Pipeline(poem_model()), Pipeline(sentence_model())
 SMALL = {"form": "wuyan-jueju", "steps": 4}
 STRICT = SMALL | {"prosody": "strict"}
+HOLED = "白_依山_，__入海流。\n欲穷___，更__层_。"
 
 
 @cache
@@ -86,16 +87,15 @@ def test_a_strict_poem_keeps_its_tones_and_rhyme_in_every_form(form: str, proces
 
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_what_is_given_stays_when_holes_are_filled_strictly(process: str) -> None:
-    holed = "白_依山_，__入海流。\n欲穷___，更__层_。"
     for steps in (4, None):
-        (poem,) = packaged().fill(holed, process=process, steps=steps, prosody="strict")
-        assert kept(poem) and all(a in ("_", b) for a, b in zip(holed, poem.text, strict=True)), poem.text
+        (poem,) = packaged().fill(HOLED, process=process, steps=steps, prosody="strict")
+        assert kept(poem) and all(a in ("_", b) for a, b in zip(HOLED, poem.text, strict=True)), poem.text
 
 
 PAIRED: dict[str, dict[str, Any]] = {
     "mask": {"prosody": "strict"},
     "replacement": {"prosody": "strict", "process": "replacement"},
-    "replacement, one at a time": {"prosody": "strict", "process": "replacement", "steps": None},
+    "replacement, one at a time": {"prosody": "strict", "process": "replacement", "steps": None, "template": HOLED},
     "keyword": {"prosody": "strict", "keyword": "明月", "acrostic": "山_明_", "no_repeat": True},
     "particles": {"prosody": "strict", "particles": 2},
     "candidates": {"best_of": 3},
@@ -114,7 +114,7 @@ def test_rhymes_too_few_to_be_exchanged_are_refused_to_the_replacement_process_a
 
 @pytest.mark.parametrize("name", PAIRED)
 def test_a_row_does_not_notice_its_neighbours(name: str) -> None:
-    settings, n = SMALL | PAIRED[name], 8 if name == "mask" else 5
+    settings, n = SMALL | PAIRED[name], 5 if name == "mask" else 4
     pipe = packaged() if settings.get("prosody") == "strict" else POEMS
     together = pipe.generate(n=n, seed=3, **settings)
     assert len(set(texts(together))) == n
@@ -129,13 +129,14 @@ def test_nor_does_it_where_a_keyword_takes_more_of_another_row(process: str, sam
     settings = {"form": "wuyan-jueju", "process": process, "sampler": sampler, "sampler_options": options}
     settings |= {"acrostic": "明___", "keyword": "明月"}
     together = POEMS.generate(n=12, **settings)
-    assert 0 < sum(poem.text.startswith("明月") for poem in together) < 12
-    assert together == [POEMS.generate(seed=k, **settings)[0] for k in range(12)]
+    taken = [poem.text.startswith("明月") for poem in together]
+    rows = [taken.index(True), taken.index(False), 11]
+    assert [together[k] for k in rows] == [POEMS.generate(seed=k, **settings)[0] for k in rows]
 
 
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_a_pattern_a_group_and_what_to_avoid_are_kept(process: str) -> None:
-    pipe, asked = packaged(), SMALL | {"n": 4, "process": process}
+    pipe, asked = packaged(), SMALL | {"n": 2, "process": process}
     for pattern in ("平起首句入韵", "仄起首句不入韵"):
         opening = [o for o, names in SEQUENCES.items() if names[0] == pattern]
         assert all(kept(poem, opening) for poem in pipe.generate(tones=pattern, rhyme="strict", **asked))
@@ -145,7 +146,7 @@ def test_a_pattern_a_group_and_what_to_avoid_are_kept(process: str) -> None:
         assert all("平阳" in rhyme_groups(line[-1]) for line in poem.lines[1::2])
     wild = asked | {"n": 8, "prosody": "strict", "temperature": 20}  # both faults are as likely as not
     for avoid, known in (("孤平", ("guping",)), ("三平尾", ("sanpingwei",)), ("孤平,三平尾", ("guping", "sanpingwei"))):
-        assert all(kept(poem, avoid=known) for poem in pipe.generate(avoid=avoid, **wild))
+        assert all(kept(poem, avoid=known) for poem in pipe.generate(avoid=avoid, **wild | {"n": 4}))
     assert not all(kept(poem, avoid=("guping", "sanpingwei")) for poem in pipe.generate(**wild))
 
 
@@ -269,9 +270,7 @@ def test_a_keyword_stands_where_the_model_would_have_it() -> None:
 def test_a_keyword_given_characters_and_strict_prosody_go_together(process: str) -> None:
     for poem in packaged().generate(n=4, process=process, keyword="明月", acrostic="春_山_", **STRICT):
         assert within_a_line(poem, "明月") and kept(poem) and (poem.lines[0][0], poem.lines[2][0]) == ("春", "山")
-    (poem,) = packaged().fill(
-        "白_依山_，__入海流。\n欲穷___，更__层_。", process=process, keyword="明月", prosody="strict"
-    )
+    (poem,) = packaged().fill(HOLED, process=process, keyword="明月", prosody="strict")
     assert within_a_line(poem, "明月") and kept(poem) and poem.lines[1].endswith("入海流")
 
 

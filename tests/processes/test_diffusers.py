@@ -87,7 +87,7 @@ def in_float64(scheduler: Any) -> Any:
 KINDS = tuple(OUTPUT)
 ETAS = (0.0, 0.5, 1.0)
 VARIANCES = {"fixed_small": "posterior", "fixed_small_log": "posterior", "fixed_large": "simple"}
-FEW = [(s, n) for s in ("trailing", "leading") for n in (10, 50)]
+FEW = [(s, n) for s in ("trailing", "leading") for n in (4, 20)]
 
 
 def ddim_of(kind: str, spacing: str, steps: int, beta: str = "linear") -> Any:

@@ -176,7 +176,7 @@ def test_sampling_keeps_what_is_given_and_knows_no_neighbours(name, shape):
         whole = whole_chain(name, bridge, x0, free, seeds, first)
         assert torch.equal(whole[unfree(free, whole)], clean[unfree(free, whole)])
         assert not torch.isnan(whole).any()
-        for rows in ([0], [1], [3, 1]):
+        for rows in ([0], [3, 1]):
             alone = whole_chain(name, bridge, x0[rows], free[rows], seeds[rows], first[rows])
             assert torch.equal(alone, whole[rows]), (bridge, rows)
 

@@ -87,7 +87,7 @@ def test_the_end_is_text_at_level_0(sampler, process, steps):
 @pytest.mark.parametrize("steps", [1, 4, None])
 def test_a_row_alone_is_the_same_row_in_a_batch(sampler, process, steps):
     together = run(sampler, process, ALL, steps=steps)[-1]
-    for part in ([0], [3], [7], [6, 2], [1, 3, 5, 7]):
+    for part in ([3], [6, 1, 7]):
         alone = run(sampler, process, part, steps=steps)[-1]
         assert torch.equal(alone.x, together.x[part])
         assert torch.equal(alone.forwards, together.forwards[part])

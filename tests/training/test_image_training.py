@@ -36,12 +36,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def recipe_file(folder: Path, **sections: Any) -> Path:
     """A recipe for a tiny network of a few digits, with sections changed."""
     tree: dict[str, Any] = {
-        "data": {"kind": "images", "train": "digits", "limit": 150},
+        "data": {"kind": "images", "train": "digits", "limit": 60},
         "model": {"type": "unet", "config": TINY},
         "processes": {"gaussian": 1.0},
         "conditions": {"label": 0.9},
         "optimizer": {"lr": 3e-3, "warmup": 2, "ema": 0.9},
         "run": {"steps": 6, "batch": 8, "eval_every": 1000, "save_every": 2, "eval_texts": 4, "log_every": 1},
+        "defaults": {"steps": 4},
         "out": str(folder / "out"),
     }
     tree["run"] |= {"eval_levels": 2, "previews": 0, "keep": 9}
@@ -71,7 +72,7 @@ BLUR = {
 )
 def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any], measure: str, tmp_path: Path) -> None:
     path = recipe_file(tmp_path, **sections)
-    recipe = load(path, ["run.steps=40", "run.eval_every=39", "run.previews=1", "run.save_every=1000"])
+    recipe = load(path, ["run.steps=40", "run.eval_every=40", "run.previews=1", "run.save_every=1000"])
     folder = run.train(recipe)
     assert folder is not None
     loss = logged(recipe.folder, "loss")
@@ -79,7 +80,7 @@ def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any],
     process = recipe.processes.popitem()[0]
     for told in ("", "_told"):
         assert all(math.isfinite(value) for value in logged(recipe.folder, f"eval_{process}{told}_{measure}"))
-    assert (recipe.folder / "previews" / "step-39.png").stat().st_size > 200
+    assert (recipe.folder / "previews" / "step-40.png").stat().st_size > 200
     trained = ImageModel.from_pretrained(folder)
     assert trained.classes == tuple("0123456789") and trained.diffusion == recipe.diffusion
     assert (trained.analytic is None) == (process == "cold") == (trained.terminal is not None)
@@ -121,9 +122,9 @@ def test_pieces_of_a_step_add_up_to_the_step(tmp_path: Path) -> None:
 
 
 def test_labels_are_told_as_often_as_the_recipe_says(tmp_path: Path) -> None:
-    batches = run.plan(load(recipe_file(tmp_path, conditions={"label": 0.6}), ["run.steps=400"])).batches
-    silent = [not batches[k]["condition"].ne(10).any() for k in range(400)]
-    assert abs(sum(silent) / 400 - 0.4) < 3 * math.sqrt(0.24 / 400)
+    batches = run.plan(load(recipe_file(tmp_path, conditions={"label": 0.6}), ["run.steps=200"])).batches
+    silent = [not batches[k]["condition"].ne(10).any() for k in range(200)]
+    assert abs(sum(silent) / 200 - 0.4) < 3 * math.sqrt(0.24 / 200)
 
 
 def test_holes_are_seen_clean_and_not_learnt(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_mnist_is_trained_from_a_folder(tmp_path: Path) -> None:
 
 def test_a_dry_run_estimates_images_too(tmp_path: Path) -> None:
     report = run.dry_run(load(recipe_file(tmp_path)))
-    assert report["texts"] == sum(read_images("digits", limit=150).part == 0) and report["vocabulary"] is None
+    assert report["texts"] == sum(read_images("digits", limit=60).part == 0) and report["vocabulary"] is None
     assert report["parameters"] == sum(
         p.numel() for p in run.plan(load(recipe_file(tmp_path))).text_model.model.parameters()
     )

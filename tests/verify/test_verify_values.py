@@ -32,7 +32,7 @@ CONTINUOUS = of_data("values", "vectors")
 def rows():
     """Every row; of the texts a smaller sample than is printed."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(vectors, "ROWS", 2000)
+    patch.setattr(vectors, "ROWS", 1000)
     yield [row for process in CONTINUOUS for row in verify(process=process)]
     patch.undo()
 

@@ -172,8 +172,11 @@ def predict(set_: Law, logits: Tensor, x_t: Tensor) -> RestrictedPrediction:
     return prediction_rows(set_, logits, x_t)
 
 
-@pytest.mark.parametrize("x", STATES)
-@pytest.mark.parametrize("name", TINY)
+# Every law from three states, and every state under four laws.
+HALF = [(name, x) for i, name in enumerate(TINY) for j, x in enumerate(STATES) if (i + j) % 2 == 0]
+
+
+@pytest.mark.parametrize(("name", "x"), HALF)
 def test_one_position_is_drawn_from_its_margin_and_weighed_by_what_is_left(name: str, x: tuple[int, ...]) -> None:
     told, logits = TINY[name], product(4)
     expected = brute(logits, told, x)
@@ -323,13 +326,14 @@ def faults(poem: str, form: Form, prosody: Prosody) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("steps", [None, 3])
-@pytest.mark.parametrize(("sampler", "process"), SAMPLED)
+UNSTEPPED = ("entropy-bounded", "gibbs")
+WALKED = [(s, p, steps) for s, p in SAMPLED for steps in (None, 3) if steps is None or s not in UNSTEPPED]
+
+
+@pytest.mark.parametrize(("sampler", "process", "steps"), WALKED)
 def test_no_poem_of_random_logits_breaks_strict_prosody(sampler: str, process: str, steps: int | None) -> None:
-    if steps and sampler in ("entropy-bounded", "gibbs"):
-        steps = None
     form, prosody = get_form("wuyan-jueju"), Prosody(tones="strict", rhyme="strict")
-    for poem in verses(sampler, process, steps, 8, form, prosody):
+    for poem in verses(sampler, process, steps, 5, form, prosody):
         assert not faults(poem, form, prosody), poem
 
 
