@@ -133,7 +133,7 @@ def test_tokens_are_called_tokens_where_they_are_no_characters(run, words, poems
 
 def test_check_prints_nothing_where_a_reading_is_wrong(run):
     for words, says in (
-        ([":=:"], "no characters"),
+        ([":=:"], "--reading ':=:' names no character; write it like 3:5=平"),
         (["看=长"], "is no reading"),
         (["1:1=平"], "more than one text"),
     ):

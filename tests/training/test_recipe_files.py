@@ -113,7 +113,7 @@ def test_the_recipes_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[s
         ("model.config.vocab_size=-1", "model.config"),
         ("model.config.vocab_size=10", "model.config.vocab_size is 10"),
         ("model.config.max_position_embeddings=8", "change model.config"),
-        ("model.config.hidden_act=foo", "model.config"),
+        ("model.config.hidden_act=foo", "'foo' is the name of nothing that it knows"),
         ("run.batch=100000000", "lower run.batch"),
         ("defaults={temperature: hot}", "temperature"),
         ("defaults={sampler: foo}", "foo"),

@@ -170,9 +170,12 @@ def _draw_heat(a: argparse.Namespace, details: Sequence[Any]) -> None:
 
 def check(a: argparse.Namespace) -> int:
     from textdiff.verse import checker, script
+    from textdiff.verse.forms import split_at_punctuation
 
     for key, value in a.reading:
         if not _PLACE.fullmatch(key):
+            if not split_at_punctuation(key):
+                raise AskedError(f"--reading {f'{key}={value}'!r} names no character; write it like 3:5=平 or 看=平")
             checker.check(key, pronounce={key: value})  # whether it is a character that can be read so
     records = incoming(a)
     first = list(itertools.islice(records, 2))

@@ -118,4 +118,6 @@ def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:
 
 def _impossible(recipe: Recipe, error: Exception) -> RecipeError:
     reason = re.sub(r"\b\w+Error: ", "", " ".join(str(error).split()))[:200]
+    if isinstance(error, KeyError):  # transformers looks names up in tables of its own, and says the name alone
+        reason = f"{reason} is the name of nothing that it knows"
     return RecipeError(f"model.config does not make a {recipe.model.type} ({reason}); change the keys of model.config")
