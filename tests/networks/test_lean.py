@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,8 +16,12 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from textdiff import Pipeline
+from textdiff.core.contracts import Query
+from textdiff.core.predictions import positions_of
+from textdiff.networks import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.networks.lean.families import FAMILIES
 from textdiff.networks.lean.network import Encoder, read_encoder
@@ -87,8 +92,79 @@ def test_every_family_gives_the_logits_of_transformers(kind, tmp_path):
                     theirs = model(position_ids=position, **told_it, **mask).logits
                     ours = encoder.logits(encoder.encode(position_ids=position, **told_it, **mask))
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+                at = torch.rand(4, COLUMNS).lt(0.6).nonzero(as_tuple=True)  # some rows have more places than a piece
+                some = encoder.logits(encoder.encode(position_ids=position, at=at, **told_it, **mask))
+                torch.testing.assert_close(some, theirs[at], rtol=0, atol=1e-5)
 
     check()
+
+
+def lean(folder: Path, model: TextModel) -> TextModel:
+    """The model with textdiff's own network."""
+    found = Pipeline.from_pretrained(tiny.saved(model, folder)).model
+    assert isinstance(found.model, Encoder)
+    return found
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_logits_at_a_place_hang_on_its_row_alone(tmp_path, fast):
+    """To the last bit: not on the rows beside it, nor on what else is asked, nor on the order in which it is."""
+    model = lean(tmp_path / "m", tiny.poem_model())
+    predictor, x = model.predictor("mask"), torch.full((48, 28), model.mask_id)
+    x[2:, ::3] = model.content[torch.randint(len(model.content), (46, 10))]  # the first two are equal
+    about = model.condition(48, title=["明月", "明月", "光霜"] * 16)
+
+    def asked(rows, where):
+        at = positions_of(where[rows])
+        query = Query(x[rows], torch.ones(len(rows), 28).double(), at=at, condition=about[rows])
+        return predictor(query).logits()
+
+    everywhere, few = torch.ones(48, 28, dtype=torch.bool), torch.zeros(48, 28, dtype=torch.bool)
+    few[:, 5] = few[::2, 11] = few[::5, :20] = True
+    with fast_float32.through_onednn() if fast else contextlib.nullcontext(), torch.inference_mode():
+        whole = asked(torch.arange(48), everywhere).view(48, 28, -1)
+        for rows in (
+            torch.arange(48),
+            torch.arange(2),
+            torch.arange(47, -1, -1),
+            torch.arange(7),
+            *torch.arange(12).split(1),
+        ):
+            assert asked(rows, few).equal(whole[rows][few[rows]]), rows.tolist()
+
+
+class Counted(TorchFunctionMode):
+    """How many rows the products see, of which there are `columns` a text."""
+
+    def __init__(self) -> None:
+        TorchFunctionMode.__init__(self)
+        self.rows: list[int] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.nn.functional.linear:
+            self.rows.append(args[0].numel() // args[0].shape[-1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_last_layer_and_the_head_are_computed_only_where_something_is_read(tmp_path):
+    model = lean(tmp_path / "m", tiny.window_model())  # two layers, no prefix
+    x = model.content[torch.arange(300).view(10, 30) % len(model.content)]
+    where = torch.zeros(x.shape, dtype=torch.bool)
+    where[:, 3:5] = True
+    with torch.inference_mode(), Counted() as counted:
+        model.predictor("mask")(Query(x, torch.ones(x.shape).double(), at=positions_of(where))).logits()
+    first = [300] * 4
+    assert counted.rows == [*first, 20, 300, *[20] * 3, *[20] * 2], "of the last layer, keys and values of all columns"
+
+
+def test_of_rows_that_are_all_equal_one_is_encoded(tmp_path):
+    model = lean(tmp_path / "m", tiny.window_model())
+    x = torch.full((10, 30), model.mask_id)
+    where = torch.zeros(x.shape, dtype=torch.bool)
+    where[torch.arange(10), torch.arange(10)] = True
+    with torch.inference_mode(), Counted() as counted:
+        model.predictor("mask")(Query(x, torch.ones(x.shape).double(), at=positions_of(where))).logits()
+    assert counted.rows[0] == 30
 
 
 def test_columns_without_positions_are_counted_from_nought(tmp_path):

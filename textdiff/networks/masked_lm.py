@@ -4,8 +4,9 @@ The network reads   prefix (P)  before (a)  text (L)  after (b)   with `before`,
 prefix that say nothing, and padding, are hidden from attention; the columns that are empty in the whole batch are left
 out, and the network gets the positions of the others explicitly, so that nothing shifts.
 
-Only rows with a position of the query are encoded, and only these positions meet the vocabulary: `Categorical.read` gathers
-their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
+Only rows with a position of the query are encoded, or one where all are equal, as empty canvases are; where the network is
+textdiff's own, its last layer is computed at these positions alone.  And only they meet the vocabulary: `Categorical.read`
+takes their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
 
 How x_t becomes the text's columns, `reading.py` says: tokens as they are, noisy embeddings as `inputs_embeds`.
 """
@@ -112,14 +113,18 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
             condition = torch.full((len(x_t), width), pad, device=x_t.device)
         first, last = (text.new_tensor(edge).expand(len(x), -1) for edge in (before, after))
         ids = torch.cat([fill(condition[rows], text, level), first, text, last], 1)  # (R, P + a + L + b)
+        encoded = place  # which of the rows that are encoded each position is in
+        alike = reading.by_ids and x_t.shape[1] >= FEWEST_ROWS and len(rows) > 1 and not torch.is_grad_enabled()
+        if alike and bool((ids == ids[:1]).all()):
+            ids, encoded = ids[:1], torch.zeros_like(place)
         live = ids != pad
-        slots = torch.arange(width, device=x.device).expand(len(x), -1)
+        slots = torch.arange(width, device=x.device).expand(len(ids), -1)
         order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width
         position = torch.cat([slots, order], 1) + start
         column = torch.arange(ids.shape[1], device=x.device)  # where each column went
         last_draft = None if previous is None else previous[rows]
-        inputs = reading.inputs(ids, x, level, offset, last_draft) if len(x) else {}
-        if head.first is not None and len(x):
+        inputs = reading.inputs(ids, x, level, offset, last_draft) if len(ids) else {}
+        if head.first is not None and len(ids):
             keep = live.any(0)
             column = keep.cumsum(0) - 1
             live, position = live[:, keep], position[:, keep]
@@ -129,16 +134,19 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         if not live.all():
             inputs["attention_mask"] = live.long()
         context = _autocast(x.device.type)
-        hidden = encode(**inputs) if len(x) else None  # (R, W, D)
+        hidden = None
+        if len(ids):
+            several = _filled_up(torch.arange(len(place), device=x.device))
+            hidden = encode((encoded[several], column[offset + at[1][several]]), **inputs)
 
         def read(index: Tensor) -> Tensor:
             if hidden is None or not len(index):
                 return torch.zeros(len(index), len(banned), device=banned.device)
-            several = torch.cat([index, index[:1].expand(max(0, FEWEST_ROWS - len(index)))])
+            several = _filled_up(index)
             row, there = place[several], at[1][several]
             with context():
                 evidence = reading.evidence(x[row, there], level[row, there])
-                logits = to_logits(hidden[row, column[offset + there]])
+                logits = to_logits(hidden(several))
             scores = (logits.float() + evidence)[: len(index)]  # a sum is cheaper than a fill
             # Training looks at its loss itself, and a forward that is differentiated must not wait for this.
             if not torch.is_grad_enabled() and not bool(scores.amax(-1).isfinite().all()):
@@ -150,11 +158,21 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
     return predict
 
 
-def _parts(model: Any, head: Head) -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]:
-    """(what a network is called with -> hidden states (R, W, D)), (some of these (n, D) -> logits (n, V))."""
+def _filled_up(index: Tensor) -> Tensor:
+    """An index (n,) with copies of its last entry up to `FEWEST_ROWS`."""
+    return torch.cat([index, index[-1:].expand(max(0, FEWEST_ROWS - len(index)))])
+
+
+def _parts(model: Any, head: Head) -> tuple[Callable[..., Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]:
+    """Of a network: (N places, and what it is called with) -> (indices (n,) of places -> hidden states (n, D)); these -> logits."""
     if isinstance(model, Encoder):
-        return model.encode, model.logits
-    return (lambda **inputs: model.base_model(**inputs).last_hidden_state), (lambda hidden: head.logits(model, hidden))
+        return (lambda at, **inputs: model.encode(**inputs, at=at).__getitem__), model.logits
+
+    def encode(at: tuple[Tensor, Tensor], **inputs: Tensor) -> Callable[[Tensor], Tensor]:
+        hidden = model.base_model(**inputs).last_hidden_state
+        return lambda index: hidden[at[0][index], at[1][index]]
+
+    return encode, (lambda hidden: head.logits(model, hidden))
 
 
 def _filled(text_model: Speaker, process: str | None, reading: Reading) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -175,7 +193,7 @@ def _filled(text_model: Speaker, process: str | None, reading: Reading) -> Calla
             condition[:, slot] = said
         if "level" in prefix:
             level = levels[(reading.share(x, t) * (len(levels) - 1)).round().long()]
-            silent = torch.isin(said, shown) | ((said == pad) & (not reading.always))
+            silent = (said[:, None] == shown).any(-1) | ((said == pad) & (not reading.always))
             condition[:, prefix.index("level")] = torch.where(silent, pad, level)
         return condition
 

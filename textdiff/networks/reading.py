@@ -68,6 +68,7 @@ class Reading:
     tokens: Callable[[Tensor], Tensor]  # x_t (R, L, …) -> (R, L) ids, what stands for it among them
     share: Callable[[Tensor, Tensor], Tensor]  # (tokens (R, L), t (R, L)) -> (R,) what the level slot says, in [0, 1]
     always: bool  # whether the level slot speaks where the process slot is silent
+    by_ids: bool  # whether the network is called with the ids and nothing else of x_t
     # (ids (R, W), x_t, t, first column of the text, last draft) -> what the encoder is called with
     inputs: Callable[[Tensor, Tensor, Tensor, int, Tensor | None], dict[str, Tensor]]
     evidence: Callable[[Tensor, Tensor], Tensor]  # (x_t (n, …), t (n,)) of some places -> added to their logits, (n, V)
@@ -80,6 +81,7 @@ def by_tokens(text_model: Speaker, banned: Tensor, silence: Callable[[], Tensor]
         tokens=lambda x: x,
         share=lambda tokens, t: count(t, t > 0) / (tokens != pad).sum(-1).clamp(min=1),
         always=False,
+        by_ids=True,
         inputs=lambda ids, x, t, start, previous: {"input_ids": ids},
         evidence=lambda x, t: banned,
     )
@@ -122,6 +124,7 @@ def by_vectors(text_model: Speaker, banned: Tensor, silence: Callable[[], Tensor
         tokens=lambda x: torch.full(x.shape[:2], text_model.mask_id, device=x.device),
         share=lambda tokens, t: t.amax(-1),
         always=True,
+        by_ids=False,
         inputs=inputs,
         evidence=evidence,
     )

@@ -9,6 +9,9 @@ Notation: x (R, W, D), R rows of W columns; H heads of D/H features; a layer is 
     x ← x + attention(norm(x)),  x ← x + feed(norm(x)), at last norm(x)   norms before: ModernBERT                    (5)
     logits = norm(act(x·headᵀ + b))·wordsᵀ + b                                                                        (6)
 
+Where only some places are read, the last layer is computed there alone: attention goes from few queries to all columns, and
+the rest is each place's own.
+
 Where positions are not learned, features i and i + D/2H of q and k turn by position · theta^(−2iH/D) instead of `places`
 (rotary positions), and a sliding layer sees the columns that are at most half of `local_attention` away.
 
@@ -29,6 +32,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from textdiff.networks.lean.families import SLIDING, Shape, joined, shape_of, split
+
+# The last layer takes the places of a row so many at a time, whatever their number: the rounding of a product may hang on
+# its size, and what is read at a place must not hang on what else is read.
+PLACES = 16
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -67,10 +74,12 @@ class Encoder(nn.Module):
         position_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        at: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Hidden states (R, W, D) of ids (R, W) or their embeddings (R, W, D).
+        """Hidden states (R, W, D) of ids (R, W) or their embeddings (R, W, D); or (n, D), those of rows and columns `at` alone.
 
-        A column is hidden from attention where the mask (R, W) is 0.  Without `position_ids` (R, W) columns are counted from 0.
+        `at` is ordered by row.  A column is hidden from attention where the mask (R, W) is 0.  Without `position_ids` (R, W)
+        columns are counted from 0.
         """
         shape = self.config
         x = self.words(input_ids) if inputs_embeds is None else inputs_embeds
@@ -86,7 +95,10 @@ class Encoder(nn.Module):
         turn = {kind: self._turn(kind, x, position_ids) for kind in kinds & set(shape.rope_parameters)}
         for k, kind in enumerate(shape.layer_types):
             inputs = self._norm(f"{k} attention norm", x) if shape.modern and k > 0 else x
-            x = self._attention(k, inputs, seen[kind], turn.get(kind)) + x
+            if at is not None and k + 1 == shape.num_hidden_layers:
+                x = self._attention_at(k, inputs, seen[kind], turn.get(kind), at) + x[at]
+            else:
+                x = self._attention(k, inputs, seen[kind], turn.get(kind)) + x
             if not shape.modern:
                 x = self._norm(f"{k} attention norm", x)
             x = self._feed(k, self._norm(f"{k} feed norm", x) if shape.modern else x) + x
@@ -114,11 +126,43 @@ class Encoder(nn.Module):
         rows, columns, width = x.shape
         heads = self.config.num_attention_heads
         cut = self._product(f"{k} read", x).view(rows, columns, 3, heads, width // heads)
-        q, key, v = (part.transpose(1, 2) for part in cut.unbind(2))  # (R, H, W, D/H)
+        q, key, v = cut.permute(2, 0, 3, 1, 4)  # (R, H, W, D/H)
         if turn is not None:
-            q, key = _turned(q, turn), _turned(key, turn)
+            q, key = _turned(cut[:, :, :2].permute(2, 0, 3, 1, 4), turn)
         out = functional.scaled_dot_product_attention(q, key, v, attn_mask=seen)
         return self._product(f"{k} write", out.transpose(1, 2).reshape(rows, columns, width))
+
+    def _attention_at(
+        self, k: int, x: Tensor, seen: Tensor | None, turn: tuple[Tensor, Tensor] | None, at: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """`_attention` at places that are ordered by row, (n, D)."""
+        (rows, columns, width), heads = x.shape, self.config.num_attention_heads
+        weight, bias = self.weights[f"{k} read weight"], self._found(f"{k} read bias")
+        one, two = (None, None) if bias is None else (bias[:width], bias[width:])
+        q = functional.linear(x[at], weight[:width], one).view(-1, heads, width // heads)
+        both = functional.linear(x, weight[width:], two).view(rows, columns, 2, heads, width // heads)
+        key, v = both.permute(2, 0, 3, 1, 4)  # (R, H, W, D/H)
+        if turn is not None:
+            key = _turned(key, turn)
+            cosine, sine = (part.expand(rows, -1, -1, -1)[at[0], 0, at[1]][:, None] for part in turn)
+            q = _turned(q, (cosine, sine))
+        # Every row gets as many slots as the fullest needs.  What fills the others is not read.
+        first = torch.searchsorted(at[0], torch.arange(rows + 1, device=x.device))
+        slots = -(-int(first.diff().max()) // PLACES) * PLACES
+        held = (first[:-1, None] + torch.arange(slots, device=x.device)).clamp(max=len(q) - 1)  # (R, slots)
+        asked = q[held].transpose(1, 2)
+        if seen is not None:
+            seen = seen.expand(rows, -1, -1, -1)[at[0], 0, at[1]][held][:, None]
+        pieces = [slice(k, k + PLACES) for k in range(0, slots, PLACES)]
+        outs = [
+            functional.scaled_dot_product_attention(
+                asked[:, :, piece], key, v, attn_mask=None if seen is None else seen[:, :, piece]
+            )
+            for piece in pieces
+        ]
+        out = outs[0] if len(outs) == 1 else torch.cat(outs, 2)  # (R, H, slots, D/H)
+        slot = torch.arange(len(q), device=x.device) - first[at[0]]
+        return self._product(f"{k} write", out[at[0], :, slot].reshape(-1, width))
 
     def _feed(self, k: int, x: Tensor) -> Tensor:
         act, up = _ACTIVATIONS[self.config.hidden_activation], self._product(f"{k} up", x)
@@ -148,7 +192,7 @@ class Encoder(nn.Module):
 
 
 def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """x (R, H, W, D/H) with its pairs of features (i, i + D/2H) turned."""
+    """x (…, D/H) with its pairs of features (i, i + D/2H) turned."""
     cosine, sine = turn
     wide = x.float()
     first, second = wide.chunk(2, -1)

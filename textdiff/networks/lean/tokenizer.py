@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,10 @@ class LeanTokenizer:
         return self.backend_tokenizer.decode(several, skip_special_tokens=skip_special_tokens)
 
     def get_vocab(self) -> dict[str, int]:
+        return dict(self._vocabulary)
+
+    @cached_property
+    def _vocabulary(self) -> dict[str, int]:
         return self.backend_tokenizer.get_vocab()
 
     def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> Any:
