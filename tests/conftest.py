@@ -48,3 +48,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_sessionstart() -> None:
+    """A shell that starts this run in the background has its children ignore Ctrl-C, which tests send to theirs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

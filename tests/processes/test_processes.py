@@ -14,7 +14,7 @@ from textdiff.core import bridges
 from textdiff.core.levels import count
 from textdiff.core.predictions import Categorical
 from textdiff.core.rng import Rng
-from textdiff.processes import TOKENS
+from textdiff.processes import PROCESSES, TOKENS
 from textdiff.processes.replacement import Replacement, other_tokens
 from textdiff.processes.uniform import Uniform
 from textdiff.verify.enumeration import enumerate_draws
@@ -68,7 +68,7 @@ def test_given_text_stays_bit_identical(name, seed, length, level, lower):
 def test_corruption_stays_inside_the_alphabet(name, seed, length, level, lower):
     x0, free, t, rng = example(seed, length, level)
     process = process_of(name)
-    alphabet = torch.cat([VOCABULARY, torch.tensor([MASK])]) if name == "mask" else VOCABULARY
+    alphabet = torch.cat([VOCABULARY, torch.tensor([MASK])]) if PROCESSES[name].masks else VOCABULARY
     for x in (process.corrupt(x0, t, process.noise(x0, t, rng=rng)), process.prior(x0, free, rng=rng)):
         assert torch.isin(x, alphabet).all()
 

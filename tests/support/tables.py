@@ -20,7 +20,7 @@ IDS = 13
 
 
 def process_of(name: str, vocabulary: Tensor = VOCABULARY, mask_id: int = MASK) -> Any:
-    parts = {"mask_id": mask_id, "vocabulary": vocabulary}
+    parts = {"mask_id": mask_id, "whole": False, "vocabulary": vocabulary}
     return attribute(PROCESSES[name].path)(**{key: parts[key] for key in PROCESSES[name].needs})
 
 

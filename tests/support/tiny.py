@@ -55,6 +55,21 @@ def poem_model(more: str = "", **defaults: object) -> TextModel:
     )
 
 
+def ordered_model(more: str = "", **defaults: object) -> TextModel:
+    """A poem model that can write its holes from left to right, as one that was trained by the process `ascending` does."""
+    following = [f"[next-{k}]" for k in range(56)]
+    tokenizer = character_tokenizer(sorted(set(CHARACTERS + more)), (*POEM_SPECIALS, *following))
+    return TextModel.from_parts(
+        network(len(tokenizer)),
+        tokenizer,
+        processes=("ascending", "mask"),
+        prefix=POEM_PREFIX,
+        told=SLOTS,
+        defaults=defaults,
+        name="tiny-ordered",
+    )
+
+
 def window_model() -> TextModel:
     """Characters of running text, no forms."""
     tokenizer = character_tokenizer("abcdefgh .\n")

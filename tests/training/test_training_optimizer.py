@@ -10,7 +10,7 @@ from textdiff.core.contracts import Query
 from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
 from textdiff.training.loss import corrupted, guessed, weighted_nll
-from textdiff.training.optimizer import build, rate
+from textdiff.training.optimizer import Muon, build, orthogonal, rate
 from textdiff.training.sections import Optimizer
 
 
@@ -32,6 +32,42 @@ def test_matrices_alone_decay_and_embeddings_have_their_rate(name):
     assert told[id(network[1].weight)] == (0.1 if name == "adamw" else 0.2, 0.5)
     assert {told[id(p)] for p in (network[1].bias, network[2].weight, network[2].bias)} == {(0.1, 0.0)}
     assert len(told) == len(list(network.parameters()))
+
+
+def test_matrices_step_together_as_pytorch_s_muon_lets_them_step_alone():
+    """The reference rounds to bfloat16, three digits of a step; with our iteration in bfloat16 no more is left than that."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(6, 4), (4, 6), (6, 4), (5, 5)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    gradients = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3)]
+
+    def after(made):
+        parameters = [torch.nn.Parameter(one.clone()) for one in start]
+        optimizer = made(parameters)
+        for step in gradients:
+            for parameter, gradient in zip(parameters, step, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+        return parameters
+
+    theirs = after(lambda p: torch.optim.Muon(p, lr=0.1, weight_decay=0.3))
+    for ours in (
+        after(lambda p, d=d: Muon(p, dtype=d, lr=0.1, weight_decay=0.3)) for d in (torch.float32, torch.bfloat16)
+    ):
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, atol=0.02, rtol=0)
+
+
+def test_singular_values_come_near_to_one_and_directions_stay():
+    matrices = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(1)).double()
+    coefficients = (3.4445, -4.7750, 2.0315)
+    together = orthogonal(matrices, coefficients, 5, 1e-7)
+    for one, alone in zip(together, matrices, strict=True):
+        u, _, vh = torch.linalg.svd(alone, full_matrices=False)
+        values = u.mT @ one @ vh.mT
+        assert (values - values.diagonal().diag()).abs().max() < 1e-9
+        assert ((values.diagonal() > 0.5) & (values.diagonal() < 1.5)).all()
+        torch.testing.assert_close(one, orthogonal(alone[None], coefficients, 5, 1e-7)[0])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.8])

@@ -38,6 +38,7 @@ from textdiff.networks.files import describe, locate
 from textdiff.networks.lean.network import Encoder
 from textdiff.networks.lean.tokenizer import LeanTokenizer
 from textdiff.networks.masked_lm import masked_lm
+from textdiff.networks.ordered.any_subset import NEXT, any_subset
 from textdiff.networks.saving import replacing
 from textdiff.networks.text_parts import SCHEDULE, SLOTS, USUALLY_TOLD, check_parts, embedding_rows, quiet, read_folder
 from textdiff.networks.tokenization import SLOT_WORDS, content_ids, title_characters
@@ -260,13 +261,20 @@ class TextModel:
 
     def predictor(self, process: str) -> TokenPredictor:
         """The network as the predictor of `process`, whose name it reads where the condition names none."""
-        return masked_lm(self, self._served(process))
+        if self.writes_whole(process):
+            return cast(TokenPredictor, any_subset(self))
+        return masked_lm(self, process)
+
+    def writes_whole(self, process: str) -> bool:
+        """Whether a process has an order in which the network was trained to write; then its predictor gives whole texts a law."""
+        return PROCESSES[self._served(process)].ordered and NEXT in self.tokenizer.get_vocab()
 
     def process(self, name: str, vocabulary: Tensor | None = None) -> Process:
         """The process `name` over this vocabulary, or a part of it."""
         entry, model = PROCESSES[self._served(name)], cast(Any, self.model)
         parts = {
             "mask_id": self.mask_id,
+            "whole": self.writes_whole(name),
             "vocabulary": self.content if vocabulary is None else vocabulary,
             "table": model.get_input_embeddings().weight,  # itself, so that it is trained
             "schedule": self.noise_schedule(),

@@ -80,7 +80,7 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
     """
     model: Any = text_model.model
     head = HEADS[model.config.model_type]
-    encode, to_logits = _parts(model, head)
+    encode, to_logits = parts(model, head)
     if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         head = replace(head, first=None)  # a window is counted in columns, and so none may be left out
     before, after = frame(text_model.tokenizer)
@@ -163,7 +163,7 @@ def _filled_up(index: Tensor) -> Tensor:
     return torch.cat([index, index[-1:].expand(max(0, FEWEST_ROWS - len(index)))])
 
 
-def _parts(model: Any, head: Head) -> tuple[Callable[..., Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]:
+def parts(model: Any, head: Head) -> tuple[Callable[..., Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]:
     """Of a network: (N places, and what it is called with) -> (indices (n,) of places -> hidden states (n, D)); these -> logits."""
     if isinstance(model, Encoder):
         return (lambda at, **inputs: model.encode(**inputs, at=at).__getitem__), model.logits

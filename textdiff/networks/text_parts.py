@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,13 @@ def embedding_rows(model: Any) -> int:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """transformers without its progress bars and loading reports, which would mix with the caller's output."""
+    """transformers without its progress bars and loading reports, which would mix with the caller's output.
+
+    Where transformers is not imported there is nothing to silence, and importing it would take seconds.
+    """
+    if "transformers" not in sys.modules:
+        yield
+        return
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 import textdiff.pipeline.canvas as canvas
 from textdiff.core.errors import AskedError
-from textdiff.core.rng import example_seed
+from textdiff.core.rng import Rng, example_seed
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import Task, at_least
@@ -44,6 +44,7 @@ from textdiff.verse.forms import Form
 CANDIDATES = 4  # versions a round, where best_of is left out
 LEVEL = 0.25  # of variations
 TRIES = 4  # draws of a variation that comes out like the poem or another one
+HOLES = 1 << 18  # the stream that the holes of variations are drawn from, where the process has an order
 GAIN = 1e-6  # nats a character: less is rounding
 
 
@@ -191,12 +192,24 @@ def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
 def _drawn(work: Work, tries: Sequence[Try], plan: Plan) -> list[Tensor]:
     """The version that each try ends at, (L,) ids each."""
     results: dict[int, Tensor] = {}
-    pages = [replace(one.draft.given, start=Start(one.draft.ids, one.count, one.x)) for one in tries]
+    pages = [_begun(work, one) for one in tries]
     seeds, streams = [one.draft.seed for one in tries], [one.stream for one in tries]
     for batch in run(work.model, plan, pages, seeds, batch_size=work.batch_size, streams=streams):
         *_, last = batch.states
         results.update(zip(batch.rows, last.x.cpu(), strict=True))
     return [results[i] for i in range(len(tries))]
+
+
+def _begun(work: Work, one: Try) -> Canvas:
+    """What a try draws on: the draft at a level, or in a fixed order a page whose holes are what is masked."""
+    given = one.draft.given
+    if not PROCESSES[work.plan.process].ordered:
+        return replace(given, start=Start(one.draft.ids, one.count, one.x))
+    x = one.x
+    if x is None:
+        rng = Rng([one.draft.seed], stream=HOLES + one.stream)
+        x = _masked(one.draft, rng.subset(given.free[None], torch.tensor([one.count]))[0], work.model.mask_id)
+    return replace(given, ids=x, free=given.free & (x == work.model.mask_id))
 
 
 def _masked(draft: Draft, where: Tensor, mask_id: int) -> Tensor:

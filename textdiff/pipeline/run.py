@@ -299,6 +299,5 @@ def _of_tokens(scene: Scene) -> TokenPredictor:
 def _everywhere(scene: Scene, x: Tensor) -> Categorical:
     """The prediction at level 1 of all free positions, what is given pinned."""
     at = positions_of(scene.free)
-    return _of_tokens(scene)(Query(x, scene.free.double(), at=at, condition=scene.condition)).pin(
-        scene.given, ~scene.free
-    )
+    asked = _of_tokens(scene)(Query(x, scene.free.double(), at=at, condition=scene.condition))
+    return asked.by_token().pin(scene.given, ~scene.free)

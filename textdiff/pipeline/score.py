@@ -43,7 +43,7 @@ Progress = Callable[[int], object]  # called with the number of texts done
 
 @dataclass(frozen=True)
 class Score:
-    """An upper bound on −log p(text) by character (by token, for other tokenizers); its fields are the keys of a JSON line."""
+    """−log p(text) by character (by token, for other tokenizers), or an upper bound on it; its fields are the keys of a JSON line."""
 
     text: str
     form: str | None
@@ -54,6 +54,7 @@ class Score:
     characters: int
     unknown: int  # of these, outside the vocabulary
     model: str
+    exact: bool = False  # whether this is −log p itself, and no bound
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Scorer:
         """The bound of each text, averaged over `repeats` runs of every level (or `levels` stratified ones).
 
         The embedding process has a thousand levels, and takes 64 of them where `levels` is None.  The network is told `title` and
-        `dynasty`, one for all texts or one for each.  The standard error is that of the average.  A text's score does not depend
+        `dynasty`, one for all texts or one for each.  The standard error is that of the average.  A model that gives the law of
+        whole texts is asked once, and its score is exact.  A text's score does not depend
         on the texts beside it.  `callback` is called with the number of texts done.
         """
         model = self.model
@@ -106,7 +108,7 @@ class Scorer:
         at_least("levels", levels, 1)
         at_least("repeats", repeats, 1)
         levels = PROCESSES[name].bound_levels if levels is None else levels
-        runs = [example_seed(seed, k) for k in range(repeats)]
+        runs = [example_seed(seed, k) for k in range(1 if model.writes_whole(name) else repeats)]
         nats = bounds(model, canvases, [runs] * len(canvases), name, levels, batch_size, callback)
         return [_score(model, c, row, name) for c, row in zip(canvases, nats, strict=True)]
 
@@ -246,6 +248,7 @@ def _score(model: TextModel, scored: Canvas, nats: Tensor, process: str) -> Scor
         characters=size,
         unknown=scored.unknown,
         model=model.name,
+        exact=model.writes_whole(process),
     )
 
 
@@ -334,7 +337,7 @@ def given_the_others(model: TextModel, x0: Tensor, at: Tensor, canvases: Sequenc
     with torch.inference_mode(), fast_float32():
         level = hole.double() / x0.shape[1]
         prefix = condition(model, canvases)
-        logits = model.predictor(name)(Query(x_t, level, at=positions_of(hole), condition=prefix)).logits()
+        logits = model.predictor(name)(Query(x_t, level, at=positions_of(hole), condition=prefix)).by_token().logits()
     log_q: Tensor = logits.double().log_softmax(-1).cpu()
     return log_q
 

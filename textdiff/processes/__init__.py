@@ -17,8 +17,8 @@ class Entry:
 
     path: str  # "module:attribute" of what builds it
     summary: str
-    # The keyword arguments it is built with.  Of texts: mask_id, vocabulary (C,), table (V, D), schedule; of values: schedule,
-    # weighting, bins, degrade, sigma, terminal.
+    # The keyword arguments it is built with.  Of texts: mask_id, whole (whether the predictor gives the law of whole texts),
+    # vocabulary (C,), table (V, D), schedule; of values: schedule, weighting, bins, degrade, sigma, terminal.
     needs: tuple[str, ...]
     # What x0 and x_t are: "tokens" (both), "vectors" (x0 are tokens, x_t their noisy embeddings), "values" (both, of images).
     data: Literal["tokens", "vectors", "values"]
@@ -29,6 +29,8 @@ class Entry:
     # An undecided position shows as the mask token: x_t says by itself which positions are open (`sketch` is not None), and a
     # position may stay unknown for good.
     masks: bool = False
+    # The positions are corrupted in a fixed order, and are written in the reverse of it: no sampler may choose another.
+    ordered: bool = False
     # A corrupted position always shows another token than x0's, so that x_t and x0 together say which positions are corrupted.
     replaces: bool = False
     # `recover` gives noise that is good at every level, and `renew` may draw a share of it anew.
@@ -50,7 +52,12 @@ class Entry:
     @property
     def edits(self) -> bool:
         """Whether as many positions of x_t are undecided or wrong as the level counts: then single edits can be exact."""
-        return self.counts and (self.masks or self.replaces)
+        return self.counts and (self.masks or self.replaces) and not self.ordered
+
+    @property
+    def any_order(self) -> bool:
+        """Whether x_t shows which positions are open, and any of them may be written next."""
+        return self.masks and not self.ordered
 
     @property
     def encodes(self) -> bool:
@@ -75,6 +82,17 @@ PROCESSES: dict[str, Entry] = {
         renews=True,
         prosody="law",
         in_prefix=True,
+    ),
+    "ascending": Entry(
+        path="textdiff.processes.ascending:Ascending",
+        summary="the last m of the free positions become [MASK]: written from left to right",
+        needs=("mask_id", "whole"),
+        data="tokens",
+        first="improved",
+        counts=True,
+        masks=True,
+        ordered=True,
+        prosody="law",
     ),
     "replacement": Entry(
         path="textdiff.processes.replacement:Replacement",

@@ -93,6 +93,8 @@ def check(recipe: Recipe) -> None:
                 raise RecipeError(f"{path} is {value}; it must be at least {low:g}{below}")
     if recipe.model.schedule not in (None, *SCHEDULES):
         raise RecipeError(f"model.schedule is {recipe.model.schedule!r}; expected one of {', '.join(SCHEDULES)}")
+    if not 0 <= recipe.from_nothing <= 1:
+        raise RecipeError(f"from_nothing is {recipe.from_nothing}; it is a share of the examples, from 0 to 1")
     run = recipe.run
     if run.batch % run.accumulation:
         raise RecipeError(f"run.batch is {run.batch}, which {run.accumulation} pieces (run.accumulation) do not divide")

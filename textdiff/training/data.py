@@ -26,6 +26,8 @@ from textdiff.core.contracts import Model, Process, spread
 from textdiff.core.rng import Rng, example_seed
 from textdiff.data import records
 
+# (process, seeds (B,), free (B, …) bool) -> bool like free
+Known = Callable[[str, Tensor, Tensor], Tensor]
 PIECE = 1 << 20  # numbers hashed at a time
 BLOCK = 1 << 17  # numbers of an order that are drawn at a time
 CONDITIONS = (*records.CONDITIONS, "label")  # slots of the prefix that a step may leave empty; images have a label
@@ -76,9 +78,7 @@ class MicroBatches:
     conditions: dict[str, float] = field(default_factory=dict)  # the share of the steps that are given each
     prefix: tuple[str, ...] = ()
     pad: int = 0
-    known: Callable[[Tensor], Tensor] | None = (
-        None  # seeds (B,) -> bool like free: the places that an example sees clean
-    )
+    known: Known | None = None  # the places that an example sees clean
     _orders: dict[int, tuple[int, Tensor]] = field(default_factory=dict, init=False)  # group -> epoch, its order in it
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class MicroBatches:
         n = int(group.free.expand(x0.shape[1:]).sum())
         steps = self.processes[name].bound_steps(torch.tensor([n]))
         m = (steps * (stratum + Rng(seeds).uniform(1)[:, 0]) / self.batch).floor() + 1
-        open_ = free if self.known is None else free & ~self.known(seeds)
+        open_ = free if self.known is None else free & ~self.known(name, seeds, free)
         t = torch.where(open_, spread(m / steps, free), 0.0)
         return {
             "x0": x0,

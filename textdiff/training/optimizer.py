@@ -11,6 +11,55 @@ from torch import nn
 from textdiff.training.sections import Optimizer
 
 
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon with the matrices of one shape made orthogonal together, in `dtype`.
+
+    PyTorch's own takes them one by one and in bfloat16, whose products are thirty times slower than float32's on a CPU that has
+    none of them.  Up to the rounding of bfloat16 both take the same step.
+    """
+
+    def __init__(self, parameters: Iterable[torch.Tensor], *, dtype: torch.dtype, lr: float, weight_decay: float):
+        super().__init__(list(parameters), lr=lr, weight_decay=weight_decay)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[torch.Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in alike.items():
+                updates = torch.stack([self._with_momentum(one, group["momentum"]) for one in parameters])
+                updates = orthogonal(updates.to(self.dtype), group["ns_coefficients"], group["ns_steps"], group["eps"])
+                step = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for parameter, update in zip(parameters, updates.to(parameters[0].dtype), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-step)
+
+    def _with_momentum(self, parameter: torch.Tensor, momentum: float) -> torch.Tensor:
+        """The gradient with Nesterov's momentum."""
+        gradient, state = parameter.grad, self.state[parameter]
+        assert gradient is not None, "a caller leaves out what has no gradient"
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        buffer: torch.Tensor = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum)
+
+
+def orthogonal(
+    matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """U·S·Vᵀ of matrices (K, n, m) with singular values S near 1, by Newton and Schulz's iteration (Jordan et al., 2024)."""
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
 class Pair(torch.optim.Optimizer):
     """Two optimisers over disjoint parameters that step together; their groups are listed one after the other."""
 
@@ -43,8 +92,8 @@ class Pair(torch.optim.Optimizer):
             part.load_state_dict(state)
 
 
-def build(network: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser for `network`; vectors and embeddings are not decayed."""
+def build(network: nn.Module, recipe: Optimizer, dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
+    """The optimiser for `network`; vectors and embeddings are not decayed, and Muon computes in `dtype`."""
     vectors = {id(p) for p in network.parameters() if p.ndim < 2}
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -60,7 +109,7 @@ def build(network: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
     if recipe.name == "adamw":
         groups = [{"params": matrices, "lr": recipe.lr, "weight_decay": recipe.weight_decay}, *rest]
         return torch.optim.AdamW(groups, betas=recipe.betas)
-    muon = torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay)
+    muon = Muon(matrices, dtype=dtype, lr=recipe.muon_lr, weight_decay=recipe.weight_decay)
     return Pair(muon, torch.optim.AdamW(rest, betas=recipe.betas))
 
 

@@ -23,7 +23,9 @@ class Kind:
     previews: str  # (recipe, folder, log) -> (model, groups, step), which shows samples
     card: str  # (recipe, plan, seconds, tokens, bounds) -> the model card
     finished: str | None = None  # (averaged model, groups) -> the model that is saved
-    known: str | None = None  # (recipe) -> the function from the seeds of examples to the places that they see clean
+    known: str | None = (
+        None  # (recipe) -> the places that an example sees clean (`data.Known`), or None where it sees none
+    )
     started: bool = False  # whether model.init may name a model to start from
     formed: bool = False  # of texts: each is a text of one of the forms, which sets its length
 
@@ -32,6 +34,7 @@ _TEXTS: dict[str, Any] = {
     "started": True,
     "check": "textdiff.training.checking:check_texts",
     "read": "textdiff.training.texts.reading:read",
+    "known": "textdiff.training.texts.visible:shown",
     "previews": "textdiff.training.texts.previews:Previews",
     "card": "textdiff.training.texts.previews:card",
 }
@@ -155,6 +158,7 @@ class Recipe:
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     processes: dict[str, float] = field(default_factory=lambda: {"mask": 1.0})  # name -> share of the steps
+    from_nothing: float = 0.5  # share of the examples of an ordered process that see no part of their text
     conditions: dict[str, float] = field(
         default_factory=dict
     )  # title, dynasty, label -> share of the steps that are given it

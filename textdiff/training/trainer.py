@@ -167,7 +167,8 @@ class DiffusionTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = build(self.text_model.model, self.recipe.optimizer)
+            dtype = torch.bfloat16 if self.recipe.run.bf16 else torch.float32
+            self.optimizer = build(self.text_model.model, self.recipe.optimizer, dtype)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -68,7 +68,7 @@ def constrained(predictor: TokenPredictor, law: Law, weigh: bool = False) -> Pre
         if at is not None:
             asked = torch.zeros_like(asked).index_put(at, torch.tensor(True, device=x_t.device))
         read = positions_of(law.coupled(x_t, asked & (x_t == law.unread)) | asked)
-        base = predictor(replace(query, at=read))
+        base = predictor(replace(query, at=read)).by_token()
         return RestrictedPrediction(base, law, asked, base.known, weigh)
 
     return predict

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -43,6 +43,13 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "linear": lambda x: x,
 }
+
+
+class Columns(Protocol):
+    """Keys and values of the columns that came before (`ordered.memory.Memory` is one)."""
+
+    def joined(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of all columns, once these (R, H, k, D/H) have come."""
 
 
 class Encoder(nn.Module):
@@ -75,11 +82,13 @@ class Encoder(nn.Module):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         at: tuple[Tensor, Tensor] | None = None,
+        memory: Columns | None = None,
     ) -> Tensor:
         """Hidden states (R, W, D) of ids (R, W) or their embeddings (R, W, D); or (n, D), those of rows and columns `at` alone.
 
-        `at` is ordered by row.  A column is hidden from attention where the mask (R, W) is 0.  Without `position_ids` (R, W)
-        columns are counted from 0.
+        `at` is ordered by row.  A column is hidden from attention where the mask (R, W) is 0; a mask of four axes, (R, 1, W, all
+        columns), is added to the attention's logits.  Without `position_ids` (R, W) columns are counted from 0.  With a `memory`
+        these columns come after the ones that it holds, and it holds them afterwards.
         """
         shape = self.config
         x = self.words(input_ids) if inputs_embeds is None else inputs_embeds
@@ -98,7 +107,7 @@ class Encoder(nn.Module):
             if at is not None and k + 1 == shape.num_hidden_layers:
                 x = self._attention_at(k, inputs, seen[kind], turn.get(kind), at) + x[at]
             else:
-                x = self._attention(k, inputs, seen[kind], turn.get(kind)) + x
+                x = self._attention(k, inputs, seen[kind], turn.get(kind), memory) + x
             if not shape.modern:
                 x = self._norm(f"{k} attention norm", x)
             x = self._feed(k, self._norm(f"{k} feed norm", x) if shape.modern else x) + x
@@ -122,13 +131,22 @@ class Encoder(nn.Module):
         weight, bias = self.weights[f"{name} weight"], self._found(f"{name} bias")
         return functional.layer_norm(x, weight.shape, weight, bias, self.config.norm_eps)
 
-    def _attention(self, k: int, x: Tensor, seen: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _attention(
+        self,
+        k: int,
+        x: Tensor,
+        seen: Tensor | None,
+        turn: tuple[Tensor, Tensor] | None,
+        memory: Columns | None = None,
+    ) -> Tensor:
         rows, columns, width = x.shape
         heads = self.config.num_attention_heads
         cut = self._product(f"{k} read", x).view(rows, columns, 3, heads, width // heads)
         q, key, v = cut.permute(2, 0, 3, 1, 4)  # (R, H, W, D/H)
         if turn is not None:
             q, key = _turned(cut[:, :, :2].permute(2, 0, 3, 1, 4), turn)
+        if memory is not None:
+            key, v = memory.joined(k, key, v)
         out = functional.scaled_dot_product_attention(q, key, v, attn_mask=seen)
         return self._product(f"{k} write", out.transpose(1, 2).reshape(rows, columns, width))
 
@@ -173,6 +191,8 @@ class Encoder(nn.Module):
 
     def _seen(self, kind: str, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """Which columns a column sees, broadcasting against (R, H, W, W); None: all of them."""
+        if mask is not None and mask.ndim == 4:
+            return mask.to(x.dtype)
         seen = None if mask is None else mask.bool()[:, None, None, :].expand(-1, 1, x.shape[1], -1)
         if kind != SLIDING:
             return seen

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from textdiff.data.image_data import Images, read_images
 from textdiff.networks.images import ImageModel, unet
 from textdiff.pipeline.images import ImagePipeline
 from textdiff.show.mosaic import png
-from textdiff.training.data import Examples, Group
+from textdiff.training.data import Examples, Group, Known
 from textdiff.training.sections import Recipe, to_yaml
 from textdiff.training.trainer import Log, silent
 
@@ -83,14 +83,14 @@ def regions(seeds: Tensor, height: int, width: int, share: float) -> Tensor:
     return (known & (draws[:, 5] < share)[:, None, None])[:, None]
 
 
-def shown(recipe: Recipe) -> Callable[[Tensor], Tensor] | None:
+def shown(recipe: Recipe) -> Known | None:
     """What examples are shown, by their seeds; None where nothing is known of any."""
     share, size = recipe.diffusion.holes, recipe.data.size
     if not share:
         return None
     if size is None and recipe.data.train != "digits":
         raise RecipeError("diffusion.holes needs the size of the images; write data.size")
-    return lambda seeds: regions(seeds, size or 8, size or 8, share)
+    return lambda process, seeds, free: regions(seeds, size or 8, size or 8, share)
 
 
 def finished(model: ImageModel, groups: Sequence[Group]) -> ImageModel:

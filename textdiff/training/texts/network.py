@@ -21,6 +21,7 @@ from textdiff.networks.tokenization import (
     frame,
     sentencepiece_tokenizer,
 )
+from textdiff.processes import PROCESSES
 from textdiff.training.checking import STARTS
 from textdiff.training.sections import Recipe, Tokenizer
 from textdiff.training.texts.start import start_from_model
@@ -28,8 +29,16 @@ from textdiff.verse.forms import FORMS
 
 
 def specials_of(recipe: Recipe) -> tuple[str, ...]:
-    """The special tokens of a tokenizer that is made of the texts."""
-    return POEM_SPECIALS if recipe.kind.formed else TEXT_SPECIALS
+    """The special tokens of a tokenizer that is made of the texts; those of an ordered process say which place comes next."""
+    specials = POEM_SPECIALS if recipe.kind.formed else TEXT_SPECIALS
+    if any(PROCESSES[name].ordered for name in recipe.processes):
+        specials = (*specials, *(f"[next-{k}]" for k in range(longest(recipe))))
+    return specials
+
+
+def longest(recipe: Recipe) -> int:
+    """The positions of the longest text."""
+    return max(f.length for f in FORMS.values()) if recipe.kind.formed else recipe.data.length
 
 
 def start_of(recipe: Recipe) -> TextModel | None:
@@ -59,9 +68,8 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
     if start and (recipe.model.pretrained or not recipe.model.config):
         model, prefix = start.model, start.prefix
     else:
-        longest = max(f.length for f in FORMS.values()) if poems else recipe.data.length
         before, after = frame(tokenizer)
-        positions = len(prefix) + len(before) + longest + len(after) + tokenizer.pad_token_id + 1
+        positions = len(prefix) + len(before) + longest(recipe) + len(after) + tokenizer.pad_token_id + 1
         torch.manual_seed(recipe.run.seed)
         config = _config(recipe, tokenizer, positions)
         try:
