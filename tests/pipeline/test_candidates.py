@@ -19,13 +19,13 @@ from tiny import QUATRAIN
 from torch import Tensor
 
 from textdiff import cli
-from textdiff.core.contracts import Query
+from textdiff.core.contracts import Query, State
 from textdiff.core.predictions import Categorical
 from textdiff.networks.folder import SLOTS
 from textdiff.pipeline import canvas
 from textdiff.pipeline import run as running
 from textdiff.pipeline.options import QUALITIES, Options
-from textdiff.pipeline.outputs import merit
+from textdiff.pipeline.outputs import chosen, merit
 from textdiff.pipeline.score import MERIT_LEVELS
 from textdiff.pipeline.text import Pipeline
 from textdiff.verse.forms import get_form, regulated
@@ -85,6 +85,21 @@ def test_the_best_candidate_has_the_least_merit(more: dict[str, Any]) -> None:
     (best,) = pipe.generate(seed=2, best_of=3, **settings)
     assert best.text == found[int(rank.argmin())] and best.forwards == 12
     assert pipe.generate(seed=2, best_of=1, **settings) == pipe.generate(seed=2, **settings)
+
+
+def test_candidates_are_ranked_under_the_canvas_of_their_own_text() -> None:
+    """Two texts with titles of their own, two candidates each, and two particles each, of which the first one counts."""
+    page = canvas.open_page(POEMS.model, Options(form="wuyan-jueju"))
+    drawn, titles = texts(POEMS.generate(n=16, **SMALL)), ("明月", "春风")
+    here, there = (merits(POEMS, drawn, "wuyan-jueju", title) for title in titles)
+    i, j = next((i, j) for i in range(16) for j in range(16) if here[i] < here[j] and there[j] < there[i])
+    x = torch.stack([canvas.whole(drawn[k], POEMS.model).ids for k in (i, i, j, j, i, i, j, j)])
+    weight = torch.tensor([0.0, -torch.inf] * 4, dtype=torch.float64)
+    state = State(x, torch.zeros(x.shape), x, x == x, None, x, torch.zeros(8, dtype=torch.long), weight)
+    canvases = [canvas.about(page, POEMS.model, title, None) for title in titles for _ in range(4)]
+    plan = POEMS.plan(best_of=2, particles=2, prosody="strict")
+    rows, _ = chosen(POEMS.model, state, canvases, [0, 1], plan)
+    assert rows.tolist() == [0, 6]
 
 
 def test_candidates_and_particles_together_give_a_weighed_poem() -> None:

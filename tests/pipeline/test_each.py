@@ -39,6 +39,12 @@ def test_each_record_is_what_its_own_call_gives():
     assert forms == ["wuyan-lushi"] * 2, "what the call says stands above what a record says"
 
 
+def test_a_bounded_sampler_goes_on_until_the_last_row_of_its_batch_is_written():
+    found = POEMS.fill([HOLED, "_" * 20], sampler="entropy-bounded", sampler_options={"gamma": 0.0})
+    assert [one.forwards for one in found] == [2, 20]
+    assert not any("□" in one.text for one in found)
+
+
 def test_records_are_read_as_they_are_needed():
     read = itertools.count()
     records = ({} for _ in iter(lambda: next(read), 150))

@@ -13,6 +13,7 @@ from verses import FORMS, QIJUE, WUJUE, changed, finding, names, of, poem, tones
 from textdiff.verse import checker, sounds
 from textdiff.verse import forms as verse
 from textdiff.verse.checker import check
+from textdiff.verse.checker.readings import choices_of
 
 POEMS = [json.loads(row) for row in (Path(__file__).parents[2] / "data/poems.jsonl").read_text("utf-8").splitlines()]
 
@@ -127,6 +128,12 @@ def test_a_person_may_overrule_the_table_but_not_by_chance():
     assert check(text, pronounce={"1:2": "平东"}).places() == ((1, 2),)
     with pytest.raises(ValueError, match="has no reading 平, only"):
         check(text, pronounce={"1:2": "平"})
+
+
+def test_an_entering_tone_is_oblique():
+    entering = choices_of(["月"], {})
+    assert {reading.tone for reading in entering[0][0]} == {"入"}
+    assert choices_of(["月"], {"月": "仄"}) == entering
 
 
 @pytest.mark.parametrize(

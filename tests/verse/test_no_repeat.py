@@ -42,6 +42,26 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+CASES["oblique end"] = {
+    "letters": (
+        P,
+        P,
+        P,
+        Z,
+        W,
+        W,
+        E,
+        W,
+        W,
+    ),  # where the rhyme word takes the E, one oblique token is left for two positions
+    "groups": GROUPS,
+    "words": (3,),
+    "first": 1,
+    "sequences": [[["zz"], ["pp"]], [["zp"], ["zp"]]],
+    "rhyming_first": (False, True),
+}
+
+
 def law_of(name: str) -> Law:
     case = CASES[name]
     letters = (*case["letters"], W)

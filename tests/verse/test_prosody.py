@@ -14,6 +14,7 @@ from textdiff.core.rng import Rng
 from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verse.forms import SEQUENCES, TYPES, get_form, line_types, widened
 from textdiff.verse.law import E, Law, P, W, Z
+from textdiff.verse.pattern import pattern_of
 from textdiff.verse.prosody import Prosody, place_keyword, possible, verse_law
 
 CHARACTERS = ["天", "月", "[MASK]"]  # a level, an oblique one
@@ -39,6 +40,18 @@ def test_strict_tones_are_the_templates_and_for_b_the_licensed_one(form: str, op
     for k in [k for k, kind in enumerate(types) if kind == "b"]:
         for five, holds in (("·pzpz", True), ("·pppz", False)):
             assert in_law(law, [*plain[:k], widened(five, width), *plain[k + 1 :]]) == holds, five
+
+
+def test_a_lone_level_tone_is_avoided_by_the_first_or_by_the_third_character() -> None:
+    form, opening = get_form("wuyan-jueju"), next(opening for opening in SEQUENCES if "B" in opening)
+    avoid = Prosody(tones="strict", avoid=("guping",))
+    law = verse_law(form, avoid, CHARACTERS, MASK, torch.tensor([True, True, False]))
+    types = line_types(opening, form.lines)
+    place = types.index("B")
+    for five, holds in (("pppzp", True), ("ppzzp", True), ("zppzp", True), ("zpzzp", False)):
+        lines = [TYPES[kind] for kind in types]
+        lines[place] = five
+        assert in_law(law, lines) == holds, five
 
 
 @pytest.mark.parametrize("no_repeat", [False, True])
@@ -102,6 +115,19 @@ def test_a_keyword_stands_in_proportion_to_the_mass_of_the_texts_that_have_it_th
     for place, probability in zip(start.tolist(), chance.tolist(), strict=True):
         assert probability == pytest.approx(mass[place] / mass.total(), abs=1e-9)
     assert set(start.tolist()) == set(mass)
+
+
+@pytest.mark.parametrize("rhyming", [False, True])
+def test_the_end_of_the_first_line_is_exchanged_for_what_the_sequence_of_the_draft_has_there(rhyming: bool) -> None:
+    groups = [frozenset("a"), frozenset("a"), frozenset("b"), *[frozenset()] * 3]
+    law = Law.of(
+        2, 2, letters=(P, E, P, Z, Z, W), unread=5, groups=groups, words=(3,), first=1,
+        sequences=[[["p·"], ["··"]], [["z·"], ["··"]]], rhyming_first=(True, False), writable=torch.arange(6) < 5,
+    )  # fmt: skip
+    pattern = pattern_of(law, torch.tensor([[2 if rhyming else 3, 1, 4, 0]]))
+    able = pattern.table[pattern.classes[0, 1]].nonzero()[:, 0].tolist()
+    assert able == ([0, 1] if rhyming else [1, 3, 4])
+    assert pattern.table[pattern.classes[0, 3]].nonzero()[:, 0].tolist() == [0, 1]
 
 
 def test_the_end_of_the_first_line_tells_which_sequences_are_left() -> None:

@@ -90,7 +90,7 @@ def terms(
         x_t = process.corrupt(x, t, process.noise(x, t, rng=rng))
         where = open_ if process.sketch(x_t) is None else open_ & (x_t != x)
         of_row = condition[row] if isinstance(condition, Tensor) else condition
-        prediction = predictor(Query(x_t, t, at=positions_of(where), condition=of_row)).pin(x, ~open_)
+        prediction = predictor(Query(x_t, t, at=positions_of(where), condition=of_row))
         bounds.append(process.bound(prediction, x, x_t, t, s).double())
     return Terms(prior, text, level, torch.cat(bounds) * size)
 
