@@ -165,7 +165,7 @@ def test_the_picture_is_a_small_png(gaussian, tmp_path):
 def test_cold_models_are_restored_both_ways(digits, tmp_path):
     model = model_of(digits, "cold", output="data", degradation={"name": "fade", "edge": None}, power=1)
     model = replace(model, defaults={"steps": 2})
-    few = image_report.report(model, digits, replace(SETTINGS, n=8), keep=None)
+    few = image_report.report(model, digits, replace(SETTINGS, n=8, steps=(2,)), keep=None)
     rows = {(row["level"], row["way"], row["steps"]): row["error"]["value"] for row in few["restoring"]}
     assert rows[0.5, "degraded", 0] < rows[1.0, "degraded", 0]
     assert rows[1.0, "naive", 1] == pytest.approx(rows[1.0, "improved", 1], rel=0.5)

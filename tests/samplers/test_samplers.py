@@ -183,10 +183,10 @@ KINDS = ("sure of one token", "sure of what stands", "sure at even positions", "
 @pytest.mark.parametrize("kind", KINDS)
 def test_degenerate_predictors_are_no_trouble(sampler, process, kind):
     free = some_free(8, LENGTH, 1)
-    for steps in (2, None):
-        states = run(sampler, process, ALL, predictor=degenerate(kind), steps=steps)
-        assert torch.isin(states[-1].x[free], VOCABULARY).all()
-        assert all(not state.t.isnan().any() for state in states)
+    steps = (2, None)[KINDS.index(kind) % 2]
+    states = run(sampler, process, ALL, predictor=degenerate(kind), steps=steps)
+    assert torch.isin(states[-1].x[free], VOCABULARY).all()
+    assert all(not state.t.isnan().any() for state in states)
     if kind == "sure of one token" and process == "mask":
         assert (states[-1].x[free] == 5).all()
 

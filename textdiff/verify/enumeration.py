@@ -53,17 +53,16 @@ class Enumerating(Rng):
 
     def choose(self, weights: Tensor) -> Tensor:
         """One outcome per row with probability ∝ weights (B, K)."""
-        p = weights.double() / weights.double().sum(-1, keepdim=True)
-        depth = len(self.path)
+        weights = weights.double()
+        possible, depth = weights > 0, len(self.path)
         prescribed = self.prefixes[:, depth] if depth < self.prefixes.shape[1] else torch.full_like(self.keys, -1)
-        chosen = torch.where(prescribed >= 0, prescribed, (p > 0).long().argmax(-1))
-        other = (p > 0) & (prescribed < 0)[:, None]
-        other[torch.arange(len(p)), chosen] = False
+        chosen = torch.where(prescribed >= 0, prescribed, possible.byte().argmax(-1))
+        other = (possible & (prescribed < 0)[:, None]).scatter_(1, chosen[:, None], False)
         rows, outcomes = other.nonzero(as_tuple=True)
         if len(rows):
             self.open.append((depth, rows, outcomes))
         self.path.append(chosen)
-        self.weight = self.weight * p.gather(1, chosen[:, None])[:, 0]
+        self.weight = self.weight * (weights.gather(1, chosen[:, None])[:, 0] / weights.sum(-1))
         return chosen
 
     def branches(self) -> Iterator[tuple[Tensor, Tensor]]:
