@@ -225,6 +225,19 @@ def test_score_interpolation_draws_in_its_last_step(eta):
     assert not torch.isclose(before.x, process.encode(process.decode(before.x))).all(-1).any()
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_score_interpolation_draws_noise_between_its_steps_where_eta_says_so(eta):
+    space = Space.random(2, 3, seed=1)
+    process = made(space, 2)
+    given, free = torch.zeros(20, 2, dtype=torch.long), torch.ones(20, 2, dtype=torch.bool)
+    parts = {"predictor": posterior(process, space), "process": process, "start": Rng(range(20)).normal(2, 2)}
+    one, other = (
+        list(sample(given, free, [0.75, 0.5], interpolated(eta), rng=Rng(torch.arange(20) + seed), **parts))[-1].x
+        for seed in (0, 100)
+    )
+    assert torch.equal(one, other) == (eta == 0)
+
+
 def test_many_steps_of_ddpm_reproduce_a_joint_law_that_few_do_not():
     space = Space.random(2, 3, seed=1, concentration=0.2)
     process = made(space, 2)

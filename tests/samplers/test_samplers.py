@@ -17,7 +17,6 @@ from textdiff.core.resolve import attribute
 from textdiff.core.rng import Rng
 from textdiff.processes import TOKENS
 from textdiff.samplers import SAMPLERS
-from textdiff.samplers.ancestral import baseline, improved
 from textdiff.samplers.corrector import gibbs, sweep_levels
 from textdiff.samplers.edit import by_count, marginal
 from textdiff.samplers.order import entropy_bounded, entropy_nats, minus_margin, minus_maximum, ordered
@@ -253,8 +252,9 @@ def test_the_improved_replacement_step_draws_a_draft_with_exactly_m_differences(
 # -- orders -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_margin_is_a_difference_of_probabilities():
+def test_confidence_is_the_largest_probability_and_the_margin_a_difference_of_the_two_largest():
     q = torch.tensor([[0.5, 0.1, 0.4, 0.0], [0.05, 0.9, 0.05, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    assert torch.allclose((-minus_maximum(q.log())).exp(), torch.tensor([0.5, 0.9, 1.0]))
     assert torch.allclose(-minus_margin(q.log()), torch.tensor([0.1, 0.85, 1.0]))
 
 
@@ -353,19 +353,6 @@ def test_rows_may_go_up_while_others_go_down():
     together = walk([0, 1], levels)
     assert torch.equal(walk([0], [v[:1] for v in levels]), together[:1])
     assert torch.equal(walk([1], [v[1:] for v in levels][2:]), together[1:])
-
-
-def test_the_baseline_forgets_the_noise_of_a_text_and_the_improved_sampler_does_not():
-    """From two texts with the same drafts and draws."""
-    predictor, t = Table(LENGTH), torch.full((8, LENGTH), 0.8, dtype=torch.float64)
-    predictor.table[:] = predictor.table[:1]  # whatever the text is
-
-    def once(step, x):
-        state = State(x, t, x, t > 0, None, x, x[:, 0], t[:, 0])
-        return step(state, t / 2, predictor=predictor, process=process_of("uniform"), rng=Rng(range(8))).x
-
-    for step, same in ((baseline(), True), (improved(), False)):
-        assert torch.equal(*(once(step, texts(8, LENGTH, seed)) for seed in (1, 2))) == same
 
 
 # -- particles -----------------------------------------------------------------------------------------------------------

@@ -130,10 +130,7 @@ class RestrictedPrediction(OnlyDrawn):
         if not self.weigh:
             return self.base.log_weight(x)
         if self._in_turn:
-            written = self.asked & self._open
-            columns = torch.arange(x.shape[1], device=x.device)
-            befores = [torch.where(written & (columns < k), x, self.shown) for k in range(x.shape[1])]
-            parts = [self._alone(before, k) for k, before in enumerate(befores)]
+            parts = [self._alone(x, k) for k in range(x.shape[1])]
             return torch.stack([part._log_weight_together(x) for part in parts]).sum(0)
         return self._log_weight_together(x)
 
