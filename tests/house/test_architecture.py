@@ -80,6 +80,7 @@ SOURCES = {"random", "secrets", "numpy.random", "torch.distributions"}
 NO_TEXT = {
     "training/texts/start": {"randn", "randint"},
     "networks/fast_float32": {"randn"},
+    "networks/lean/products": {"randn"},
     "measure/bench": DRAWS,
     "pipeline/run": {"randint"},
 }

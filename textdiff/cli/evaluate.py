@@ -180,7 +180,7 @@ def _evaluate_images(a: argparse.Namespace) -> int:
     """The figures of a model of images beside real ones; FILE is "digits", a folder of images or a data set."""
     from textdiff.data.image_data import read_images
     from textdiff.measure import image_report, image_view, plots
-    from textdiff.networks.images import ImageModel
+    from textdiff.pipeline import load
 
     settings = image_report.settings_of(a.n, a.steps, a.samplers, a.quick, guidance=a.guidance, seed=a.seed)
     picture, out = (a.out, None) if plots.is_picture(a.out) else (a.plot, a.out)
@@ -188,7 +188,7 @@ def _evaluate_images(a: argparse.Namespace) -> int:
         plots.check(picture)
         check_writable(picture)
     with writing(out) as stream:
-        model = ImageModel.from_pretrained(a.model, device=a.device)
+        model: Any = load(a.model, device=a.device, precision=a.precision).model
         if a.file is None and model.shape != (1, 8, 8):
             raise AskedError(
                 f"model {a.model} draws images of {model.shape}; pass FILE, the folder or data set that it was trained on"

@@ -36,6 +36,7 @@ from textdiff.core.resolve import attribute
 from textdiff.core.schedules import Schedule, get_schedule
 from textdiff.networks.files import describe, locate
 from textdiff.networks.lean.network import Encoder
+from textdiff.networks.lean.products import check_precision
 from textdiff.networks.lean.tokenizer import LeanTokenizer
 from textdiff.networks.masked_lm import masked_lm
 from textdiff.networks.ordered.any_subset import NEXT, any_subset
@@ -71,6 +72,7 @@ class TextModel:
     schedule: str  # of the embedding process
     factor: float  # of its signal
     self_conditioning: float  # share of its training examples that saw a guess; above 0 it reads its last draft
+    precision: str = "float32"  # of the network's products (lean/products.py); networks of transformers have no other
 
     @classmethod
     def from_parts(
@@ -137,7 +139,17 @@ class TextModel:
 
         model: Any = whole.network(self.model) if isinstance(self.model, Encoder) else self.model
         tokenizer = whole.tokenizer(self.tokenizer) if isinstance(self.tokenizer, LeanTokenizer) else self.tokenizer
-        return replace(self, model=model, tokenizer=tokenizer)
+        return replace(self, model=model, tokenizer=tokenizer, precision="float32")
+
+    def at_precision(self, precision: str) -> TextModel:
+        """The same model whose network multiplies so: float32, bf16 or auto."""
+        check_precision(precision)
+        if precision == "bf16" and not isinstance(self.model, Encoder):
+            raise AskedError(
+                f"precision is 'bf16', but textdiff has no network of its own for model {self.name}; leave it out, or pass "
+                f"dtype=torch.bfloat16 to TextPipeline.from_pretrained"
+            )
+        return replace(self, precision=precision)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write the folder, whole or not at all, in the place of an old one; `dtype` converts the weights.

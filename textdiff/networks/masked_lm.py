@@ -25,6 +25,7 @@ from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, TokenPredictor, positions_of
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
+from textdiff.networks.lean.products import maker
 from textdiff.networks.reading import READINGS, Reading, Speaker
 from textdiff.networks.tokenization import frame
 from textdiff.processes import PROCESSES
@@ -78,7 +79,7 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
     says how much of the text is corrupted: [level-k] with k = round(K·m/L), m = m(t), L the length without padding; for
     noisy embeddings k = round(K·t).
     """
-    model: Any = text_model.model
+    model = network_of(text_model)
     head = HEADS[model.config.model_type]
     encode, to_logits = parts(model, head)
     if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
@@ -161,6 +162,12 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
 def _filled_up(index: Tensor) -> Tensor:
     """An index (n,) with copies of its last entry up to `FEWEST_ROWS`."""
     return torch.cat([index, index[-1:].expand(max(0, FEWEST_ROWS - len(index)))])
+
+
+def network_of(text_model: Speaker) -> Any:
+    """The network of a model, which multiplies at the model's precision."""
+    model = text_model.model
+    return model.multiplying(maker(text_model.precision, model.words.weight)) if isinstance(model, Encoder) else model
 
 
 def parts(model: Any, head: Head) -> tuple[Callable[..., Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]:

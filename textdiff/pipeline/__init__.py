@@ -6,6 +6,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from textdiff.core.errors import AskedError
 from textdiff.core.moved import renamed
 
 if TYPE_CHECKING:
@@ -17,9 +18,12 @@ _FILES = ("outputs", "score", "options", "plan", "run", "text", "canvas")
 _MODULES = (*_FILES, "images", "page", "refine", "writable")  # which `from textdiff.pipeline import …` asks for as well
 
 
-def load(model: str | os.PathLike[str] | None = None, device: Any = "cpu") -> TextPipeline | ImagePipeline:
+def load(
+    model: str | os.PathLike[str] | None = None, device: Any = "cpu", precision: str = "float32"
+) -> TextPipeline | ImagePipeline:
     """The pipeline of a model: the packaged poem model (None), a model folder, or a hub id; of texts or images, as its folder says.
 
+    `precision` is float32, bf16 or auto (`TextPipeline.from_pretrained`); models of images know float32 alone.
     ModelError says what is wrong with a folder.
     """
     from textdiff.networks.files import holds_images
@@ -27,11 +31,13 @@ def load(model: str | os.PathLike[str] | None = None, device: Any = "cpu") -> Te
     if holds_images(model):
         from textdiff.pipeline.images import ImagePipeline
 
+        if precision not in ("float32", "auto"):
+            raise AskedError(f"precision is {precision!r}, but a model of images is computed in float32; leave it out")
         assert model is not None, "the packaged model writes texts"
         return ImagePipeline.from_pretrained(model, device)
     from textdiff.pipeline.text import TextPipeline
 
-    return TextPipeline.from_pretrained(model, device=device)
+    return TextPipeline.from_pretrained(model, device=device, precision=precision)
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ or nearly so.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from textdiff.networks.lean.families import SLIDING, Shape, joined, shape_of, split
+from textdiff.networks.lean.products import Make, Product
 
 # The last layer takes the places of a row so many at a time, whatever their number: the rounding of a product may hang on
 # its size, and what is read at a place must not hang on what else is read.
@@ -63,6 +65,9 @@ class Encoder(nn.Module):
         self.weights = nn.ParameterDict(
             {name: nn.Parameter(weight, requires_grad=False) for name, weight in weights.items() if name != "words"}
         )
+        self.make: Make | None = None  # of products; None: torch's, of the weights as they are
+        self.products: dict[tuple[str, int | None, int | None], Product] = {}  # by weight, and its first and last row
+        self.others: dict[Any, Encoder] = {}  # by what makes their products
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,6 +75,17 @@ class Encoder(nn.Module):
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.words
+
+    def multiplying(self, make: Make | None) -> Encoder:
+        """The same network with products that `make` makes of its weights, once; it is remembered."""
+        if make is self.make:
+            return self
+        key = make, self.words.weight.device, self.dtype
+        if key not in self.others:
+            other = copy.copy(self)
+            other.make, other.products, other.others = make, {}, {}
+            self.others[key] = other
+        return self.others[key]
 
     def stored(self) -> dict[str, Tensor]:
         """The weights under the names that Hugging Face gives them."""
@@ -118,14 +134,24 @@ class Encoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Of hidden states (n, D): the vocabulary's logits by (6), (n, V)."""
         x = self._norm("head norm", _ACTIVATIONS[self.config.classifier_activation](self._product("head", hidden)))
-        return functional.linear(x, self.words.weight, self._found("vocabulary"))
+        return self._product("vocabulary", x)
 
     def _found(self, name: str) -> Tensor | None:
         weight: Tensor | None = self.weights.get(name, None)
         return weight
 
-    def _product(self, name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weights[f"{name} weight"], self._found(f"{name} bias"))
+    def _product(self, name: str, x: Tensor, first: int | None = None, last: int | None = None) -> Tensor:
+        """x times a weight, or its rows from `first` to before `last`."""
+        made = self.products.get((name, first, last))
+        if made is not None:
+            return made(x)
+        weight = self.words.weight if name == "vocabulary" else self.weights[f"{name} weight"]
+        bias = self._found(name if name == "vocabulary" else f"{name} bias")
+        weight, bias = weight[first:last], None if bias is None else bias[first:last]
+        if self.make is None:
+            return functional.linear(x, weight, bias)
+        made = self.products[name, first, last] = self.make(weight, bias)
+        return made(x)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name} weight"], self._found(f"{name} bias")
@@ -155,10 +181,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """`_attention` at places that are ordered by row, (n, D)."""
         (rows, columns, width), heads = x.shape, self.config.num_attention_heads
-        weight, bias = self.weights[f"{k} read weight"], self._found(f"{k} read bias")
-        one, two = (None, None) if bias is None else (bias[:width], bias[width:])
-        q = functional.linear(x[at], weight[:width], one).view(-1, heads, width // heads)
-        both = functional.linear(x, weight[width:], two).view(rows, columns, 2, heads, width // heads)
+        q = self._product(f"{k} read", x[at], None, width).view(-1, heads, width // heads)
+        both = self._product(f"{k} read", x, width).view(rows, columns, 2, heads, width // heads)
         key, v = both.permute(2, 0, 3, 1, 4)  # (R, H, W, D/H)
         if turn is not None:
             key = _turned(key, turn)

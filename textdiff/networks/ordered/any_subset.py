@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from textdiff.core.errors import AskedError, ModelError
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
-from textdiff.networks.masked_lm import FEWEST_ROWS, HEADS, parts
+from textdiff.networks.masked_lm import FEWEST_ROWS, HEADS, network_of, parts
 from textdiff.networks.ordered.memory import Recent
 from textdiff.networks.ordered.prediction import InOrder
 from textdiff.networks.reading import Speaker
@@ -54,7 +53,7 @@ class Columns:
 
 def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
     """The network of `text_model` as a predictor of whole texts."""
-    model: Any = text_model.model
+    model = network_of(text_model)
     head = HEADS[model.config.model_type]
     if head.first is None or "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         raise ModelError(

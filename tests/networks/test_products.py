@@ -1,0 +1,135 @@
+"""Products at a lower precision, and with weights that are laid out once: near float32, and row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+import textdiff
+from textdiff.cli import main
+from textdiff.core.contracts import Query
+from textdiff.core.errors import AskedError
+from textdiff.networks.folder import TextModel
+from textdiff.networks.lean import products
+
+MAKES = {"float32": None, "packed": products.packed, "bf16": products.bf16}
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return tiny.saved(tiny.poem_model(), tmp_path_factory.mktemp("products") / "m")
+
+
+@pytest.fixture
+def at_precision(monkeypatch, folder) -> Callable[[str], TextModel]:
+    """The model with one kind of products, whatever pays here."""
+
+    def model(name: str) -> TextModel:
+        monkeypatch.setattr("textdiff.networks.masked_lm.maker", lambda *_: MAKES[name])
+        return textdiff.load(folder).model
+
+    return model
+
+
+def logits(model: TextModel, x: Tensor) -> Tensor:
+    predictor = model.predictor("mask")
+    with torch.inference_mode():
+        return predictor(Query(x, torch.ones(x.shape).double())).logits()[:, model.content]
+
+
+def texts(model: TextModel, rows: int = 12) -> Tensor:
+    x = model.content[torch.randint(len(model.content), (rows, 28), generator=torch.Generator().manual_seed(0))]
+    return torch.where(torch.arange(28) % 3 == 0, model.mask_id, x)
+
+
+@needs_onednn
+def test_weights_that_are_laid_out_once_change_nothing_but_rounding(at_precision):
+    usual = at_precision("float32")
+    x = texts(usual)
+    expected = logits(usual, x)
+    torch.testing.assert_close(logits(at_precision("packed"), x), expected, rtol=0, atol=1e-5)
+
+
+def test_bf16_moves_the_law_of_a_token_by_a_little_and_not_by_nothing(at_precision):
+    usual = at_precision("float32")
+    x = texts(usual)
+    expected = logits(usual, x).softmax(-1)
+    found = logits(at_precision("bf16"), x).softmax(-1)
+    variation = (found - expected).abs().sum(-1) / 2
+    assert 0 < variation.mean() < 0.02 and variation.max() < 0.1
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ["packed", "bf16"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_of_some_rows_has_the_bits_that_these_rows_have_among_others(name, bias):
+    torch.manual_seed(0)
+    product = MAKES[name](torch.randn(96, 64), torch.randn(96) if bias else None)
+    x = torch.randn(130, 64)
+    with torch.inference_mode():
+        whole = product(x)
+        for some in (slice(0, 16), slice(5, 22), slice(63, 130), slice(1, 130)):
+            assert product(x[some]).equal(whole[some])
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", MAKES)
+def test_a_poem_is_the_same_at_every_batch_size(name, at_precision):
+    pipe = textdiff.TextPipeline.of(at_precision(name))
+    poems = [[one.text for one in pipe.generate("五绝", n=12, batch_size=size)] for size in (12, 5, 1)]
+    assert poems[0] == poems[1] == poems[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", products.PRECISIONS)
+def test_a_thousand_poems_are_the_same_at_every_batch_size(precision):
+    pipe = textdiff.load(precision=precision)
+    poems = [[one.text for one in pipe.generate("五绝", n=1000, steps=4, batch_size=size)] for size in (64, 7, 1)]
+    assert poems[0] == poems[1] == poems[2]
+
+
+def test_other_products_leave_the_network_as_it_was(at_precision):
+    network = at_precision("float32").model
+    before = {name: weight.clone() for name, weight in network.stored().items()}
+    other = network.multiplying(products.bf16)
+    assert other is network.multiplying(products.bf16) is not network
+    other.logits(torch.zeros(16, 32))
+    assert other.products and not network.products
+    assert all(weight.equal(before[name]) for name, weight in network.stored().items())
+
+
+def test_auto_is_bf16_where_that_pays_and_float32_elsewhere(monkeypatch):
+    weight = torch.zeros(4, 4)
+    for pays in (False, True):
+        monkeypatch.setattr(products, "bf16_pays", lambda pays=pays: pays)
+        monkeypatch.setattr(products, "packing_pays", lambda: False)
+        assert products.maker("auto", weight) is (products.bf16 if pays else None)
+        assert products.maker("float32", weight) is None
+        assert products.maker("bf16", weight) is products.bf16
+        assert products.maker("auto", weight.bfloat16()) is None
+    monkeypatch.setattr(products, "packing_pays", lambda: True)
+    assert products.maker("float32", weight) is products.packed
+
+
+def test_what_pays_is_found_by_computing():
+    for pays in (products.packing_pays, products.bf16_pays):
+        assert pays() is pays() and pays() in (True, False)
+
+
+def test_an_unknown_precision_is_an_error_and_so_is_bf16_where_the_network_is_not_ours(folder):
+    with pytest.raises(AskedError, match="precision is 'half'; it must be one of float32, bf16, auto"):
+        textdiff.load(folder, precision="half")
+    model = TextModel.from_pretrained(folder)
+    with pytest.raises(AskedError, match="precision is 'bf16', but textdiff has no network of its own for model"):
+        model.at_precision("bf16")
+    assert model.at_precision("auto").precision == "auto"
+
+
+def test_the_command_line_takes_a_precision(folder, capsys):
+    assert main(["generate", "--model", folder, "--form", "五绝", "--precision", "bf16"]) == 0
+    assert len(capsys.readouterr().out) > 20

@@ -1,0 +1,95 @@
+"""How a network multiplies hidden states by its weights, x·weightᵀ + bias, (…, D) -> (…, E), at each precision.
+
+    float32   as torch does, or by oneDNN with weights that are laid out for it once, where that pays; both are exact float32
+    bf16      factors and results rounded to bfloat16 (8 bits of mantissa), sums in float32; norms, attention and what is added
+              from layer to layer stay in float32
+    auto      bf16 on a CPU that multiplies so in clearly less time, float32 elsewhere
+
+What pays is found out by computing an example, in a few hundredths of a second, and remembered for the rest of the process.  A CPU
+without bfloat16 products emulates them at a tenth of the speed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from textdiff.core.errors import AskedError
+
+Product = Callable[[Tensor], Tensor]
+Make = Callable[[Tensor, Tensor | None], Product]  # (weight (E, D), bias (E,)) -> their product
+
+PRECISIONS = ("float32", "bf16", "auto")
+SHAPES = ((128, 384, 1536), (22, 384, 1536))  # rows, inner, columns: a batch through a layer, and one text
+LEAST_GAIN = 1.25
+ROUNDS = 5
+
+
+def plain(weight: Tensor, bias: Tensor | None) -> Product:
+    """As torch does it, at the precision of the weights."""
+    return lambda x: functional.linear(x, weight, bias)
+
+
+def packed(weight: Tensor, bias: Tensor | None) -> Product:
+    """By oneDNN, which would lay the weights out anew each time.  On a CPU."""
+    onednn: Any = torch.ops.mkldnn
+    laid_out = onednn._reorder_linear_weight(weight.detach().contiguous())
+    return lambda x: onednn._linear_pointwise(x, laid_out, bias, "none", [], "")
+
+
+def bf16(weight: Tensor, bias: Tensor | None) -> Product:
+    """Through bfloat16, from and to the precision of x."""
+    onednn: Any = torch.ops.mkldnn
+    inner = packed if weight.device.type == "cpu" and onednn._is_mkldnn_bf16_supported() else plain
+    product = inner(weight.bfloat16(), None if bias is None else bias.bfloat16())
+    return lambda x: product(x.bfloat16()).to(x.dtype)
+
+
+def check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise AskedError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+
+
+def maker(precision: str, weight: Tensor) -> Make | None:
+    """What makes the products of a network with such weights; None: it multiplies as torch does."""
+    there = weight.device.type == "cpu" and weight.dtype == torch.float32
+    if precision == "bf16" or (precision == "auto" and there and bf16_pays()):
+        return bf16
+    return packed if there and packing_pays() else None
+
+
+@cache
+def packing_pays() -> bool:
+    """Whether float32 products with weights that are laid out once are clearly faster on this CPU."""
+    return bool(torch.backends.mkldnn.is_available()) and _pays(packed, plain)
+
+
+@cache
+def bf16_pays() -> bool:
+    """Whether products through bfloat16 are clearly faster on this CPU."""
+    onednn: Any = torch.ops.mkldnn
+    supported = torch.backends.mkldnn.is_available() and bool(onednn._is_mkldnn_bf16_supported())
+    return supported and _pays(bf16, packed)
+
+
+def _pays(make: Make, than: Make) -> bool:
+    """Whether `make`'s products take clearly less time than those of `than`, in the geometric mean over `SHAPES`."""
+    gain = 1.0
+    with torch.inference_mode(), torch.random.fork_rng(devices=()):
+        for rows, inner, columns in SHAPES:
+            x, weight = torch.randn(rows, inner), torch.randn(columns, inner)
+            products = [one(weight, None) for one in (make, than)]
+            times: list[list[float]] = [[], []]
+            for _ in range(ROUNDS):  # by turns, so that a busy moment of the machine meets both
+                for product, spent in zip(products, times, strict=True):
+                    start = time.perf_counter()
+                    product(x)
+                    spent.append(time.perf_counter() - start)
+            gain *= min(times[1]) / min(times[0])
+    return bool(gain > LEAST_GAIN ** len(SHAPES))
