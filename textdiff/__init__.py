@@ -26,7 +26,7 @@ _WHERE = {  # the file below textdiff -> its public names
     "pipeline.images": "ImagePipeline",
     "pipeline.options": "Options",
     "pipeline.outputs": "Output Refined Frame",
-    "pipeline.score": "Score Detail",
+    "pipeline.score.scorer": "Score Detail",
     "verse.checker": "check",
     "verse.forms": "FORMS",
     "training.run": "train",

@@ -26,7 +26,7 @@ from textdiff.pipeline import canvas
 from textdiff.pipeline import run as running
 from textdiff.pipeline.options import QUALITIES, Options
 from textdiff.pipeline.outputs import chosen, merit
-from textdiff.pipeline.score import MERIT_LEVELS
+from textdiff.pipeline.score.likelihood import MERIT_LEVELS
 from textdiff.pipeline.text import Pipeline
 from textdiff.verse.forms import get_form, regulated
 

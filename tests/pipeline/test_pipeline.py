@@ -15,7 +15,7 @@ from tiny import CHARACTERS, PROCESSES, QUATRAIN, poem_model, saved, sentence_mo
 from textdiff.core.contracts import Query
 from textdiff.networks.folder import ModelError
 from textdiff.pipeline.canvas import HOLE, holed
-from textdiff.pipeline.score import Score
+from textdiff.pipeline.score.scorer import Score
 from textdiff.pipeline.text import Frame, Output, Pipeline
 from textdiff.processes import TOKENS
 from textdiff.samplers import SAMPLERS

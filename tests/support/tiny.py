@@ -22,7 +22,7 @@ CHARACTERS = (
 )
 RHYMES = "长香方忧秋舟愁游"  # with those above, nine words to each of two rhymes
 QUATRAIN = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"
-PROCESSES = ("mask", "replacement", "redraw", "uniform")
+PROCESSES = ("mask", "replacement", "redraw", "uniform", "ascending")
 WORDS = ("the", "cat", "dog", "sat", "on", "under", "mat", "tree", "a", "two", "ran", "##s", "##ning", "##ed", ".")
 
 

@@ -77,6 +77,12 @@ def model_flags(p: Parser) -> None:
     )
 
 
+def order_flags(p: Parser) -> None:
+    """The flag of verbs that give likelihoods."""
+    orders = "left, right, random:K, confidence, margin, entropy, or a file"
+    p.add_argument("--order", help=f"instead: −log p of writing the text in this order ({orders})")
+
+
 def format_flags(p: Parser) -> None:
     p.add_argument("--format", choices=("text", "jsonl"), default="text", help="(text)")
     p.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")

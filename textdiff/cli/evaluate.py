@@ -19,6 +19,7 @@ from textdiff.cli.common import (
     names_of,
     numbers,
     open_pipeline,
+    order_flags,
     progress_bar,
     writing,
 )
@@ -32,7 +33,9 @@ LEVELS = 8  # stratified levels of each text
 
 # The flags that mean something to each kind of evaluation; all know --seed, --limit, --json and --out.
 _KINDS = {
-    "the bound on a file": ("file", "process", "levels", "told", "titles", "on_error", "rejects", "model", "device"),
+    "the bound on a file": (
+        *("file", "process", "order", "steps", "levels", "told", "titles", "on_error", "rejects", "model", "device"),
+    ),
     "the comparison of --samples": ("samples", "reference", "train", "validation", "titles", "plot"),
     "a model of images": ("file", "n", "steps", "samplers", "guidance", "quick", "keep", "plot", "model", "device"),
 }
@@ -56,7 +59,13 @@ def add(verbs: Any) -> None:
         "models of images", "beside real ones; FILE is digits, a folder of images or a data set (digits)"
     )
     images.add_argument("--n", type=int, metavar="N", help="images to draw for each figure (500)")
-    images.add_argument("--steps", type=numbers, default=(), metavar="5,10,…", help="(5,10,20,50,100,1000)")
+    images.add_argument(
+        "--steps",
+        type=numbers,
+        default=(),
+        metavar="5,10,…",
+        help="(5,10,20,50,100,1000); with --order a single number",
+    )
     images.add_argument(
         "--samplers",
         type=names_of,
@@ -70,6 +79,7 @@ def add(verbs: Any) -> None:
     images.add_argument("--quick", action="store_true", help="a small version: 100 images, at most 20 steps")
     images.add_argument("--keep", metavar="DIR", help="keep what was drawn here, and go on there after a stop")
     p.add_argument("--process", help="the bound of this process (the model's first one)")
+    order_flags(p)
     p.add_argument("--levels", type=int, help="stratified levels of each text (8)")
     p.add_argument(
         "--told", type=names_of, default=(), metavar="title,dynasty", help="tell the network what the records say"
@@ -141,6 +151,8 @@ def _bound(a: argparse.Namespace) -> int:
             report = pipe.evaluate(
                 map(strange.looked, rejects.sound(rows)),
                 process=a.process,
+                order=a.order,
+                steps=_single_number(a.steps),
                 levels=LEVELS if a.levels is None else a.levels,
                 seed=a.seed,
                 conditions=a.told,
@@ -158,8 +170,16 @@ def _bound(a: argparse.Namespace) -> int:
     return rejects.ended()
 
 
+def _single_number(steps: tuple[int, ...]) -> int | None:
+    if len(steps) > 1:
+        raise AskedError(
+            f"--steps is {','.join(map(str, steps))}, and the likelihood of an order takes one number; pass one"
+        )
+    return steps[0] if steps else None
+
+
 def _title_bound(a: argparse.Namespace) -> int:
-    for name in ("process", "told", "rejects"):
+    for name in ("process", "order", "steps", "told", "rejects"):
         if getattr(a, name):
             raise AskedError(f"--{name} is for the bound itself, and not for --titles; leave it out")
     rows = [record for record in _rows(a.file, a.limit)]

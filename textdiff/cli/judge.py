@@ -19,6 +19,7 @@ from textdiff.cli.common import (
     in_colour,
     model_flags,
     open_pipeline,
+    order_flags,
     text_flags,
     writing,
 )
@@ -36,6 +37,8 @@ def add(verbs: Any) -> None:
     text_flags(p)
     p.add_argument("--form", help="the form of every text (by default what its shape says)")
     p.add_argument("--process", help="the bound of this process (the model's first one)")
+    order_flags(p)
+    p.add_argument("--steps", type=int, metavar="N", help="with --order: in N steps (one position at a time)")
     p.add_argument("--levels", type=int, help="stratified levels of each run (all)")
     p.add_argument("--repeats", type=int, default=4, help="runs that the average and its error are taken over (4)")
     p.add_argument("--detail", action="store_true", help="how likely each character is, given all the others")
@@ -110,7 +113,8 @@ def _scored(pipe: Any, a: argparse.Namespace, chunk: list[Record], told: Conditi
         rows = [k for k, one in enumerate(seeds) if one == seed]
         some = [chunk[k] for k in rows]
         texts, form, said = [record.text for record in some], forms_of(some, a.form), told.of(some)
-        scores = pipe.score(texts, form, process=a.process, levels=a.levels, repeats=a.repeats, seed=seed or 0, **said)
+        options = {"process": a.process, "order": a.order, "steps": a.steps, "levels": a.levels, "repeats": a.repeats}
+        scores = pipe.score(texts, form, **options, seed=seed or 0, **said)
         details = pipe.detail(texts, form, **said) if detailed else [None] * len(texts)
         found |= dict(zip(rows, zip(scores, details, strict=True), strict=True))
     return [found[k] for k in range(len(chunk))]

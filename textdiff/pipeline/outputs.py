@@ -15,7 +15,7 @@ from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.plan import Plan
 from textdiff.pipeline.run import CHOICE, Batch
-from textdiff.pipeline.score import MERIT_LEVELS, bounds, masking, nats
+from textdiff.pipeline.score.likelihood import MERIT_LEVELS, bounds, masking, nats
 from textdiff.verse.forms import FORMS, regulated, split_at_punctuation
 
 Callback = Callable[[State], object]

@@ -36,7 +36,7 @@ from textdiff.pipeline.outputs import Change, Refined
 from textdiff.pipeline.page import Start, knows_forms, outside, script_of
 from textdiff.pipeline.plan import Plan, by_process
 from textdiff.pipeline.run import run
-from textdiff.pipeline.score import MERIT_LEVELS, Progress, bounds, masking, nats
+from textdiff.pipeline.score.likelihood import MERIT_LEVELS, Progress, bounds, masking, nats
 from textdiff.pipeline.writable import check_canvas, law_of, misfits
 from textdiff.processes import PROCESSES
 from textdiff.verse.forms import Form

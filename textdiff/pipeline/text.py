@@ -27,7 +27,8 @@ from textdiff.pipeline.options import Forms, Options, Task, at_least, changed, p
 from textdiff.pipeline.outputs import Callback, Frame, Output, Refined, Watch, chosen, frame, output
 from textdiff.pipeline.plan import Plan, check_call, check_defaults, resolve
 from textdiff.pipeline.run import BATCH, Batch, run, seeds_of, steps_made
-from textdiff.pipeline.score import AHEAD, Progress, Scorer
+from textdiff.pipeline.score.likelihood import Progress
+from textdiff.pipeline.score.scorer import AHEAD, Scorer
 from textdiff.pipeline.writable import check_canvas
 
 OF_RECORDS = ("form", "title", "dynasty")  # the options that a record may have of its own

@@ -1,4 +1,4 @@
-"""The mask process in a fixed order: the last positions are masked first, and so a text is written from left to right.
+"""The mask process in a fixed order: what is written last is masked first.  Without another order this is from left to right.
 
 x_t: the last m = m(t) of the free positions show [MASK].  Nothing is drawn, as the noise is the order itself.  A step m → m′ uncovers
 the first m − m′ masked positions A, and
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from textdiff.core.contracts import Prediction, TokenPrediction
-from textdiff.core.levels import count
 from textdiff.core.rng import Rng, order_to_ranks
 from textdiff.processes.mask import Mask
 from textdiff.processes.ranks import TokenNoise
@@ -28,12 +27,16 @@ from textdiff.processes.ranks import TokenNoise
 class Ascending(Mask):
     """Exactly the last m(t) of a row's free positions become [MASK]."""
 
+    written: Tensor | None = None  # (L,) when each position is written, 0 first; None: from left to right
     whole: bool = False  # whether the predictor gives the law of whole texts, so that one step bounds them exactly
 
     def noise(self, x0: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
-        place = torch.arange(t.shape[1], device=t.device).expand_as(t)
-        rank = order_to_ranks(torch.where(t > 0, -place.double(), torch.inf), t > 0)
-        return TokenNoise(rank, torch.full_like(x0, self.mask_id))
+        return TokenNoise(self._ranks(t > 0), torch.full_like(x0, self.mask_id))
+
+    def _ranks(self, free: Tensor) -> Tensor:
+        """What is written last is masked first, (B, L)."""
+        time = torch.arange(free.shape[1], device=free.device) if self.written is None else self.written
+        return order_to_ranks(torch.where(free, -time.double(), torch.inf), free)
 
     def recover(self, x0: Tensor, x_t: Tensor, t: Tensor, *, rng: Rng) -> TokenNoise:
         return self.noise(x0, t, rng=rng)
@@ -48,8 +51,6 @@ class Ascending(Mask):
 
     def bound(self, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         free = t > 0
-        masked = free & (x_t == self.mask_id)
-        rest = count(torch.where(free, s, 0.0), free)
-        left = masked.flip(-1).cumsum(-1).flip(-1)  # masked positions from here on
-        (right,) = cast(TokenPrediction, prediction).select(masked & (left > rest[:, None]), known=x0).log_prob(x0)
+        uncovered = free & (x_t == self.mask_id) & (self._ranks(free) >= s)
+        (right,) = cast(TokenPrediction, prediction).select(uncovered, known=x0).log_prob(x0)
         return -right.sum(-1)

@@ -17,28 +17,24 @@ import torch
 from torch import Tensor
 
 import textdiff.pipeline.canvas as canvas
-from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
-from textdiff.core.likelihood import nelbo, ratio
-from textdiff.core.predictions import positions_of
+from textdiff.core.likelihood import ratio
 from textdiff.core.resolve import unknown
 from textdiff.core.rng import Rng, example_seed
 from textdiff.data.records import CONDITIONS
-from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import title_characters
 from textdiff.pipeline.canvas import Canvas, spelled
 from textdiff.pipeline.options import Forms, Words, at_least
-from textdiff.pipeline.page import condition, together
 from textdiff.pipeline.plan import process_of
 from textdiff.pipeline.run import BATCH
+from textdiff.pipeline.score.likelihood import Progress, bounds, check_steps, given_the_others, masking, ordered_nats
+from textdiff.pipeline.score.order import Order
 from textdiff.processes import PROCESSES
 
 AHEAD = 8  # batches of records that are read before the first of them is worked on
-MERIT_LEVELS = 16  # of a candidate of best-of, and of a poem before and after its revision
 REPEATS = 4  # of every level of a single text's bound
 FILE_LEVELS = 8  # stratified levels of each text of a file
-Progress = Callable[[int], object]  # called with the number of texts done
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class Score:
     unknown: int  # of these, outside the vocabulary
     model: str
     exact: bool = False  # whether this is −log p itself, and no bound
+    order: str | None = None  # in which the text is written, where that was asked for
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,6 @@ class Detail:
     best: tuple[str, ...]  # the likeliest character there
     best_nats: tuple[float, ...]
     model: str
-
-
-def masking(model: TextModel) -> str | None:
-    """The process of a model by which characters have a likelihood given the others; None where the model serves none."""
-    return next((name for name in model.processes if PROCESSES[name].masks), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +81,8 @@ class Scorer:
         title: Words = None,
         dynasty: Words = None,
         process: str | None = None,
+        order: str | None = None,
+        steps: int | None = None,
         levels: int | None = None,
         repeats: int = REPEATS,
         seed: int = 0,
@@ -99,14 +93,23 @@ class Scorer:
 
         The embedding process has a thousand levels, and takes 64 of them where `levels` is None.  The network is told `title` and
         `dynasty`, one for all texts or one for each.  The standard error is that of the average.  A model that gives the law of
-        whole texts is asked once, and its score is exact.  A text's score does not depend
-        on the texts beside it.  `callback` is called with the number of texts done.
+        whole texts is asked once, and its score is exact.
+
+        With an `order` the score is −log p of the sampler that unmasks in it, one position at a time or in `steps`: left, right,
+        confidence, margin, entropy, or a file (exact); or random:K, a bound by K orders (`samplers.likelihood`).
+
+        A text's score does not depend on the texts beside it.  `callback` is called with the number of texts done.
         """
         model = self.model
         canvases = canvas.about_all(canvas.read_all(canvas.whole, texts, model, form), model, title, dynasty)
         name = process_of(model, process)
         at_least("levels", levels, 1)
         at_least("repeats", repeats, 1)
+        if order is not None:
+            seeds = [example_seed(seed, 0)] * len(canvases)
+            found = ordered_nats(model, canvases, seeds, order, steps, batch_size, callback)
+            return [_score(model, c, row[None], name, order) for c, row in zip(canvases, found, strict=True)]
+        check_steps(steps)
         levels = PROCESSES[name].bound_levels if levels is None else levels
         runs = [example_seed(seed, k) for k in range(1 if model.writes_whole(name) else repeats)]
         nats = bounds(model, canvases, [runs] * len(canvases), name, levels, batch_size, callback)
@@ -143,6 +146,8 @@ class Scorer:
         records: Iterable[str | Mapping[str, Any]],
         *,
         process: str | None = None,
+        order: str | None = None,
+        steps: int | None = None,
         levels: int | None = FILE_LEVELS,
         seed: int = 0,
         conditions: Sequence[str] = (),
@@ -154,12 +159,15 @@ class Scorer:
 
         Records are texts, or mappings with `text` and perhaps `form` and `seed`; of the `conditions`, "title" and "dynasty", the
         network is told what the records hold.  They are read as they are needed, and none is kept.  `wrong` is called with
-        each record that cannot be evaluated, and why; without it that is an error.  The standard error is over texts.
+        each record that cannot be evaluated, and why; without it that is an error.  The standard error is over texts.  `order` and
+        `steps` as in `score`.
         """
         model = self.model
         at_least("batch_size", batch_size, 1)
         name = process_of(model, process)
         at_least("levels", levels, 1)
+        if order is None:
+            check_steps(steps)
         for slot in conditions:
             if slot not in CONDITIONS:
                 raise unknown("condition", slot, CONDITIONS)
@@ -179,8 +187,11 @@ class Scorer:
                     wrong(record, error)
                     continue
                 seeds.append([example_seed(seed, k) if row.get("seed") is None else example_seed(row["seed"], 0)])
-            if pages:
+            if pages and order is not None:
+                parts.append(ordered_nats(model, pages, [one for (one,) in seeds], order, steps, batch_size, callback))
+            elif pages:
                 parts.append(bounds(model, pages, seeds, name, levels, batch_size, callback)[:, 0])
+            if pages:
                 counts += [page.shape[1] for page in pages]
                 forms += [page.form.name if page.form else None for page in pages]
         if not parts:
@@ -235,7 +246,7 @@ class Scorer:
 # -- bounds -----------------------------------------------------------------------------------------------------------------
 
 
-def _score(model: TextModel, scored: Canvas, nats: Tensor, process: str) -> Score:
+def _score(model: TextModel, scored: Canvas, nats: Tensor, process: str, order: str | None = None) -> Score:
     size = scored.shape[1]
     mean = nats.mean().item() / size
     return Score(
@@ -248,49 +259,9 @@ def _score(model: TextModel, scored: Canvas, nats: Tensor, process: str) -> Scor
         characters=size,
         unknown=scored.unknown,
         model=model.name,
-        exact=model.writes_whole(process),
+        exact=model.writes_whole(process) if order is None else Order.parse(order).repeats == 1,
+        order=order,
     )
-
-
-def bounds(
-    model: TextModel,
-    canvases: Sequence[Canvas],
-    seeds: Sequence[Sequence[int]],
-    process: str,
-    levels: int | None,
-    batch_size: int,
-    callback: Progress | None = None,
-) -> Tensor:
-    """The bound on −log p of each text under each of its seeds, nats, (texts, seeds) float64."""
-    if not PROCESSES[process].bounded:
-        raise AskedError(f"process {process!r} has no bound; pass a process that has one")
-    if not PROCESSES[process].masks and any(c.hidden is not None for c in canvases):
-        raise AskedError(
-            f"process {process!r} cannot leave the rest of an octave unknown, and so has no bound of a couplet; "
-            f"score it by the mask process"
-        )
-    at_least("batch_size", batch_size, 1)
-    device, result = model.device, torch.empty(len(canvases), len(seeds[0]), dtype=torch.float64)
-    predictor, forward = model.predictor(process), model.process(process)
-    for alike in together([c.shape for c in canvases]):
-        for k in range(0, len(alike), batch_size):
-            rows = alike[k : k + batch_size]
-            repeats = [canvases[row] for row in rows for _ in seeds[row]]
-            with torch.inference_mode(), fast_float32():
-                nats = nelbo(
-                    torch.stack([c.ids for c in repeats]).to(device),
-                    torch.stack([c.free for c in repeats]).to(device),
-                    predictor=predictor,
-                    process=forward,
-                    seeds=torch.tensor([s for row in rows for s in seeds[row]], device=device),
-                    levels=levels,
-                    condition=condition(model, repeats),
-                    rows=batch_size,
-                )
-            result[rows] = nats.cpu().view(len(rows), -1)
-            if callback is not None:
-                callback(len(rows))
-    return result
 
 
 def _by_form(nats: Tensor, counts: Tensor, forms: Sequence[str | None]) -> dict[str, dict[str, Any]]:
@@ -326,36 +297,6 @@ def _detail(model: TextModel, one: Canvas, batch_size: int) -> Detail:
         best_nats=tuple(best_nats),
         model=model.name,
     )
-
-
-def given_the_others(model: TextModel, x0: Tensor, at: Tensor, canvases: Sequence[Canvas]) -> Tensor:
-    """log q at position at[k] of row k given the others, (n, V) float64; x0 (n, L), at (n,), a canvas for each row."""
-    x0, name = x0.to(model.device), masking(model)
-    assert name is not None, "a caller looks first whether the model serves one"
-    hole = torch.zeros_like(x0, dtype=torch.bool).scatter(1, at[:, None].to(x0.device), True)
-    x_t = torch.where(hole, model.mask_id, x0)
-    with torch.inference_mode(), fast_float32():
-        level = hole.double() / x0.shape[1]
-        prefix = condition(model, canvases)
-        logits = model.predictor(name)(Query(x_t, level, at=positions_of(hole), condition=prefix)).by_token().logits()
-    log_q: Tensor = logits.double().log_softmax(-1).cpu()
-    return log_q
-
-
-def nats(
-    model: TextModel, canvases: Sequence[Canvas], texts: Sequence[Tensor], shown: Sequence[Tensor], batch_size: int
-) -> list[Tensor]:
-    """(1) at the `shown` (L,) bool positions of ids (L,) in the place of each canvas's, (L,) float64 each."""
-    results = [torch.zeros(len(ids), dtype=torch.float64) for ids in texts]
-    for rows in together([(len(c.ids), c.slots) for c in canvases]):
-        pairs = [(row, at) for row in rows for at in shown[row].nonzero()[:, 0].tolist()]
-        for k in range(0, len(pairs), batch_size):
-            some = pairs[k : k + batch_size]
-            x0, at = torch.stack([texts[row] for row, _ in some]), torch.tensor([at for _, at in some])
-            log_q = given_the_others(model, x0, at, [canvases[row] for row, _ in some])
-            for (row, place), value in zip(some, (-log_q.gather(1, x0.gather(1, at[:, None])))[:, 0], strict=True):
-                results[row][place] = value
-    return results
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,86 @@
+"""An order of writing, as a person names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.core.contracts import Query, TokenPrediction
+from textdiff.core.errors import AskedError
+from textdiff.core.resolve import attribute
+from textdiff.processes import PROCESSES
+from textdiff.samplers import SAMPLERS
+from textdiff.samplers.likelihood import in_order, of_orders
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the positions of a text are ordered, as a person names it."""
+
+    name: str
+    sampler: str = "improved"  # of the table: its step chooses the positions
+    written: tuple[int, ...] | None = None  # when each position is written; () from right to left; None: by the sampler
+    repeats: int = 1  # random orders
+
+    @classmethod
+    def parse(cls, text: str) -> Order:
+        """left, right, random or random:K, a sampler that unmasks in an order of its own, or a file with numbers 1 … L."""
+        chosen = [name for name, one in SAMPLERS.items() if "any_order" in one.needs and one.stepped]
+        word, _, number = text.partition(":")
+        if text in chosen:
+            return cls(text, sampler=text)
+        if text in ("left", "right"):
+            return cls(text, written=())
+        if word == "random" and (not number or (number.isdecimal() and int(number) > 0)):
+            return cls(text, repeats=int(number or 1))
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise AskedError(
+                f"order is {text!r}; expected left, right, random:K, {', '.join(chosen)}, or a file that says of each position "
+                f"when it is written (numbers from 1)"
+            )
+        numbers = path.read_text(encoding="utf-8").split()
+        if sorted(numbers, key=lambda n: (len(n), n)) != [str(k + 1) for k in range(len(numbers))]:
+            raise AskedError(f"order file {text}: each of the numbers 1 to {len(numbers)} must stand in it once")
+        return cls(text, written=tuple(int(n) - 1 for n in numbers))
+
+    def times(self, length: int) -> Tensor | None:
+        """When each of `length` positions is written, (L,); None where the sampler decides."""
+        if self.written is None:
+            return None
+        if not self.written:
+            return torch.arange(length) if self.name == "left" else torch.arange(length).flip(0)
+        if len(self.written) != length:
+            raise AskedError(
+                f"order {self.name} has {len(self.written)} positions, and a text has {length}; pass texts of that length"
+            )
+        return torch.tensor(self.written)
+
+    def nats(
+        self,
+        x0: Tensor,
+        free: Tensor,
+        *,
+        predictor: Callable[[Query], TokenPrediction],
+        mask_id: int,
+        seeds: Tensor,
+        steps: int | None = None,
+        condition: Any = None,
+    ) -> Tensor:
+        """−log p of x0 (B, L) at the free positions (B, L) bool, nats, (B,) float64: by (1) of `samplers.likelihood`, or for random
+        orders by (2).
+        """
+        times = self.times(x0.shape[1])
+        lines = PROCESSES.values()
+        line = next(one for one in lines if (one.any_order if times is None else one.ordered))
+        fixed = {} if times is None else {"written": times.to(x0.device)}
+        process = attribute(line.path)(mask_id=mask_id, **fixed)
+        step = attribute(SAMPLERS[self.sampler].path)()
+        options: dict[str, Any] = {"predictor": predictor, "process": process, "steps": steps, "condition": condition}
+        each = [in_order(x0, free, step, seeds=seeds + k, **options) for k in range(self.repeats)]
+        return of_orders(torch.stack(each, -1))
