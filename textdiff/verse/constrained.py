@@ -135,8 +135,9 @@ class RestrictedPrediction(OnlyDrawn):
         return self._log_weight_together(x)
 
     def log_mass(self) -> Tensor:
-        """log Z of (1), up to factors of positions that no asked one depends on, (B,) float64."""
-        mass = self._joint.log_mass()
+        """log Σ_{x ∈ C} q(x) over the asked positions, which is log Z + Σ log k_i of (2), up to factors of positions that no asked
+        one depends on, (B,) float64."""
+        mass = self._joint.log_mass() + self._log_kept()
         if self._in_turn:
             standing = torch.where(self._open, self.law.unread, self.base.known)
             mass = torch.where(self.law.completable(standing), mass, -torch.inf)
