@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ import textdiff
 
 ROOT = Path(textdiff.__file__).parent
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 CORE = [name for name in FILES if name.startswith(("core/", "processes/", "samplers/", "verse/", "verify/"))]
 TABLES = [
@@ -29,6 +29,12 @@ TABLES = [
 TABLES += ["core/errors", "core/moved", *(name for name in FILES if name.startswith("cli/"))]
 HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate", "evaluate"}
 MEETS_HUGGING_FACE = ("networks/", "training/", "data/", "measure/")
+
+
+@functools.cache
+def tree(name: str) -> ast.Module:
+    """A file of the package, parsed."""
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
 
 
 def imports(tree: ast.AST, *, at_import_only: bool = False) -> Iterator[str]:
@@ -48,24 +54,24 @@ def imports(tree: ast.AST, *, at_import_only: bool = False) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", CORE)
 def test_the_core_does_not_know_hugging_face(name):
-    assert not {module.split(".")[0] for module in imports(TREES[name])} & HUGGING_FACE
+    assert not {module.split(".")[0] for module in imports(tree(name))} & HUGGING_FACE
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_hugging_face_is_met_at_the_border(name):
-    if {module.split(".")[0] for module in imports(TREES[name])} & HUGGING_FACE:
+    if {module.split(".")[0] for module in imports(tree(name))} & HUGGING_FACE:
         assert name.startswith(MEETS_HUGGING_FACE)
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_and_help_import_no_torch(name):
     heavy = {"torch", "numpy", *HUGGING_FACE}
-    assert not {module.split(".")[0] for module in imports(TREES[name], at_import_only=True)} & heavy
+    assert not {module.split(".")[0] for module in imports(tree(name), at_import_only=True)} & heavy
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("cli/", "core/moved"))])
 def test_only_the_command_line_prints(name):
-    calls = [node.func for node in ast.walk(TREES[name]) if isinstance(node, ast.Call)]
+    calls = [node.func for node in ast.walk(tree(name)) if isinstance(node, ast.Call)]
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id in ("print", "input")]
     assert not [call for call in calls if ast.unparse(call).startswith(("sys.stdout", "sys.stderr", "warnings.warn"))]
 
@@ -88,9 +94,9 @@ NO_TEXT = {
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "core/rng"])
 def test_only_rng_draws(name):
-    modules = set(imports(TREES[name]))
+    modules = set(imports(tree(name)))
     assert not {module for module in modules if module.startswith(tuple(SOURCES))}
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Attribute) and node.attr in DRAWS - NO_TEXT.get(name, set()):
             assert ast.unparse(node.value) in ("rng", "self.rng", "self"), (
                 f"{name} line {node.lineno}: {ast.unparse(node)}"
@@ -99,9 +105,9 @@ def test_only_rng_draws(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_pickles_and_no_foreign_code(name):
-    modules = {module.split(".")[0] for module in imports(TREES[name])}
+    modules = {module.split(".")[0] for module in imports(tree(name))}
     assert not modules & {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in (
                 "eval",
