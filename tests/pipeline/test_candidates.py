@@ -183,6 +183,10 @@ def test_a_poem_finds_its_title_where_the_model_hears_it() -> None:
     assert found == {"top1": 1.0, "standard_error": 0.0, "chance": 1 / 3, "texts": 5}
     deaf = Pipeline(Echo(False)).retrieve(records, titles=3)  # type: ignore[arg-type]
     assert deaf["top1"] == 0, "a tie is no success"
+    ranked = "明月" * 4 + "春风" * 3 + "山河" * 2 + "白日"
+    of_one = [{"text": ranked, "form": "wuyan-jueju", "title": title} for title in titles]
+    found = Pipeline(Echo(True)).retrieve(of_one, titles=5)  # type: ignore[arg-type]
+    assert found["top1"] == pytest.approx(1 / 5), "it must be better than every other title"
     assert POEMS.retrieve(records, titles=5) == POEMS.retrieve(records, titles=5, batch_size=4)
 
 
