@@ -17,7 +17,7 @@ from pathlib import Path
 
 _SERVED = multiprocessing.get_context("forkserver")
 _SERVED.set_forkserver_preload(["textdiff.cli", "textdiff.pipeline.text", "textdiff.training.run"])
-SECONDS = 100  # by which whatever is waited for has come
+SECONDS = 240  # by which whatever is waited for has come
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,9 @@ def _run(words: list[str], out: Path, err: Path) -> None:
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    import torch
+
     from textdiff.cli import main
 
+    torch.set_num_threads(1)  # as in tests that compare with what a command has done, bit for bit
     sys.exit(main(words))
