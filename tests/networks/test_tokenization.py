@@ -84,6 +84,11 @@ def test_trained_pieces_follow_our_special_tokens_and_a_hole_is_one_token(traine
     assert whole[0] == holed[0] and whole[-1] == holed[-1] and holed[1:-1] == [2]
 
 
+@pytest.mark.parametrize("size", [44, 48])
+def test_a_trained_vocabulary_is_as_large_as_was_asked_our_special_tokens_included(text_file, size):
+    assert len(pieces([text_file], vocab_size=size, specials=["[tang]"])) == size
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"byte_fallback": True, "vocab_size": 400}, {"normalization_rule_name": "nfkc"}]
 )
