@@ -21,6 +21,7 @@ from torch import Tensor
 from textdiff import cli
 from textdiff.core.contracts import Query, State
 from textdiff.core.predictions import Categorical
+from textdiff.core.rng import Rng
 from textdiff.networks.folder import SLOTS
 from textdiff.pipeline import canvas
 from textdiff.pipeline import run as running
@@ -100,6 +101,21 @@ def test_candidates_are_ranked_under_the_canvas_of_their_own_text() -> None:
     plan = POEMS.plan(best_of=2, particles=2, prosody="strict")
     rows, _ = chosen(POEMS.model, state, canvases, [0, 1], plan)
     assert rows.tolist() == [0, 6]
+
+
+def test_no_two_chains_of_a_run_have_the_same_stream_of_numbers() -> None:
+    """Two texts of one seed, two candidates each, and two particles each."""
+    page, keys = canvas.open_page(POEMS.model, Options(form="wuyan-jueju")), []
+    plan = POEMS.plan(best_of=2, particles=2, prosody="strict")
+    made = running.Writing(POEMS.model, plan)
+
+    def scenery(canvases: Sequence[canvas.Canvas], rng: Rng) -> running.Scene:
+        keys.extend(zip(rng.keys.tolist(), rng.streams.tolist(), strict=True))
+        return made(canvases, rng)
+
+    for _ in running.run(POEMS.model, plan, [page, page], [5, 5], scenery=scenery, streams=[0, 1]):
+        pass
+    assert len(keys) == len(set(keys)) == 8
 
 
 def test_candidates_and_particles_together_give_a_weighed_poem() -> None:
