@@ -52,7 +52,8 @@ def test_names_of_modules_that_became_folders_can_still_be_imported(module, name
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("Pipeline", "text"), ("Output", "outputs"), ("Detail", "score.scorer"), ("QUALITIES", "options")]
+    ("name", "file"),
+    [("Pipeline", "text"), ("Output", "outputs"), ("Detail", "score.scorer"), ("QUALITIES", "options")],
 )
 def test_the_names_of_the_module_that_pipeline_was_warn_and_say_where_they_are(name, file):
     with pytest.warns(DeprecationWarning, match=f"textdiff.pipeline.{name} is now textdiff.pipeline.{file}.{name}"):

@@ -19,6 +19,7 @@ from tiny import QUATRAIN
 
 from textdiff.core.errors import AskedError
 from textdiff.data import corpus
+from textdiff.data.decoding import lines_of
 from textdiff.data.records import pieces, read, read_records, records
 from textdiff.training.texts.poems import poems
 
@@ -131,6 +132,12 @@ def test_a_long_paragraph_has_a_text_a_line_and_stays_out_of_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 20_000 and peak < 1_000_000
+
+
+def test_a_line_may_be_as_long_as_the_longest_record_with_its_end():
+    sound, long = lines_of(["abcd\n", "abcde\n"], longest=5)
+    assert (sound.text, sound.error) == ("abcd", None)
+    assert long.error is not None and "has 6 characters, at most 5" in long.error
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 # Where the names stand that this package had in version 0.1, when it was a module.
 _FILES = ("outputs", "score.scorer", "options", "plan", "run", "text", "canvas")
-_MODULES = (*_FILES, "score", "images", "page", "refine", "writable")  # which `from textdiff.pipeline import …` asks for as well
+_MODULES = (
+    *_FILES,
+    "score",
+    "images",
+    "page",
+    "refine",
+    "writable",
+)  # which `from textdiff.pipeline import …` asks for as well
 
 
 def load(
