@@ -12,6 +12,7 @@ import torch
 from tiny import QUATRAIN, byte_model, poem_model, sentence_model, window_model
 
 from textdiff.pipeline import canvas
+from textdiff.pipeline.page import traditional_for
 from textdiff.pipeline.text import Pipeline
 from textdiff.processes import TOKENS
 from textdiff.samplers import SAMPLERS
@@ -147,6 +148,8 @@ def test_texts_of_one_shape_can_share_a_batch():
     first, second = canvas.holed(QUATRAIN.replace("月", "_"), POEMS), canvas.holed(QUATRAIN.replace("头", "_"), POEMS)
     assert first.shape == second.shape == (20, 2, FIVES)
     assert first.shape != canvas.holed(QUATRAIN.replace("床", "_"), POEMS).shape
+    short, other, long = (canvas.about(first, POEMS, title, None).alike for title in ("明月", "春风", "明月春"))
+    assert short == other != long, "a network may leave slots out that no text of a batch fills"
 
 
 # -- given characters -----------------------------------------------------------------------------------------------------
@@ -252,6 +255,12 @@ def test_traditional_input_is_read_in_simplified_form_and_comes_back_as_it_was()
     assert canvas.spelled("登鸛雀樓", POEMS) == "登鸛雀楼", "only what the vocabulary lacks, if it has the other"
     with pytest.raises(ValueError, match=r"'龘' \(line 1, character 2\) is outside .* leave it open$"):
         canvas.holed("床龘□□光", POEMS)
+
+
+def test_a_traditional_character_among_simplified_ones_does_not_make_a_text_traditional():
+    pytest.importorskip("opencc")
+    assert traditional_for(script.traditional(QUATRAIN), POEMS)
+    assert not traditional_for(QUATRAIN.replace("头", "頭"), POEMS)
 
 
 def test_without_opencc_the_error_tells_how_to_get_it(without_opencc):

@@ -17,6 +17,7 @@ from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks.folder import SLOTS
+from textdiff.pipeline.run import COLDEST
 from textdiff.pipeline.text import Output, Pipeline
 from textdiff.shaping.tokens import guided
 from textdiff.verse.forms import FORMS, LICENSED_B, SEQUENCES, TYPES, line_types, regulated, widened
@@ -90,6 +91,13 @@ def test_what_is_given_stays_when_holes_are_filled_strictly(process: str) -> Non
     for steps in (4, None):
         (poem,) = packaged().fill(HOLED, process=process, steps=steps, prosody="strict")
         assert kept(poem) and all(a in ("_", b) for a, b in zip(HOLED, poem.text, strict=True)), poem.text
+
+
+def test_strict_verse_at_temperature_0_is_the_likeliest_that_fits() -> None:
+    """Not below the temperature at which the tokens that fit can still be told apart where one that does not is likelier."""
+    settings = STRICT | {"n": 3, "sampler": "confidence", "steps": None}
+    zero, coldest = (packaged().generate(temperature=t, **settings) for t in (0, COLDEST))
+    assert texts(zero) == texts(coldest) and all(map(kept, zero))
 
 
 PAIRED: dict[str, dict[str, Any]] = {
