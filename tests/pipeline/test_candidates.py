@@ -99,8 +99,9 @@ def test_candidates_are_ranked_under_the_canvas_of_their_own_text() -> None:
     state = State(x, torch.zeros(x.shape), x, x == x, None, x, torch.zeros(8, dtype=torch.long), weight)
     canvases = [canvas.about(page, POEMS.model, title, None) for title in titles for _ in range(4)]
     plan = POEMS.plan(best_of=2, particles=2, prosody="strict")
-    rows, _ = chosen(POEMS.model, state, canvases, [0, 1], plan)
+    rows, weights = chosen(POEMS.model, state, canvases, [0, 1], plan)
     assert rows.tolist() == [0, 6]
+    assert weights.tolist() == pytest.approx([math.log(1 / 2)] * 2), "the mean over the particles"
 
 
 def test_no_two_chains_of_a_run_have_the_same_stream_of_numbers() -> None:

@@ -7,8 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import State
+from textdiff.core.contracts import Query, State
 from textdiff.core.levels import count_levels
+from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.processes.mask import Mask
 from textdiff.samplers.ancestral import improved
@@ -70,3 +71,18 @@ def test_the_weighted_chain_has_the_conditioned_law_where_some_tokens_are_never_
     aim = space.p0 * member
     found = weighted_law(patterned())
     assert (found - aim).abs().max() < 1e-9, "not even a constant is missing"
+
+
+def test_tokens_that_are_all_but_excluded_are_written_where_nothing_else_fits_the_likelier_ones_more():
+    logits = torch.tensor(
+        [-5000.0, 0.0, -9000.0, 0.0, -9000.0, -torch.inf]
+    )  # the network wants oblique tokens everywhere
+    x = torch.full((200, FREE), MASK)
+    at = positions_of(torch.ones_like(x, dtype=torch.bool))
+
+    def predictor(query: Query) -> Categorical:
+        return Categorical(lambda index: logits.expand(len(index), -1), query.at, query.x_t)
+
+    drawn = constrained(predictor, patterned())(Query(x, torch.ones(x.shape), at=at)).draw(rng=Rng(range(200)))
+    assert all(inside(text, False) for text in drawn.tolist())
+    assert (drawn == 0).sum() > 3 * (drawn == 4).sum()
