@@ -14,7 +14,7 @@ from textdiff.core.rng import Rng
 from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verse.forms import SEQUENCES, TYPES, get_form, line_types, widened
 from textdiff.verse.law import E, Law, P, W, Z
-from textdiff.verse.pattern import pattern_of
+from textdiff.verse.pattern import Pattern, pattern_of
 from textdiff.verse.prosody import Prosody, place_keyword, possible, verse_law
 
 CHARACTERS = ["天", "月", "[MASK]"]  # a level, an oblique one
@@ -133,6 +133,16 @@ def test_the_end_of_the_first_line_is_exchanged_for_what_the_sequence_of_the_dra
     able = pattern.table[pattern.classes[0, 1]].nonzero()[:, 0].tolist()
     assert able == ([0, 1] if rhyming else [1, 3, 4])
     assert pattern.table[pattern.classes[0, 3]].nonzero()[:, 0].tolist() == [0, 1]
+
+
+def test_a_token_is_exchanged_for_another_one_of_its_class_each_as_often() -> None:
+    table, n = torch.tensor([[True, True, False, True], [False, True, True, False]]), 1000
+    x = torch.tensor([[1, 2]]).expand(n, -1)
+    pattern = Pattern(torch.tensor([[0, 1]]).expand(n, -1), table, (), False)
+    found = pattern.tokens(x, torch.ones_like(x, dtype=torch.bool), rng=Rng(range(n)), differ=True)
+    counts = torch.bincount(found[:, 0], minlength=4)
+    assert (found[:, 1] == 1).all() and counts[1] == counts[2] == 0
+    assert abs(counts[0] - n / 2) < 4.5 * (n / 4) ** 0.5
 
 
 def test_the_end_of_the_first_line_tells_which_sequences_are_left() -> None:
