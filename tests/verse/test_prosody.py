@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from textdiff.core.predictions import Categorical
+from textdiff.core.contracts import Query
+from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verse.forms import SEQUENCES, TYPES, get_form, line_types, widened
 from textdiff.verse.law import E, Law, P, W, Z
-from textdiff.verse.pattern import Pattern, pattern_of
+from textdiff.verse.pattern import Pattern, kept_to, pattern_of
 from textdiff.verse.prosody import Prosody, place_keyword, possible, verse_law
 
 CHARACTERS = ["天", "月", "[MASK]"]  # a level, an oblique one
@@ -133,6 +134,25 @@ def test_the_end_of_the_first_line_is_exchanged_for_what_the_sequence_of_the_dra
     able = pattern.table[pattern.classes[0, 1]].nonzero()[:, 0].tolist()
     assert able == ([0, 1] if rhyming else [1, 3, 4])
     assert pattern.table[pattern.classes[0, 3]].nonzero()[:, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("no_repeat", [False, True])
+def test_a_standing_token_may_stay_and_a_word_that_stands_elsewhere_may_not_come(
+    no_repeat: bool, several: bool
+) -> None:
+    x, table = torch.tensor([[0, 1, 2]]), torch.ones(1, 6, dtype=torch.bool)
+    pattern = Pattern(torch.zeros_like(x), table, (1, 2), no_repeat)
+    at = positions_of(torch.ones_like(x, dtype=torch.bool))
+
+    def predictor(query: Query) -> Categorical:
+        return Categorical(lambda index: torch.zeros(len(index), 6), query.at, query.x_t)
+
+    logits = kept_to(predictor, pattern, several)(Query(x, torch.ones(x.shape), at=at)).logits()
+    able = logits > -torch.inf
+    assert able[torch.arange(3), x[0]].all()
+    assert not able[1, 2] and not able[2, 1]
+    assert bool(able[0, 1]) != no_repeat
 
 
 def test_a_token_is_exchanged_for_another_one_of_its_class_each_as_often() -> None:
