@@ -119,12 +119,13 @@ def home(tmp_path_factory) -> Iterator[Home]:
 
 @contextlib.contextmanager
 def at_home(folder: Path) -> Iterator[Home]:
-    """The models of the cases.  Those that are sound are read once, since reading is most of the time."""
+    """The models of the cases.  What most of the time would go into is made once: the sound models, and the parser of all flags."""
     found = Home(folder)
     sound = set(found.models.values())
     with pytest.MonkeyPatch.context() as patch:
         for pipeline in (Pipeline, ImagePipeline):
             patch.setattr(pipeline, "from_pretrained", _once(pipeline.from_pretrained, sound))
+        patch.setattr(cli, "parser", functools.cache(cli.parser))
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         with warnings.catch_warnings():
@@ -134,7 +135,7 @@ def at_home(folder: Path) -> Iterator[Home]:
 
 def _once(read: Callable[..., Any], sound: set[str]) -> Callable[..., Any]:
     once = functools.cache(read)
-    return lambda model, device="cpu": (once if model in sound else read)(model, device)
+    return lambda model, *more, **how: (once if model in sound else read)(model, *more, **how)
 
 
 def test_whatever_is_typed_ends_in_a_result_or_one_clear_line(home):
