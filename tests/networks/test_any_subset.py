@@ -123,6 +123,18 @@ def test_keys_and_values_that_are_kept_change_no_number(ordered):
     torch.testing.assert_close(scores[1], step_by_step, atol=2e-4, rtol=0)
 
 
+def test_a_column_is_told_which_position_it_is_to_say():
+    """Positions that are absent leave no other trace: after the same token the second hole is said to be the third or the fourth."""
+    model = small_model()
+    x = torch.full((2, LENGTH), model.mask_id)
+    x[:, 0] = model.content[0]
+    t = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]]).double()
+    with torch.inference_mode():
+        law = any_subset(model)(Query(x, t, at=(torch.tensor([0, 1]), torch.tensor([2, 3]))))
+        logits = law.given(x).logits()
+    assert (logits[0] - logits[1])[model.content].abs().max() > 1e-3
+
+
 def test_a_kept_text_is_not_taken_for_another_one(ordered):
     """Rows, what stands, the condition and what was written are compared before anything is used again."""
     _, _, model = ordered
@@ -137,11 +149,8 @@ def test_a_kept_text_is_not_taken_for_another_one(ordered):
     asked = [Query(x, free.double(), at=second, condition=c) for x in (written, other) for c in told]
     with torch.inference_mode():
         for query in [*asked, *asked[::-1]]:
-            fresh = model.predictor("ascending")(query).alone.at
-            assert torch.equal(fresh[0], second[0])
-            torch.testing.assert_close(
-                once(query).log_prob(written)[0], model.predictor("ascending")(query).log_prob(written)[0]
-            )
+            kept, fresh = (one(query).given(query.x_t).logits() for one in (once, model.predictor("ascending")))
+            torch.testing.assert_close(kept, fresh)
 
 
 def test_the_bound_is_the_likelihood_in_one_pass():
@@ -246,10 +255,9 @@ def pipe(ordered):
 )
 def test_poem_k_is_the_poem_of_its_seed_at_any_batch_size(pipe, options):
     options = {"form": "wuyan-jueju"} | options
-    together = pipe.generate(n=5, seed=3, **options)
-    for k, one in enumerate(together):
-        assert pipe.generate(n=1, seed=3 + k, **options)[0].text == one.text
-    assert [one.text for one in pipe.generate(n=5, seed=3, batch_size=2, **options)] == [one.text for one in together]
+    together = pipe.generate(n=3, seed=3, **options)
+    assert pipe.generate(n=1, seed=5, **options)[0].text == together[2].text
+    assert [one.text for one in pipe.generate(n=3, seed=3, batch_size=2, **options)] == [one.text for one in together]
     if options.get("prosody") == "strict":
         assert not any(check(one.text).broken for one in together)
 

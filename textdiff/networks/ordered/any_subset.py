@@ -135,6 +135,8 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
             x_rows = x[rows]
             missing = (of_row & (x_rows == mask)).long().cumsum(-1)  # holes without a token, as far as each position
             passed: list[Callable[[Tensor], Tensor]] = []
+            last: dict[int, Tensor] = {}  # the last column as far as a hole -> its hidden states (R, D)
+            reusing = isinstance(model, Encoder) and not torch.is_grad_enabled() and bool((v == v[:1]).all())
 
             def read(index: Tensor) -> Tensor:
                 if not len(index):
@@ -147,9 +149,10 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
                         f"those to its left have tokens; use the process 'ascending'"
                     )
                 most = int(at_hole.max())
-                alone = len(index) == len(rows) and bool((at_hole == most).all()) and bool((v == v[0]).all())
-                if isinstance(model, Encoder) and alone and not torch.is_grad_enabled():
-                    return logits_of(recent.last(model, columns(x_rows, most), embed, around.shape[1] + int(v[0])))
+                if reusing and bool((at_hole == most).all()):
+                    if most not in last:
+                        last[most] = recent.last(model, columns(x_rows, most), embed, around.shape[1] + int(v[0]))
+                    return logits_of(last[most][row])
                 if not passed:
                     read_at = (place, around.shape[1] + v[place] + which)
                     passed.append(_passed(encode, columns(x_rows, int(which.max())), embed, read_at))
