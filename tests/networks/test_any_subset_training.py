@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import yaml
 from runs import POEMS, losses, recipe_file, still
 
 import textdiff
@@ -88,6 +89,29 @@ def test_the_folder_opens_as_any_masked_language_model(trained: Path) -> None:
 
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(trained), AutoTokenizer.from_pretrained(trained)
     assert tokenizer.convert_tokens_to_ids("[next-55]") < model.config.vocab_size
+
+
+def test_any_masked_language_model_can_be_taught_to_write(tmp_path: Path) -> None:
+    """One with word pieces, a frame of [CLS] and [SEP], and running text: it gets the tokens that it lacks."""
+    tiny.saved(tiny.sentence_model(), tmp_path / "words")
+    (tmp_path / "text").write_text("the cat sat on the mat and two dogs ran under a tree .\n" * 60, encoding="utf-8")
+    recipe = recipe_file(
+        tmp_path,
+        data={"train": str(tmp_path / "text"), "kind": "windows", "length": 8, "limit": None, "unknown": 0.5},
+        tokenizer={"kind": "pretrained"},
+        processes={"ascending": 1.0},
+    )
+    tree = yaml.safe_load(recipe.read_text("utf-8")) | {"model": {"pretrained": str(tmp_path / "words")}}
+    recipe.write_text(yaml.safe_dump(tree | {"processes": {"ascending": 1.0}}), encoding="utf-8")
+    made = run.train(load(recipe))
+    assert made is not None
+    pipe = textdiff.load(made)
+    before = tiny.sentence_model().tokenizer.get_vocab()
+    assert {token: k for token, k in pipe.model.vocabulary().items() if k < len(before)} == before
+    (filled,) = pipe.fill("the cat [MASK] on the [MASK] .", process="ascending")
+    assert filled.text.startswith("the cat ") and "[MASK]" not in filled.text
+    (score,) = pipe.score("the cat sat on the mat .")
+    assert score.exact
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])

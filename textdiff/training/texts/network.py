@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from typing import Any
@@ -12,7 +13,7 @@ import transformers
 from textdiff.core.errors import RecipeError
 from textdiff.networks.folder import TextModel
 from textdiff.networks.masked_lm import HEADS
-from textdiff.networks.text_parts import USUALLY_TOLD
+from textdiff.networks.text_parts import USUALLY_TOLD, embedding_rows
 from textdiff.networks.tokenization import (
     POEM_PREFIX,
     POEM_SPECIALS,
@@ -24,16 +25,19 @@ from textdiff.networks.tokenization import (
 from textdiff.processes import PROCESSES
 from textdiff.training.checking import STARTS
 from textdiff.training.sections import Recipe, Tokenizer
-from textdiff.training.texts.start import start_from_model
+from textdiff.training.texts.start import check_start, start_from_model
 from textdiff.verse.forms import FORMS
 
 
 def specials_of(recipe: Recipe) -> tuple[str, ...]:
     """The special tokens of a tokenizer that is made of the texts; those of an ordered process say which place comes next."""
-    specials = POEM_SPECIALS if recipe.kind.formed else TEXT_SPECIALS
-    if any(PROCESSES[name].ordered for name in recipe.processes):
-        specials = (*specials, *(f"[next-{k}]" for k in range(longest(recipe))))
-    return specials
+    return (*(POEM_SPECIALS if recipe.kind.formed else TEXT_SPECIALS), *following(recipe))
+
+
+def following(recipe: Recipe) -> tuple[str, ...]:
+    """The tokens that say which position comes next; none where no process is ordered."""
+    ordered = any(PROCESSES[name].ordered for name in recipe.processes)
+    return tuple(f"[next-{k}]" for k in range(longest(recipe))) if ordered else ()
 
 
 def longest(recipe: Recipe) -> int:
@@ -50,13 +54,24 @@ def start_of(recipe: Recipe) -> TextModel | None:
 def tokenizer_of(recipe: Recipe, start: TextModel | None, made: Any) -> Any:
     """The tokenizer that the texts are tokenised with; `made` is what `Preparation` makes of the texts for it."""
     if start is not None and recipe.tokenizer == Tokenizer("pretrained"):
-        return start.tokenizer
+        return _with_following(start.tokenizer, recipe)
     if recipe.tokenizer.kind == "pretrained":
-        return transformers.AutoTokenizer.from_pretrained(recipe.tokenizer.path, trust_remote_code=False)
+        saved = transformers.AutoTokenizer.from_pretrained(recipe.tokenizer.path, trust_remote_code=False)
+        return _with_following(saved, recipe)
     specials = specials_of(recipe)
     if recipe.tokenizer.kind == "characters":
         return character_tokenizer(made, specials)
     return sentencepiece_tokenizer(model=recipe.tokenizer.path or bytes.fromhex(made), specials=specials)
+
+
+def _with_following(tokenizer: Any, recipe: Recipe) -> Any:
+    """A tokenizer that is there already, with the tokens of an ordered process that it lacks after its own."""
+    missing = [token for token in following(recipe) if token not in tokenizer.get_vocab()]
+    if not missing:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(missing, special_tokens=True)
+    return tokenizer
 
 
 def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextModel:
@@ -66,7 +81,11 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
     if "[level-0]" in tokenizer.get_vocab():
         prefix = POEM_PREFIX if poems else ("process", "level")
     if start and (recipe.model.pretrained or not recipe.model.config):
-        model, prefix = start.model, start.prefix
+        model: Any = start.model
+        prefix = start.prefix
+        check_start(_bare(tokenizer), prefix, start)
+        if len(tokenizer) > embedding_rows(model):
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     else:
         before, after = frame(tokenizer)
         positions = len(prefix) + len(before) + longest(recipe) + len(after) + tokenizer.pad_token_id + 1
@@ -80,8 +99,8 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
             raise RecipeError(
                 f"model.config.vocab_size is {config.vocab_size}, and the tokenizer has {len(tokenizer)} tokens; leave it out"
             )
-    if start:
-        start_from_model(model, tokenizer, prefix, start)
+        if start:
+            start_from_model(model, tokenizer, prefix, start)
     for name in recipe.conditioned:
         if name not in prefix:
             raise RecipeError(
@@ -99,6 +118,11 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
         factor=recipe.model.factor or (start.factor if start else None),
         self_conditioning=recipe.model.self_conditioning,
     )
+
+
+def _bare(tokenizer: Any) -> dict[str, int]:
+    """The vocabulary without what `_with_following` adds."""
+    return {token: k for token, k in tokenizer.get_vocab().items() if not token.startswith("[next-")}
 
 
 def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:

@@ -38,18 +38,26 @@ GAIN = 12.0  # of the peak of (1), in logits
 OFFSETS = (-1, 1, -2, 2, None, -5, 5, -7, 7)  # None: a head without a fixed offset
 
 
-def start_from_model(network: Any, tokenizer: Any, prefix: tuple[str, ...], start: TextModel) -> None:
-    """Give `network` the weights of `start`; ValueError where the two differ in vocabulary, prefix or shape."""
-    if tokenizer.get_vocab() != start.tokenizer.get_vocab():
+def check_start(vocabulary: dict[str, int], prefix: tuple[str, ...], start: TextModel) -> None:
+    """AskedError where texts with this vocabulary and prefix are none that `start` knows."""
+    known = {
+        token: k for token, k in start.tokenizer.get_vocab().items() if token in vocabulary or "[next-" not in token
+    }
+    if vocabulary != known:
         raise AskedError(
             f"model {start.name} has another vocabulary ({len(start.tokenizer)} tokens, these data give "
-            f"{len(tokenizer)}); to take it over, write tokenizer: {{kind: pretrained}}"
+            f"{len(vocabulary)}); to take it over, write tokenizer: {{kind: pretrained}}"
         )
     if prefix != start.prefix:
         raise AskedError(
             f"model {start.name} has {', '.join(start.prefix) or 'nothing'} before the text, these data have "
             f"{', '.join(prefix) or 'nothing'}; start from a model of the same kind of data"
         )
+
+
+def start_from_model(network: Any, tokenizer: Any, prefix: tuple[str, ...], start: TextModel) -> None:
+    """Give `network` the weights of `start`; AskedError where the two differ in vocabulary, prefix or shape."""
+    check_start(tokenizer.get_vocab(), prefix, start)
     try:
         network.load_state_dict(start.model.state_dict())
     except RuntimeError as error:
