@@ -198,7 +198,7 @@ def _check_prosody(prosody: Prosody, options: Options, process: str, sampler: st
     """AskedError where tones, rhyme and the like cannot be kept by a process or sampler."""
     entry, way, particles = PROCESSES[process], SAMPLERS[sampler], options.particles
     if prosody.strict and entry.prosody is None:
-        keeping = " and ".join(name for name, one in PROCESSES.items() if one.prosody is not None)
+        keeping = ", ".join(name for name, one in PROCESSES.items() if one.prosody is not None)
         raise AskedError(
             f"strict prosody is kept by the processes {keeping}, not {process!r}; pick one, or prosody='prefer'"
         )
