@@ -88,6 +88,7 @@ NO_TEXT = {
     "networks/fast_float32": {"randn"},
     "networks/lean/products": {"randn"},
     "measure/bench": DRAWS,
+    "measure/timing/machine": {"randn"},
     "pipeline/run": {"randint"},
 }
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TextIO
 
 from textdiff import __version__
 from textdiff.cli import bench, draw, evaluate, judge, lists, train
-from textdiff.cli.common import Exit, Parser
+from textdiff.cli.common import Exit, Parser, fit_threads
 from textdiff.core.errors import AskedError, TextdiffError
 
 
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _take_up(more, arguments)
             debug = debug or arguments.debug
             with _quiet_libraries(debug), _terminable():
+                if hasattr(arguments, "threads"):
+                    fit_threads(arguments.threads)
                 code = arguments.run(arguments)
                 sys.stdout.flush()
             return code or Exit.DONE

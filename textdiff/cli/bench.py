@@ -4,49 +4,133 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from textdiff.cli.common import Parser, add_verb, json_lines
+from textdiff.cli.common import Parser, add_verb, check_writable, writing
+
+SIZES = {  # flag -> default, what it is
+    "batch": (16, "texts at a time"),
+    "length": (56, "tokens of a text"),
+    "steps": (14, "steps of a text"),
+    "levels": (4, "levels of a text's bound"),
+    "vocabulary": (8000, "tokens"),
+    "layers": (6, "of the network"),
+    "width": (384, "of the network"),
+}
+HEADINGS = "calls outside floor    MB"
+NETWORK = ("vocabulary", "layers", "width")
 
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
     bench = verbs.add_parser("bench", help="timings", description="Timings.", allow_abbrev=False)
     tasks = bench.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
-    p = add_verb(tasks, "sample", bench_sample, "samplers against the plain loop, by turns in one run")
-    for name, default, what in (
-        ("batch", 16, "texts at a time"),
-        ("length", 56, "tokens of a text"),
-        ("steps", 14, "steps of a text"),
-        ("rounds", 5, "turns; the medians are printed"),
-        ("vocabulary", 8000, "tokens"),
-        ("layers", 6, "of the network"),
-        ("width", 384, "of the network"),
-    ):
-        p.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
+    p = _task(tasks, "sample", bench_sample, "samplers against the plain loop", "batch", "length", "steps", *NETWORK)
+    p.add_argument("--table", action="store_true", help="the six cells of docs/performance.md instead of one")
+    p.add_argument("--plot", metavar="FILE", help="the ratios as a picture: .png, .svg or .pdf")
+    _task(tasks, "score", bench_other, "the bound of texts against a plain loop", "batch", "length", "levels", *NETWORK)
+    _task(tasks, "train", bench_other, "a step of training against a plain one", "batch", "length", *NETWORK)
+    _task(tasks, "load", bench_other, "a start of the command against import torch")
+
+
+def _task(tasks: Any, name: str, run: Any, what: str, *sizes: str) -> Parser:
+    p = add_verb(tasks, name, run, f"{what}, by turns in one run")
+    for size in sizes:
+        default, about = SIZES[size]
+        p.add_argument(f"--{size}", type=int, default=default, help=f"{about} ({default})")
+    p.add_argument("--rounds", type=int, default=5, help="turns; the medians are printed (5)")
     p.add_argument("--json", action="store_true", help="JSON Lines")
+    p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
+    p.set_defaults(sizes=sizes)
+    return p
 
 
 def bench_sample(a: argparse.Namespace) -> None:
-    from tqdm import tqdm
+    from textdiff.measure import bench, plots
 
+    if a.plot:
+        plots.check(a.plot)
+        check_writable(a.plot)
+    cells = bench.TABLE if a.table else ((a.length, a.batch, a.steps),)
+    network = {name: getattr(a, name) for name in NETWORK}
+    with writing(a.out) as out:
+        found = bench.sample(cells, rounds=a.rounds, progress=_progress(a), **network)
+        if a.json:
+            for row in found.rows:
+                print(json.dumps(dataclasses.asdict(row)), file=out)
+            print(json.dumps(dataclasses.asdict(found.peak) | {"others": found.others}), file=out)
+        else:
+            for line in _sampled(found):
+                print(line, file=out)
+    if a.plot:
+        plots.save(bench.picture(found.rows), a.plot)
+
+
+def _sampled(found: Any) -> Iterator[str]:
     from textdiff.measure import bench
+
+    cell = None
+    for row in found.rows:
+        if (row.length, row.batch, row.steps) != cell:
+            cell = row.length, row.batch, row.steps
+            yield f"{row.length} tokens, batch {row.batch}, {row.steps} steps"
+            yield (
+                f"  {'sampler':12} {'process':12} {'precision':9} {'texts/s':>8} {'ratio':>6}  {'range':13} " + HEADINGS
+            )
+        spread = f"{row.lowest:.2f} to {row.highest:.2f}"
+        calls = "" if row.evaluations is None else str(row.evaluations)
+        yield (
+            f"  {row.sampler:12} {row.process:12} {row.precision:9} {row.texts_per_second:8.1f} {row.ratio:6.2f}  {spread:13} "
+            f"{calls:>5} {_share(row.outside):>7} {_share(row.floor):>5} {'' if row.memory is None else f'{row.memory:.0f}':>5}"
+        )
+    speeds = {name: getattr(found.peak, name) for name in ("float32", "packed", "bf16", "int8")}
+    yield f"GFLOP/s of {found.peak.rows} x {found.peak.inner} x {found.peak.columns}: " + ", ".join(
+        f"{name} {'none' if speed is None else round(speed)}" for name, speed in speeds.items()
+    )
+    yield bench.float32_path()
+    yield found.others
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def bench_other(a: argparse.Namespace) -> None:
+    from textdiff.measure.timing import tasks
+
+    with writing(a.out) as out:
+        sizes = {name: getattr(a, name) for name in a.sizes}
+        told = {"rounds": a.rounds, "progress": _progress(a)}
+        if a.task == "train":
+            from textdiff.measure import bench
+            from textdiff.training.texts.steps import steps
+
+            network = (*(sizes[name] for name in NETWORK), a.length)
+            lines, others = tasks.beside(steps(lambda: bench.model(*network), a.batch, a.length), **told)
+        else:
+            lines, others = getattr(tasks, a.task)(**told, **sizes)
+        if a.json:
+            for fields in [dataclasses.asdict(line) for line in lines] + [{"others": others}]:
+                print(json.dumps(fields), file=out)
+            return
+        print(f"{'case':16} {'seconds':>8} {'ratio':>6}  {'range':13}     MB  to", file=out)
+        for line in lines:
+            spread = f"{line.lowest:.2f} to {line.highest:.2f}"
+            memory = "" if line.memory is None else f"{line.memory:.0f}"
+            print(
+                f"{line.case:16} {line.seconds:8.3f} {line.ratio:6.2f}  {spread:13} {memory:>6}  {line.baseline}",
+                file=out,
+            )
+        print(others, file=out)
+
+
+def _progress(a: argparse.Namespace) -> Any:
+    from tqdm import tqdm
 
     def progress(work: Iterable[int]) -> Iterable[int]:
         yield from tqdm(work, file=sys.stderr, disable=True if a.quiet else None, leave=False)
 
-    sizes = {name: getattr(a, name) for name in ("batch", "length", "steps", "rounds", "vocabulary", "layers", "width")}
-    rows = bench.sample(**sizes, progress=progress)
-    if a.json:
-        json_lines(dataclasses.asdict(row) for row in rows)
-        return
-    print(f"{'sampler':16} {'process':12} {'float32':8} {'texts/s':>8}  {'ratio':>6}  {'range':13}  to")
-    for row in rows:
-        spread = f"{row.lowest:.2f} to {row.highest:.2f}"
-        print(
-            f"{row.sampler:16} {row.process:12} {row.float32:8} {row.texts_per_second:8.1f}  {row.ratio:6.2f}  {spread:13}  "
-            f"{row.baseline}"
-        )
-    print(bench.float32_path())
+    return progress

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from textdiff.core.errors import AskedError
+
 
 class Exit(enum.IntEnum):
     """The exit codes of every verb; there are no others."""
@@ -75,6 +77,33 @@ def model_flags(p: Parser) -> None:
         default="float32",
         help="of the network's products; auto: bf16 on a CPU where that is faster (float32)",
     )
+    p.add_argument("--threads", type=int, metavar="N", help="processors that may be used at once (those that are free)")
+
+
+def fit_threads(asked: int | None) -> None:
+    """Let torch use so many processors, or those that are free.  It reads the number when it is imported."""
+    if asked is not None and asked < 1:
+        raise AskedError(f"threads is {asked}; it must be at least 1")
+    if "torch" in sys.modules:
+        if asked is not None:
+            sys.modules["torch"].set_num_threads(asked)
+    elif asked is not None or "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(free_processors() if asked is None else asked)
+
+
+def free_processors(load: str = "/proc/loadavg") -> int:
+    """How many of the processors that we may use are idle, at least 1.
+
+    Threads that share a processor wait for each other at every product.  A processor counts as taken if both the load of the
+    last minute and what is running now say so: the first remembers our own commands, the second is a glance.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        minute, _, _, now, _ = Path(load).read_text().split()
+        taken = min(float(minute), int(now.split("/")[0]) - 1)  # we are running, too
+    except (OSError, ValueError):
+        return processors
+    return max(1, processors - round(taken))
 
 
 def order_flags(p: Parser) -> None:

@@ -1,20 +1,22 @@
 """How fast sampling is, against the plain loop that one would write first.
 
-All variants generate from the same randomly initialised BERT and take turns within one run, so that a busy moment of the
-machine slows all of them down.  A ratio compares times of the same round; the rows have its median and its extremes over the
-rounds.  Absolute times depend on the machine and on whatever else it does.
+All cases generate from the same randomly initialised BERT and take turns within one run (timing/turns.py).
 
-    plain        the mask process: full logits under no_grad, softmax and torch.multinomial at the positions of the step,
-                 exactly t masks at each time
-    plain-edit   random replacement: a full softmax over (B, L, V); multinomial picks positions in proportion to the chance
-                 that their token differs, and then tokens other than the one that stands there
+    plain           the mask process: full logits under no_grad, softmax and torch.multinomial at the positions of the step,
+                    exactly t masks at each time
+    plain-bf16      the same with all weights in bfloat16 and the head where a token is drawn: three lines more, and what a CPU with
+                    such products gains by them
+    plain-edit      random replacement: a full softmax over (B, L, V); multinomial picks positions in proportion to the chance
+                    that their token differs, and then tokens other than the one that stands there
+
+Ours is `Pipeline.generate` on a saved folder, with its defaults, at float32 and, where that is faster here, at bf16.
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator
+import copy
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -22,31 +24,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.core.levels import count_levels
-from textdiff.core.loop import sample as states
-from textdiff.core.resolve import attribute
-from textdiff.core.rng import Rng
+from textdiff.measure import plots
+from textdiff.measure.timing import machine, turns
 from textdiff.networks import fast_float32
 from textdiff.networks.folder import TextModel
+from textdiff.networks.lean import products
 from textdiff.networks.tokenization import character_tokenizer
+from textdiff.pipeline.text import TextPipeline
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 
 CHARACTERS = 0x4E00  # the first of the CJK ideographs: names for random tokens
+TABLE = ((56, 16, 14), (20, 64, 5), (56, 64, 7), (56, 1, 56), (20, 16, 20), (256, 1, 32))  # length, batch, steps
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant; its fields are the keys of a JSON line."""
+    """One case of one cell; its fields are the keys of a JSON line."""
 
+    length: int
+    batch: int
+    steps: int
     sampler: str
     process: str
-    float32: str  # "default", or "oneDNN" for the fast path of fast_float32
+    precision: str
     texts_per_second: float  # median over rounds
-    baseline: str  # the plain loop that the ratio compares with, of the same round and with default products
+    baseline: str  # the plain loop that the ratio compares with, of the same round
     ratio: float  # median over rounds; above 1 is faster
     lowest: float
     highest: float
+    evaluations: int | None  # of the network, in a batch; None: not counted
+    outside: float | None  # the share of time that is spent outside of the network
+    floor: float | None  # the share of the fastest float32 product of this machine that is reached
+    memory: float | None  # MB that the process's peak is above what it held
 
 
 @dataclass(frozen=True)
@@ -57,10 +67,26 @@ class Case:
     process: str
     baseline: str
     run: Callable[[int], object]  # seed -> texts
+    precision: str = "float32"
+
+    @property
+    def name(self) -> str:
+        return f"{self.sampler}/{self.process}/{self.precision}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rows of a run, what the machine can do at the products of the last cell, and a sentence about other processes."""
+
+    rows: list[Row]
+    peak: machine.Peak
+    others: str
 
 
 def float32_path() -> str:
-    """A sentence that says whether float32 products go through oneDNN on this machine."""
+    """A sentence that says how float32 products are computed on this machine."""
+    if products.packing_pays():
+        return "float32 by oneDNN, with weights that are laid out once: exact, and faster on this CPU, used"
     if not torch.backends.mkldnn.is_available():
         return "float32 through oneDNN: not available in this build of torch"
     if fast_float32.chosen():
@@ -87,9 +113,9 @@ def model(vocabulary: int = 8000, layers: int = 6, width: int = 384, length: int
     return TextModel.from_parts(network, tokenizer, processes=("mask", "replacement"), name="random")
 
 
-def plain(text_model: TextModel, batch: int, length: int, steps: int) -> Callable[[int], Tensor]:
-    """The plain loop for the mask process: seed -> (B, L)."""
-    network: Any = text_model.model
+def plain(text_model: TextModel, batch: int, length: int, steps: int, lean: bool = False) -> Callable[[int], Tensor]:
+    """The plain loop for the mask process: seed -> (B, L).  With `lean` in bfloat16, and the head where a token is drawn."""
+    network: Any = copy.deepcopy(text_model.model).bfloat16() if lean else text_model.model
     mask = text_model.mask_id
 
     def run(seed: int) -> Tensor:
@@ -99,11 +125,14 @@ def plain(text_model: TextModel, batch: int, length: int, steps: int) -> Callabl
         with torch.no_grad():
             for step in range(1, steps + 1):
                 left = round(length * (1 - step / steps))
-                logits = network(input_ids=x).logits
-                logits[..., :3] = -torch.inf  # [PAD] [UNK] [MASK]
                 order = torch.where(x == mask, torch.rand(batch, length), 2.0).argsort(-1)[:, : masked - left]
                 rows = torch.arange(batch)[:, None].expand_as(order)
-                chosen = torch.softmax(logits[rows, order], -1).flatten(0, 1)
+                if lean:
+                    logits = network.cls(network.bert(input_ids=x).last_hidden_state[rows, order]).float()
+                else:
+                    logits = network(input_ids=x).logits[rows, order]
+                logits[..., :3] = -torch.inf  # [PAD] [UNK] [MASK]
+                chosen = torch.softmax(logits, -1).flatten(0, 1)
                 x[rows, order] = torch.multinomial(chosen, 1).view_as(order)
                 masked = left
         return x
@@ -136,24 +165,13 @@ def plain_edit(text_model: TextModel, batch: int, length: int, steps: int) -> Ca
 
 
 def ours(
-    text_model: TextModel, sampler: str, process: str, batch: int, length: int, steps: int
-) -> Callable[[int], Tensor]:
-    """A sampler of the table: seed -> (B, L)."""
-    step = attribute(SAMPLERS[sampler].path)()
-    given, free = torch.full((batch, length), text_model.pad_id), torch.ones(batch, length, dtype=torch.bool)
+    pipe: TextPipeline, sampler: str, process: str, batch: int, length: int, steps: int
+) -> Callable[[int], list[str]]:
+    """A sampler of the table: seed -> texts."""
 
-    def run(seed: int) -> Tensor:
-        with torch.inference_mode():
-            *_, last = states(
-                given,
-                free,
-                count_levels(free.sum(-1), steps),
-                step,
-                predictor=text_model.predictor(process),
-                process=text_model.process(process),
-                rng=Rng(range(seed, seed + batch)),
-            )
-        return last.x
+    def run(seed: int) -> list[str]:
+        told: dict[str, Any] = {"length": length, "steps": steps, "sampler": sampler, "process": process}
+        return [one.text for one in pipe.generate(n=batch, seed=seed, batch_size=batch, **told)]
 
     return run
 
@@ -169,63 +187,108 @@ OURS = (
 
 
 def sample(
+    cells: Iterable[tuple[int, int, int]] = ((56, 16, 14),),
     *,
-    batch: int = 16,
-    length: int = 56,
-    steps: int = 14,
     rounds: int = 5,
     vocabulary: int = 8000,
     layers: int = 6,
     width: int = 384,
     samplers: Iterable[tuple[str, str]] = OURS,
-    progress: Callable[[Iterable[int]], Iterable[int]] = lambda work: work,
-) -> list[Row]:
-    """Texts per second of `samplers`, pairs (sampler, process), and of the plain loops; all of them take turns in one run.
+    progress: turns.Progress = lambda work: work,
+) -> Found:
+    """Texts per second of `samplers`, pairs (sampler, process), and of the plain loops, for each cell (length, batch, steps)."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cells, samplers = list(cells), list(samplers)
+        text_model = model(vocabulary, layers, width, max(length for length, _, _ in cells))
+        text_model.save_pretrained(folder)
+        precisions = ("float32", "bf16") if products.bf16_pays() else ("float32",)
+        pipes = {name: TextPipeline.from_pretrained(folder, precision=name) for name in precisions}
+        foreign: list[float | None] = []
+        for length, batch, steps in cells:
+            cases = _cases(text_model, pipes, samplers, batch, length, steps)
+            times = turns.by_turns({case.name: _apart(case) for case in cases}, rounds, progress)
+            best = machine.peak(batch * length, width, 4 * width)
+            speed = max(best.float32, best.packed or 0.0)
+            least = batch * machine.operations(length, steps, vocabulary, layers, width, 4 * width) / speed
+            rows += [_row(case, cases, times, (length, batch, steps), least) for case in cases]
+            foreign.append(times.foreign)
+    known = [share for share in foreign if share is not None]
+    return Found(rows, best, turns.said_of_others(max(known) if known else None))
 
-    Our samplers run with the default float32 products, and through oneDNN as well where that is exact and faster here.
-    """
-    text_model = model(vocabulary, layers, width, length)
+
+def _cases(
+    text_model: TextModel,
+    pipes: dict[str, TextPipeline],
+    samplers: Iterable[tuple[str, str]],
+    batch: int,
+    length: int,
+    steps: int,
+) -> list[Case]:
     shape = (batch, length, steps)
     cases = [
         Case("plain", "mask", "plain", plain(text_model, *shape)),
         Case("plain-edit", "replacement", "plain-edit", plain_edit(text_model, *shape)),
     ]
+    if "bf16" in pipes:
+        cases.append(Case("plain-bf16", "mask", "plain", plain(text_model, *shape, lean=True), "bf16"))
     for name, process in samplers:
         baseline = "plain" if PROCESSES[process].masks else "plain-edit"
-        cases.append(Case(name, process, baseline, ours(text_model, name, process, *shape)))
-    paths: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {"default": contextlib.nullcontext}
-    if fast_float32.chosen():
-        paths["oneDNN"] = fast_float32.fast_float32
-    work = [(case, path) for case in cases for path in paths if path == "default" or case.sampler in SAMPLERS]
-    seconds: dict[tuple[str, str, str], list[float]] = {}
-    for k in progress(range(rounds + 1)):  # round 0 warms up
-        for case, path in work:
-            with paths[path]():
-                elapsed = _timed(case, k)
-            if k:
-                seconds.setdefault((case.sampler, case.process, path), []).append(elapsed)
-    return list(_rows(work, seconds, batch))
+        cases += [Case(name, process, baseline, ours(pipes[p], name, process, *shape), p) for p in pipes]
+    return cases
 
 
-def _timed(case: Case, seed: int) -> float:
-    with torch.random.fork_rng(devices=()):
-        start = time.perf_counter()
-        case.run(seed)
-        return time.perf_counter() - start
+def _apart(case: Case) -> Callable[[int], object]:
+    """The case with draws of torch's that do not reach the caller's."""
+
+    def run(seed: int) -> object:
+        with torch.random.fork_rng(devices=()):
+            return case.run(seed)
+
+    return run
 
 
-def _rows(work: list[tuple[Case, str]], seconds: dict[tuple[str, str, str], list[float]], batch: int) -> Iterator[Row]:
-    baselines = {case.baseline: seconds[case.sampler, case.process, "default"] for case, _ in work[:2]}
-    for case, path in work:
-        times = seconds[case.sampler, case.process, path]
-        ratios = [b / a for a, b in zip(times, baselines[case.baseline], strict=True)]
-        yield Row(
-            sampler=case.sampler,
-            process=case.process,
-            float32=path,
-            texts_per_second=batch / median(times),
-            baseline=case.baseline,
-            ratio=median(ratios),
-            lowest=min(ratios),
-            highest=max(ratios),
-        )
+def _row(case: Case, cases: list[Case], times: turns.Times, cell: tuple[int, int, int], least: float) -> Row:
+    baseline = next(other for other in cases if other.sampler == case.baseline)
+    ratios, seconds = times.ratios(case.name, baseline.name), times.median(case.name)
+    mine = case.sampler in SAMPLERS
+    evaluations, outside = turns.profiled(lambda: case.run(0)) if mine else (None, None)
+    length, batch, steps = cell
+    return Row(
+        length,
+        batch,
+        steps,
+        case.sampler,
+        case.process,
+        case.precision,
+        texts_per_second=batch / seconds,
+        baseline=case.baseline,
+        ratio=median(ratios),
+        lowest=min(ratios),
+        highest=max(ratios),
+        evaluations=evaluations,
+        outside=outside,
+        floor=least / seconds if PROCESSES[case.process].masks else None,
+        memory=turns.memory_of(lambda: case.run(0)),
+    )
+
+
+def picture(rows: list[Row]) -> Any:
+    """The ratios of every cell to its plain loops, a matplotlib figure."""
+    cells = list(dict.fromkeys((row.length, row.batch, row.steps) for row in rows))
+    names = list(dict.fromkeys((row.sampler, row.precision) for row in rows if row.sampler != row.baseline))
+    figure = plots.figure(2 + 1.6 * len(cells), 4)
+    axes = figure.subplots()
+    for k, name in enumerate(names):
+        own = [row for row in rows if (row.sampler, row.precision) == name]
+        at = [cells.index((row.length, row.batch, row.steps)) + 0.8 * (k + 0.5) / len(names) - 0.4 for row in own]
+        errors = [[row.ratio - row.lowest for row in own], [row.highest - row.ratio for row in own]]
+        label = name[0] if name[1] == "float32" else " ".join(name)
+        axes.bar(at, [row.ratio for row in own], 0.8 / len(names), yerr=errors, label=label)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(
+        range(len(cells)), [f"{length} tokens\nbatch {batch}\n{steps} steps" for length, batch, steps in cells]
+    )
+    axes.set_ylabel("speed, the plain loop is 1")
+    axes.legend()
+    return figure
