@@ -12,7 +12,7 @@ from torch import Tensor
 from textdiff.networks.lean.network import Encoder
 from textdiff.networks.masked_lm import FEWEST_ROWS
 
-KEPT = 4  # texts that are written by turns, such as those with and without a condition under guidance
+KEPT = 2  # batches that are written by turns: those with and without a condition under guidance
 
 
 @dataclass(eq=False)
