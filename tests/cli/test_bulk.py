@@ -71,6 +71,13 @@ def test_a_record_keeps_its_keys_and_its_place(run, poems, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_what_a_verb_has_written_it_reads_again_without_finding_its_own_values_strange(run, poems, verb):
+    _, out, _ = run(*judge(verb, poems), stdin=lines({"id": 7, "text": QUATRAIN}))
+    _, again, _ = run(*judge(verb, poems), stdin=out)
+    assert json.loads(again) == json.loads(out)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_wrong_record_ends_the_work_after_those_before_it(run, poems, verb, tmp_path):
     records = [{"text": QUATRAIN}] * 4 + [{"text": QUATRAIN, "form": "七绝"}] + [{"text": QUATRAIN}] * 3
     (tmp_path / "in.jsonl").write_text(lines(*records), encoding="utf-8")

@@ -16,7 +16,8 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
@@ -193,17 +194,23 @@ def through(
 
 def joined(result: Any, fields: Mapping[str, Any]) -> str:
     """A JSON line with the keys of the result and then those of the record; see the head of this file."""
-    mine = dict(result) if isinstance(result, Mapping) else asdict(result)
+    mine = dict(result) if isinstance(result, Mapping) else _plain(result)
     plain = set(fields) <= {"text"}
     others = {} if plain else {k: v for k, v in fields.items() if k in mine and not _same(mine[k], v)}
     line = mine | {key: value for key, value in fields.items() if key not in mine}
     if others and "input" in line:
         others["input"] = line.pop("input")
-    return json.dumps(line | ({"input": others} if others else {}), ensure_ascii=False, default=str)
+    return json.dumps(line | ({"input": others} if others else {}), ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON cannot hold: the fields of a dataclass by their names (`asdict` would copy all that is in them), else its word."""
+    return {f.name: getattr(value, f.name) for f in fields_of(value)} if is_dataclass(value) else str(value)
 
 
 def _same(mine: Any, theirs: Any) -> bool:
-    return bool(mine == theirs) or theirs in (None, "")
+    """Whether a record has the value of the result, as JSON would hold it, or none."""
+    return theirs in (None, "") or mine == theirs or json.loads(json.dumps(mine, default=_plain)) == theirs
 
 
 def forms_of(chunk: Sequence[Record], form: str | None) -> list[str | None]:
