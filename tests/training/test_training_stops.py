@@ -123,7 +123,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{two / 'model'}\n"
