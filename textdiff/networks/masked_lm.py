@@ -188,8 +188,10 @@ def _filled(text_model: Speaker, process: str | None, reading: Reading) -> Calla
     vocabulary = text_model.tokenizer.get_vocab()
     levels = text_model.level_ids()
     # Processes whose x_t shows by itself how much of it is open.
-    shown = torch.tensor([vocabulary.get(f"[{name}]", pad) for name, entry in PROCESSES.items() if entry.masks])
-    shown = shown.to(levels.device)
+    slots = (f"[{name}]" for name, entry in PROCESSES.items() if entry.masks)
+    shown = torch.tensor(
+        [vocabulary[slot] for slot in slots if slot in vocabulary], dtype=torch.long, device=levels.device
+    )
 
     def fill(condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
         condition = condition.clone()
