@@ -202,6 +202,15 @@ def test_a_name_that_is_no_folder_is_one_of_the_hub(monkeypatch, name):
     assert locate(name) == (Path("/somewhere"), name) and asked == [name]
 
 
+def test_what_the_hub_says_comes_without_the_names_of_its_errors(monkeypatch):
+    def fails(repo, **_):
+        raise ConnectionError("Got: ConnectError: [Errno -2] Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    with pytest.raises(ModelError, match=r"from the hub \(\[Errno -2\] Name or service not known\); check"):
+        locate("owner/model")
+
+
 @pytest.mark.parametrize("name", ["./model", "/no/model", "a/b/c", "~/model", ""])
 def test_a_path_that_is_no_folder_is_not_asked_of_the_hub(name):
     with pytest.raises(ModelError, match="there is no folder"):

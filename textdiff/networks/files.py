@@ -49,8 +49,9 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except Exception as error:
+        reason = re.sub(r"^(Got: )?(\w+Error: )?", "", first_line(error).split(". ")[0])
         raise ModelError(
-            f"{name} is no folder here and could not be fetched from the hub ({first_line(error).split('. ')[0]}); "
+            f"{name} is no folder here and could not be fetched from the hub ({reason}); "
             f"check the name and the connection, or pass a model folder"
         ) from error
 
