@@ -35,7 +35,8 @@ def threads_of(*words: str, **environment: str) -> int:
     """What torch is told in a new process, when the command has found its model."""
     code = (
         "import os, sys, textdiff.cli.judge as judge; from textdiff.cli import main;"
-        "judge.open_pipeline = lambda a: print(os.environ['OMP_NUM_THREADS'], 'torch' in sys.modules); main(sys.argv[1:])"
+        "judge.open_pipeline = lambda a: (print(os.environ['OMP_NUM_THREADS'], 'torch' in sys.modules, flush=True), os._exit(0));"
+        "main(sys.argv[1:])"
     )
     told = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment
     done = subprocess.run([sys.executable, "-c", code, *words], env=told, check=True, capture_output=True, text=True)
