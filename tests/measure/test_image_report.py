@@ -214,7 +214,7 @@ def test_data_that_do_not_fit_the_model_are_refused(digits):
 def test_the_command_prints_json_and_a_table(digits, tmp_path, capsys):
     model_of(digits).save_pretrained(tmp_path / "model")
     how = ["evaluate", "--model", str(tmp_path / "model"), "--n", "10", "--steps", "2", "--samplers", "ddim", "--quick"]
-    how += ["--limit", "300", "--keep", str(tmp_path / "kept")]
+    how += ["--limit", "120", "--keep", str(tmp_path / "kept")]
     assert cli.main([*how, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["sampler"] for row in found["ladder"]] == ["ddim"]

@@ -244,10 +244,8 @@ def pipe(ordered):
     "options",
     [
         {},
-        {"prosody": "strict"},
         {"prosody": "strict", "acrostic": "春风秋月"},
         {"title": "山", "guidance": 1.5},
-        {"best_of": 2},
         {"prosody": "strict", "particles": 2},
         {"keyword": "明月"},
     ],

@@ -48,10 +48,10 @@ def test_a_poem_is_that_of_its_seed_whatever_stands_beside_it(process, sampler):
     settings = {"form": "wuyan-jueju", "process": process, "sampler": sampler}
     settings["steps"] = None if sampler == "entropy-bounded" else 5
     settings["sampler_options"] = {"sweeps": 0.2} if sampler == "gibbs" else None
-    together = POEMS.generate(n=4, seed=11, **settings)
-    assert together == POEMS.generate(n=4, seed=11, batch_size=3, **settings)
-    assert together[1::2] == POEMS.generate(seed=[12, 14], **settings)
-    assert [poem.seed for poem in together] == [11, 12, 13, 14]
+    together = POEMS.generate(n=3, seed=11, **settings)
+    assert together == POEMS.generate(n=3, seed=11, batch_size=2, **settings)
+    assert together[1:2] == POEMS.generate(seed=[12], **settings)
+    assert [poem.seed for poem in together] == [11, 12, 13]
     assert len(set(texts(together))) > 1
     if sampler not in ("entropy-bounded", "gibbs", "edit-count"):
         assert {poem.forwards for poem in together} == {5}

@@ -21,6 +21,8 @@ def test_every_identity_holds(name):
 
 
 def test_each_is_printed_and_counts(capsys, monkeypatch):
+    for name, (_, limit, package) in list(verify_laws.LAWS.items())[1:]:  # the first is computed, which is enough here
+        monkeypatch.setitem(verify_laws.LAWS, name, (lambda limit=limit: limit / 2, limit, package))
     assert cli.main(["verify", "--process", "gaussian", "--json", "--quiet"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     laws = [record for record in records if "law" in record]
