@@ -23,7 +23,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 LONGEST = (
     "test_verify.py", "test_constraints.py", "test_control.py", "test_pipeline.py", "test_samplers.py", "test_fuzz.py",
     "test_image_training.py", "test_training_loss.py", "test_training_stops.py", "test_checkpoints.py",
-    "test_verify_values.py", "test_cli.py", "test_mutate.py",
+    "test_verify_values.py", "test_cli.py", "test_mutate.py", "test_image_report.py", "test_digits_benchmark.py",
+    "test_verify_tables.py", "test_verify_laws.py", "test_any_subset.py", "test_bulk.py", "test_saving.py", "test_refine.py",
 )  # fmt: skip
 
 gc.disable()  # until all tests are collected
