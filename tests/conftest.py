@@ -19,19 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Side by side, these files begin, so that no worker is left with one of them at the end.
-LONGEST = (
-    "test_verify.py", "test_constraints.py", "test_control.py", "test_pipeline.py", "test_samplers.py", "test_fuzz.py",
-    "test_image_training.py", "test_training_loss.py", "test_training_stops.py", "test_checkpoints.py",
-    "test_verify_values.py", "test_cli.py", "test_mutate.py", "test_image_report.py", "test_digits_benchmark.py",
-    "test_verify_tables.py", "test_verify_laws.py", "test_any_subset.py", "test_bulk.py", "test_saving.py", "test_refine.py",
-)  # fmt: skip
-
 gc.disable()  # until all tests are collected
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_collection_finish() -> None:
