@@ -106,9 +106,10 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
         if condition is None:
             condition = torch.full((len(x_t), width), pad, device=x_t.device)
         ends = (standing.new_tensor(edge).expand(len(rows), -1) for edge in (before, after))
-        around = torch.cat([condition[rows], *ends], 1)  # (R, F)
+        around = torch.cat([condition[rows], *ends], 1)
+        said = (around != pad).any(0)  # the other columns are empty in the whole batch, and left out
+        slots, around = said.nonzero()[:, 0].expand(len(rows), -1), around[:, said]  # (R, F)
         length = (standing != pad).sum(-1, keepdim=True)
-        slots = torch.arange(around.shape[1], device=x_t.device).expand_as(around)
         places = torch.where(slots < width + len(before), slots, slots + length)
 
         def columns(x: Tensor, most: int) -> Columns:
