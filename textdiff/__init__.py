@@ -27,6 +27,7 @@ _WHERE = {  # the file below textdiff -> its public names
     "pipeline.options": "Options",
     "pipeline.outputs": "Output Refined Frame",
     "pipeline.score.scorer": "Score Detail",
+    "pipeline.score.choose": "Chosen",
     "verse.checker": "check",
     "verse.forms": "FORMS",
     "training.run": "train",

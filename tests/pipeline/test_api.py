@@ -15,6 +15,7 @@ from textdiff.verify import walk
 PUBLIC = [
     *("load", "TextPipeline", "Pipeline", "ImagePipeline", "Options", "Output", "Score", "Detail", "Refined", "Frame"),
     *(
+        "Chosen",
         "check",
         "FORMS",
         "train",

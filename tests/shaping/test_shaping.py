@@ -9,6 +9,7 @@ from families import assert_near
 from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.networks import fast_float32
+from textdiff.shaping.shared import shared
 from textdiff.shaping.tokens import allowed, banned, nucleus, tempered, top_k
 
 PROBABILITIES = torch.tensor([0.4, 0.3, 0.2, 0.1])
@@ -95,3 +96,23 @@ def test_a_product_in_bfloat16_is_not_taken_for_float32():
     a, b = torch.randn(64, 384), torch.randn(128, 384)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not fast_float32.is_float32(a, b)
+
+
+def test_equal_questions_of_a_batch_are_asked_once_and_answered_as_each_alone():
+    asked = []
+
+    def counting(query):
+        asked.append(len(query.x_t))
+        rows, places = query.at
+        logits = query.x_t.double().cumsum(1)[rows, places] + query.condition[rows, 0]
+        return Categorical.from_logits(torch.outer(logits, torch.arange(4.0)), query.x_t, query.at)
+
+    x = torch.tensor([[3, 1, 2], [0, 1, 2], [3, 1, 2], [3, 1, 2], [3, 1, 2]])
+    told = torch.tensor([[5], [5], [5], [5], [6]])
+    where = torch.tensor([[1, 0, 1], [1, 0, 1], [1, 0, 1], [0, 0, 1], [1, 0, 1]]).bool()
+    query = Query(x, where.double(), at=positions_of(where), condition=told)
+    once = shared(counting)(query)
+    assert asked == [4]
+    assert_near(once.logits(), counting(query).logits())
+    assert_near(once.select(where & (told == 6)).logits(), counting(query).logits()[-2:])
+    assert all(torch.equal(a, b) for a, b in zip(once.at, query.at, strict=True))

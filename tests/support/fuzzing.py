@@ -284,13 +284,14 @@ def comparisons(rng: random.Random, home: Home) -> Case:
 def _cheap(argv: list[str], rng: random.Random, home: Home) -> list[str]:
     """With a tiny model, and work that is done in a moment."""
     verb = argv[0]
-    if verb not in ("generate", "fill", "refine", "score", "evaluate"):
+    if verb not in ("generate", "fill", "refine", "score", "evaluate", "choose"):
         return argv
     argv = [*argv, "--model", home.models[rng.choices(MODELS, (6, 1, 1))[0]]] if "--model" not in argv else argv
     once = {
         "score": [("--levels", "1"), ("--repeats", "1")],
         "evaluate": [("--levels", "1")],
         "refine": [("--rounds", "1")],
+        "choose": [],
     }
     for flag, value in once.get(verb, [("--steps", "1")]):
         if flag not in argv and rng.random() < 0.95:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from textdiff.core.contracts import Query
+from textdiff.core.predictions import Categorical, positions_of
+from textdiff.core.rng import Rng
 from textdiff.networks.folder import SLOTS, TextModel
 from textdiff.networks.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
 
@@ -117,6 +122,53 @@ def byte_model() -> TextModel:
         mask_token=AddedToken("<mask>", lstrip=True, special=True),
     )
     return TextModel.from_parts(network(len(fast)), fast, name="tiny-bytes")
+
+
+LETTERS = "abc"
+
+
+def listed(*lengths: int, seed: int = 0) -> dict[str, float]:
+    """Probabilities of all strings of each of these lengths; those of one length sum to 1."""
+    result: dict[str, float] = {}
+    for length in lengths:
+        texts = ["".join(letters) for letters in itertools.product(LETTERS, repeat=length)]
+        weight = Rng([seed + length]).uniform(len(texts))[0].square() + 1e-3
+        result |= dict(zip(texts, (weight / weight.sum()).tolist(), strict=True))
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Oracle(TextModel):
+    """A model whose network is a law that can be listed: of each masked letter, given the letters that stand."""
+
+    law: dict[str, float] = field(default_factory=dict)
+    lean: float = 0.0  # above 0 it is no law's: what it says of a position leans on where that is
+    asked: list[int] = field(default_factory=list)  # rows of each forward
+
+    def predictor(self, process: str) -> Any:
+        letters = {letter: self.tokenizer.convert_tokens_to_ids(letter) for letter in LETTERS}
+        rows = {length: [(text, p) for text, p in self.law.items() if len(text) == length] for length in range(9)}
+
+        def predict(query: Query) -> Categorical:
+            x_t = query.x_t
+            at = positions_of(torch.ones_like(x_t, dtype=torch.bool)) if query.at is None else query.at
+            known = rows[x_t.shape[1]]
+            ids = torch.tensor([[letters[letter] for letter in text] for text, _ in known])
+            weight = torch.tensor([p for _, p in known], dtype=torch.float64)
+            fits = ((x_t[:, None] == ids) | (x_t[:, None] == self.mask_id)).all(-1) * weight  # (B, texts)
+            size = self.model.get_input_embeddings().weight.shape[0]
+            q = torch.zeros(len(at[0]), size, dtype=torch.float64)
+            for k, (row, place) in enumerate(zip(*(part.tolist() for part in at), strict=True)):
+                q[k].index_add_(0, ids[:, place], fits[row])
+            lean = 1 + self.lean * torch.arange(1, size + 1) * (at[1] + 1)[:, None] / size
+            self.asked.append(len(x_t))
+            return Categorical.from_logits((q * lean).log(), x_t, at)
+
+        return predict
+
+
+def oracle(texts: dict[str, float], lean: float = 0.0) -> Oracle:
+    return Oracle(**{**vars(window_model()), "processes": ("mask",), "name": "oracle"}, law=texts, lean=lean)
 
 
 def unet() -> UNet2DModel:

@@ -88,7 +88,8 @@ def _spelled_out(words: list[str]) -> list[str]:
 
 def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
     """Texts and overrides that stand behind a flag, where argparse no longer expects any."""
-    many = {"train": "override", "fill": "text", "refine": "text", "score": "text", "check": "text"}.get(arguments.verb)
+    texts = dict.fromkeys(("fill", "refine", "score", "check", "choose"), "text")
+    many = (texts | {"train": "override"}).get(arguments.verb)
     strange = [word for word in words if many is None or word.startswith("-")]
     if strange:
         hint = "" if arguments.verb != "generate" or strange[0].startswith("-") else _HOW_TO_SAY_IT

@@ -1,4 +1,4 @@
-"""score, check, evaluate: texts that are there are judged."""
+"""score, check, choose: texts that are there are judged."""
 
 from __future__ import annotations
 
@@ -66,6 +66,35 @@ def add(verbs: Any) -> None:
     bulk_flags(p)
     p.add_argument("--json", action="store_true", help="JSON Lines")
     p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
+
+    p = add_verb(
+        verbs, "choose", choose, "which candidates fit best into the slots of a text, with their probabilities"
+    )
+    text_flags(p)
+    p.add_argument(
+        "--slot",
+        type=slot,
+        action="append",
+        default=[],
+        metavar="NAME=A,B,…",
+        help="the candidates of {NAME}, words or numbers 1..9; may be repeated (the record's own slots)",
+    )
+    p.add_argument(
+        "--template", metavar="TEXT", help="put the records into this: {text} on {topic}, with --slot topic=…"
+    )
+    p.add_argument("--form", help="the form of every text (by default what its shape says)")
+    p.add_argument(
+        "--compare",
+        choices=("text", "slots"),
+        default="text",
+        help="texts of different lengths, by the whole text or by the slots alone (text)",
+    )
+    p.add_argument("--order", help="in which the slots are written (left, or that of a writer)")
+    p.add_argument("--limit", type=int, default=4096, metavar="N", help="texts that are compared at most (4096)")
+    p.add_argument("--seed", type=int, default=0, help="of random orders (0)")
+    bulk_flags(p)
+    model_flags(p)
+    format_flags(p)
 
 
 def score(a: argparse.Namespace) -> int:
@@ -216,3 +245,54 @@ def reading(text: str) -> tuple[str, str]:
     if not (key.strip() and equals and value.strip()):
         raise argparse.ArgumentTypeError(f"{text!r} is not LINE:POSITION=READING, such as 3:5=平")
     return key, value
+
+
+# -- choose ---------------------------------------------------------------------------------------------------------------
+
+LISTED = 10  # assignments that are printed
+
+
+def choose(a: argparse.Namespace) -> int:
+    records = incoming(a)
+    pipe = open_pipeline(a)
+    told, slots = Conditions(pipe.model), dict(a.slot)
+    from textdiff.pipeline.score.template import Template
+
+    def template(record: Record) -> Any:
+        mine = slots or record.get("slots") or {}
+        text = record.text if a.template is None else a.template
+        return Template.parse(text, mine, {} if a.template is None else record.fields)
+
+    def work(chunk: list[Record]) -> list[Any]:
+        options = {"compare": a.compare, "order": a.order, "limit": a.limit, "seed": a.seed}
+        templates = [template(record) for record in chunk]
+        found: list[Any] = pipe.choose(templates, form=forms_of(chunk, a.form), **options, **told.of(chunk))
+        return found
+
+    def show(record: Record, one: Any, out: TextIO) -> None:
+        if a.format == "jsonl":
+            print(joined(one, record.fields), file=out)
+        else:
+            write(chosen_lines(one), out)
+
+    write = separated()
+    return through(a, results(records, work, a.on_error == "skip"), show, total=len(a.text) or None)
+
+
+def chosen_lines(one: Any) -> str:
+    """The likeliest text, and the likeliest assignments below it."""
+    rows = [f"{row.probability:8.4f}  {' '.join(map(str, row.labels.values()))}" for row in one.assignments[:LISTED]]
+    more = len(one.assignments) - LISTED
+    rows += [f"          and {more} more"] if more > 0 else []
+    return "\n".join([one.text, *rows, f"entropy {one.entropy:.3f} nats, margin {one.margin:.3f}"])
+
+
+def slot(text: str) -> tuple[str, list[str]]:
+    """NAME=A,B or NAME=1..9."""
+    name, equals, words = text.partition("=")
+    first, dots, last = words.partition("..")
+    if dots and first.strip().isdecimal() and last.strip().isdecimal():
+        return name.strip(), [str(k) for k in range(int(first), int(last) + 1)[: 1 << 16]]
+    if not (name.strip() and equals and words.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=A,B, such as season=spring,autumn or n=1..9")
+    return name.strip(), [word.strip() for word in words.split(",")]

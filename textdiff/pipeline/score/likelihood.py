@@ -15,6 +15,7 @@ from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
 from textdiff.core.likelihood import nelbo
 from textdiff.core.predictions import positions_of
+from textdiff.core.rng import example_seed
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
@@ -22,6 +23,7 @@ from textdiff.pipeline.options import at_least
 from textdiff.pipeline.page import condition, together
 from textdiff.pipeline.score.order import Order
 from textdiff.processes import PROCESSES
+from textdiff.shaping.shared import shared
 
 MERIT_LEVELS = 16  # of a candidate of best-of, and of a poem before and after its revision
 Progress = Callable[[int], object]  # called with the number of texts done
@@ -80,7 +82,7 @@ def ordered_nats(
     name = next((name for name in model.processes if PROCESSES[name].any_order), None)
     if name is None and (way.name != "left" or steps is not None):
         raise AskedError(f"model {model.name} writes from left to right, one position at a time; pass order 'left'")
-    predictor = model.predictor(name or str(masking(model)))
+    predictor = shared(model.predictor(name or str(masking(model))))
     at_least("steps", steps, 1)
 
     def of(rows: list[int]) -> Tensor:
@@ -92,6 +94,29 @@ def ordered_nats(
         return way.nats(ids, free, seeds=chosen, **options)[:, None]
 
     return _in_batches(of, canvases, 1, batch_size, callback)[:, 0]
+
+
+def free_nats(
+    model: TextModel,
+    canvases: Sequence[Canvas],
+    order: str | None,
+    seed: int,
+    batch_size: int,
+    callback: Progress | None = None,
+) -> Tensor:
+    """−log p(free tokens | those that stand) of each canvas, nats, (canvases,) float64.
+
+    In an order, which by chance is the same for all canvases that have the same positions free; None: from left to right, by a
+    network that was trained to write so in one pass.
+    """
+    name, seeds = model.processes[0], [example_seed(seed, 0)] * len(canvases)
+    if masking(model) is None:
+        raise AskedError(
+            f"model {model.name} does not serve the mask process, by which parts of a text have a likelihood"
+        )
+    if order is None and model.writes_whole(name):
+        return bounds(model, canvases, [[one] for one in seeds], name, None, batch_size, callback)[:, 0]
+    return ordered_nats(model, canvases, seeds, order or "left", None, batch_size, callback)
 
 
 def _ids_and_free(model: TextModel, canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,10 @@ from textdiff.pipeline.canvas import Canvas, spelled
 from textdiff.pipeline.options import Forms, Words, at_least
 from textdiff.pipeline.plan import process_of
 from textdiff.pipeline.run import BATCH
+from textdiff.pipeline.score.choose import Chosen, choose
 from textdiff.pipeline.score.likelihood import Progress, bounds, check_steps, given_the_others, masking, ordered_nats
 from textdiff.pipeline.score.order import Order
+from textdiff.pipeline.score.template import MOST, Candidates, Slots, Template, merged
 from textdiff.processes import PROCESSES
 
 AHEAD = 8  # batches of records that are read before the first of them is worked on
@@ -197,6 +199,45 @@ class Scorer:
         if not parts:
             raise AskedError("there is no text to evaluate; pass at least one")
         return _by_form(torch.cat(parts), torch.tensor(counts), forms)
+
+    def choose(
+        self,
+        templates: str | Template | Iterable[str | Template],
+        slots: Slots | Sequence[Slots] | None = None,
+        form: Forms = None,
+        *,
+        title: Words = None,
+        dynasty: Words = None,
+        compare: str = "text",
+        order: str | None = None,
+        seed: int = 0,
+        limit: int = MOST,
+        batch_size: int = BATCH,
+        callback: Progress | None = None,
+        **more: Candidates,
+    ) -> list[Chosen]:
+        """Which candidates fit best into the slots of each text: pipe.choose("the {animal} sat", animal=["cat", "dog"]).
+
+        `slots` are one mapping for all templates, or one for each; `more` are slots by their names.  All assignments of at most
+        `limit` are compared, by their exact joint probability in an `order` (left, right, random:K, or as in `score`; left, or
+        that of a writer), and texts of different lengths by the whole text or by the slots alone (`compare`):
+        `textdiff.pipeline.score.choose`.  `callback` is called with the number of templates done.
+        """
+        asked = [templates] if isinstance(templates, (str, Template)) else list(templates)
+        each = list(slots) if isinstance(slots, (list, tuple)) else [slots or {}] * len(asked)
+        if len(each) != len(asked):
+            raise AskedError(f"slots has {len(each)} mappings for {len(asked)} templates; pass one, or one for each")
+        parsed = []
+        for k, (one, mine) in enumerate(zip(asked, each, strict=True)):
+            with canvas.numbered(k):
+                parsed.append(one if isinstance(one, Template) else Template.parse(one, merged(mine, more)))
+        told = [
+            canvas.per_text(name, value, len(parsed))
+            for name, value in (("form", form), ("title", title), ("dynasty", dynasty))
+        ]
+        at_least("batch_size", batch_size, 1)
+        options: dict[str, Any] = {"compare": compare, "order": order, "seed": seed, "limit": limit}
+        return choose(self.model, parsed, *told, **options, batch_size=batch_size, callback=callback)
 
     def retrieve(
         self,
