@@ -134,7 +134,7 @@ def test_the_logits_at_a_place_hang_on_its_row_alone(tmp_path, fast):
 
 
 class Counted(TorchFunctionMode):
-    """How many rows the products see, of which there are `columns` a text."""
+    """How many rows torch's own products see."""
 
     def __init__(self) -> None:
         TorchFunctionMode.__init__(self)
@@ -146,24 +146,28 @@ class Counted(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_the_last_layer_and_the_head_are_computed_only_where_something_is_read(tmp_path):
+def test_the_last_layer_and_the_head_are_computed_only_where_something_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("textdiff.networks.masked_lm.maker", lambda *_: None)
     model = lean(tmp_path / "m", tiny.window_model())  # two layers, no prefix
     x = model.content[torch.arange(300).view(10, 30) % len(model.content)]
     where = torch.zeros(x.shape, dtype=torch.bool)
     where[:, 3:5] = True
+    predictor = model.predictor("mask")
     with torch.inference_mode(), Counted() as counted:
-        model.predictor("mask")(Query(x, torch.ones(x.shape).double(), at=positions_of(where))).logits()
+        predictor(Query(x, torch.ones(x.shape).double(), at=positions_of(where))).logits()
     first = [300] * 4
     assert counted.rows == [*first, 20, 300, *[20] * 3, *[20] * 2], "of the last layer, keys and values of all columns"
 
 
-def test_of_rows_that_are_all_equal_one_is_encoded(tmp_path):
+def test_of_rows_that_are_all_equal_one_is_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr("textdiff.networks.masked_lm.maker", lambda *_: None)
     model = lean(tmp_path / "m", tiny.window_model())
     x = torch.full((10, 30), model.mask_id)
     where = torch.zeros(x.shape, dtype=torch.bool)
     where[torch.arange(10), torch.arange(10)] = True
+    predictor = model.predictor("mask")
     with torch.inference_mode(), Counted() as counted:
-        model.predictor("mask")(Query(x, torch.ones(x.shape).double(), at=positions_of(where))).logits()
+        predictor(Query(x, torch.ones(x.shape).double(), at=positions_of(where))).logits()
     assert counted.rows[0] == 30
 
 
@@ -279,7 +283,8 @@ def test_the_packaged_model_says_the_same_through_both_networks():
     poems = [p.text for p in lean.generate("五绝", **told)]
     assert poems == [p.text for p in other.generate("五绝", **told)]
     assert [lean.generate("五绝", n=1, seed=5 + k, steps=4)[0].text for k in range(3)] == poems
-    assert lean.score(poems, levels=2, repeats=1) == other.score(poems, levels=2, repeats=1)
+    scores = [[one.nats_per_char for one in pipe.score(poems, levels=2, repeats=1)] for pipe in (lean, other)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)  # products by other code round differently
 
 
 def modules_of(command: str) -> set[str]:

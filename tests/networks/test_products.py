@@ -107,17 +107,52 @@ def test_auto_is_bf16_where_that_pays_and_float32_elsewhere(monkeypatch):
     weight = torch.zeros(4, 4)
     for pays in (False, True):
         monkeypatch.setattr(products, "bf16_pays", lambda pays=pays: pays)
-        monkeypatch.setattr(products, "packing_pays", lambda: False)
+        monkeypatch.setattr(products, "packing_serves", lambda: False)
         assert products.maker("auto", weight) is (products.bf16 if pays else None)
         assert products.maker("float32", weight) is None
         assert products.maker("bf16", weight) is products.bf16
         assert products.maker("auto", weight.bfloat16()) is None
-    monkeypatch.setattr(products, "packing_pays", lambda: True)
+    monkeypatch.setattr(products, "packing_serves", lambda: True)
     assert products.maker("float32", weight) is products.packed
 
 
+def rounded_by_fours(weight: Tensor, bias: Tensor | None) -> products.Product:
+    """What some libraries do: rows that are left over after those in blocks of four are computed another way."""
+
+    def product(x: Tensor) -> Tensor:
+        rest = len(x) % 4
+        whole = torch.nn.functional.linear(x.double(), weight.double()).float()
+        return torch.cat([whole[: len(x) - rest], whole[len(x) - rest :] * (1 + 1e-6)])
+
+    return product
+
+
+def few_by_another_path(least: int) -> products.Make:
+    def make(weight: Tensor, bias: Tensor | None) -> products.Product:
+        return lambda x: (x.double() @ weight.double().t() * (1 if len(x) >= least else 1 + 1e-6)).float()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "least"), [*((few_by_another_path(k), k) for k in (1, 4, 16)), (rounded_by_fours, 16)]
+)
+def test_products_take_no_fewer_rows_than_agree_with_those_of_many(make, least):
+    assert products.fewest_rows(make, torch.zeros(50, 24)) == least
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_from_the_fewest_rows_on_a_row_has_the_same_bits_whatever_their_number(name):
+    torch.manual_seed(1)
+    weight, x = torch.randn(300, 40), torch.randn(40, 40)
+    product, fewest = (MAKES[name] or products.plain)(weight, None), products.fewest_rows(MAKES[name], weight)
+    with torch.inference_mode():
+        whole = product(x)
+        assert all(product(x[:rows]).equal(whole[:rows]) for rows in range(fewest, 17))
+
+
 def test_what_pays_is_found_by_computing():
-    for pays in (products.packing_pays, products.bf16_pays):
+    for pays in (products.packing_serves, products.bf16_pays):
         assert pays() is pays() and pays() in (True, False)
 
 

@@ -85,8 +85,8 @@ class Found:
 
 def float32_path() -> str:
     """A sentence that says how float32 products are computed on this machine."""
-    if products.packing_pays():
-        return "float32 by oneDNN, with weights that are laid out once: exact, and faster on this CPU, used"
+    if products.packing_serves():
+        return "float32 by oneDNN, with weights that are laid out once: exact, and not clearly slower on this CPU, used"
     if not torch.backends.mkldnn.is_available():
         return "float32 through oneDNN: not available in this build of torch"
     if fast_float32.chosen():

@@ -25,14 +25,10 @@ from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, TokenPredictor, positions_of
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
-from textdiff.networks.lean.products import maker
+from textdiff.networks.lean.products import fewest_rows, maker
 from textdiff.networks.reading import READINGS, Reading, Speaker
 from textdiff.networks.tokenization import frame
 from textdiff.processes import PROCESSES
-
-# A float32 product of fewer rows takes another path in MKL and rounds differently, and a row must not notice its
-# neighbours: short batches are filled up with copies of a row.
-FEWEST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -92,9 +88,10 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         banned[text_model.unk_id] = 0.0
     width = len(text_model.prefix)
     offset = width + len(before)
+    fewest = fewest_of(model)
 
     def silence() -> Tensor:
-        nothing = torch.zeros(FEWEST_ROWS, model.config.hidden_size, dtype=model.dtype, device=text_model.device)
+        nothing = torch.zeros(fewest, model.config.hidden_size, dtype=model.dtype, device=text_model.device)
         return to_logits(nothing)[:1].float()
 
     reading = READINGS[PROCESSES[process].data if process else "tokens"](text_model, banned, silence)
@@ -106,8 +103,8 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         if at is None:
             at = positions_of(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
         rows, place = at[0].unique_consecutive(return_inverse=True)
-        if 0 < len(rows) * x_t.shape[1] < FEWEST_ROWS:
-            rows = torch.cat([rows, rows[:1].expand(FEWEST_ROWS)])
+        if 0 < len(rows) * x_t.shape[1] < fewest:
+            rows = torch.cat([rows, rows[:1].expand(fewest)])
         x, level = x_t[rows], t[rows]
         text = reading.tokens(x)
         if condition is None:
@@ -115,7 +112,7 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         first, last = (text.new_tensor(edge).expand(len(x), -1) for edge in (before, after))
         ids = torch.cat([fill(condition[rows], text, level), first, text, last], 1)  # (R, P + a + L + b)
         encoded = place  # which of the rows that are encoded each position is in
-        alike = reading.by_ids and x_t.shape[1] >= FEWEST_ROWS and len(rows) > 1 and not torch.is_grad_enabled()
+        alike = reading.by_ids and x_t.shape[1] >= fewest and len(rows) > 1 and not torch.is_grad_enabled()
         if alike and bool((ids == ids[:1]).all()):
             ids, encoded = ids[:1], torch.zeros_like(place)
         live = ids != pad
@@ -137,13 +134,13 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         context = _autocast(x.device.type)
         hidden = None
         if len(ids):
-            several = _filled_up(torch.arange(len(place), device=x.device))
+            several = filled_up(torch.arange(len(place), device=x.device), fewest)
             hidden = encode((encoded[several], column[offset + at[1][several]]), **inputs)
 
         def read(index: Tensor) -> Tensor:
             if hidden is None or not len(index):
                 return torch.zeros(len(index), len(banned), device=banned.device)
-            several = _filled_up(index)
+            several = filled_up(index, fewest)
             row, there = place[several], at[1][several]
             with context():
                 evidence = reading.evidence(x[row, there], level[row, there])
@@ -159,9 +156,15 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
     return predict
 
 
-def _filled_up(index: Tensor) -> Tensor:
-    """An index (n,) with copies of its last entry up to `FEWEST_ROWS`."""
-    return torch.cat([index, index[-1:].expand(max(0, FEWEST_ROWS - len(index)))])
+def filled_up(rows: Tensor, fewest: int) -> Tensor:
+    """Rows (n, …) with copies of the last one, up to `fewest`."""
+    missing = max(0, fewest - len(rows))
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
+
+
+def fewest_of(model: Any) -> int:
+    """How many rows a product of the network takes at least, so that no row notices the others."""
+    return fewest_rows(model.make if isinstance(model, Encoder) else None, model.get_input_embeddings().weight)
 
 
 def network_of(text_model: Speaker) -> Any:

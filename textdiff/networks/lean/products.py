@@ -1,12 +1,17 @@
 """How a network multiplies hidden states by its weights, x·weightᵀ + bias, (…, D) -> (…, E), at each precision.
 
-    float32   as torch does, or by oneDNN with weights that are laid out for it once, where that pays; both are exact float32
+    float32   by oneDNN with weights that are laid out for it once, or as torch does where that is faster; both are exact float32
     bf16      factors and results rounded to bfloat16 (8 bits of mantissa), sums in float32; norms, attention and what is added
               from layer to layer stay in float32
     auto      bf16 on a CPU that multiplies so in clearly less time, float32 elsewhere
 
 What pays is found out by computing an example, in a few hundredths of a second, and remembered for the rest of the process.  A CPU
 without bfloat16 products emulates them at a tenth of the speed.
+
+A product of few rows may take another path and round differently, but a text must not notice how many others are computed with
+it: `fewest_rows` is from how many rows on a product gives each row the bits that it has among others.  torch's float32 product
+needs 4 to 16, by CPU and number of threads, oneDNN's with weights that are laid out 1 on the CPUs that were tried, so that one
+text at a time costs what it should.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ PRECISIONS = ("float32", "bf16", "auto")
 SHAPES = ((128, 384, 1536), (22, 384, 1536))  # rows, inner, columns: a batch through a layer, and one text
 LEAST_GAIN = 1.25
 ROUNDS = 5
+FEW = (1, 2, 4, 8, 16)  # numbers of rows; 16 is enough for every product that was tried
+MOST_COLUMNS = 4096  # of an example
 
 
 def plain(weight: Tensor, bias: Tensor | None) -> Product:
@@ -61,13 +68,35 @@ def maker(precision: str, weight: Tensor) -> Make | None:
     there = weight.device.type == "cpu" and weight.dtype == torch.float32
     if precision == "bf16" or (precision == "auto" and there and bf16_pays()):
         return bf16
-    return packed if there and packing_pays() else None
+    return packed if there and packing_serves() else None
+
+
+def fewest_rows(make: Make | None, weight: Tensor) -> int:
+    """From how many rows on products of such a weight (E, D) do not hang on the number of rows; with `make`, of those it makes."""
+    if weight.device.type != "cpu":
+        return FEW[-1]
+    columns, inner = weight.shape
+    return _fewest(make or plain, min(columns, MOST_COLUMNS), inner, weight.dtype, torch.get_num_threads())
 
 
 @cache
-def packing_pays() -> bool:
-    """Whether float32 products with weights that are laid out once are clearly faster on this CPU."""
-    return bool(torch.backends.mkldnn.is_available()) and _pays(packed, plain)
+def _fewest(make: Make, columns: int, inner: int, dtype: torch.dtype, threads: int) -> int:
+    """`fewest_rows`, for as many `threads` as torch has now, by examples."""
+    agree = dict.fromkeys(range(1, FEW[-1] + 1), True)
+    with torch.inference_mode(), torch.random.fork_rng(devices=()):
+        for width in {columns, inner}:
+            product = make(torch.randn(width, inner).to(dtype), None)
+            x = torch.randn(4 * FEW[-1], inner).to(dtype)
+            whole = product(x)
+            for rows in agree:
+                agree[rows] &= all(product(x[k : k + rows]).equal(whole[k : k + rows]) for k in (0, FEW[-1] - 1))
+    return next((few for few in FEW if all(same for rows, same in agree.items() if rows >= few)), FEW[-1])
+
+
+@cache
+def packing_serves() -> bool:
+    """Whether float32 products with weights that are laid out once are taken: where torch's own are not clearly faster."""
+    return bool(torch.backends.mkldnn.is_available()) and not _pays(plain, packed)
 
 
 @cache

@@ -31,7 +31,7 @@ from textdiff.core.errors import AskedError, ModelError
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
-from textdiff.networks.masked_lm import FEWEST_ROWS, HEADS, network_of, parts
+from textdiff.networks.masked_lm import HEADS, fewest_of, filled_up, network_of, parts
 from textdiff.networks.ordered.memory import Recent
 from textdiff.networks.ordered.prediction import InOrder
 from textdiff.networks.reading import Speaker
@@ -71,7 +71,8 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
     banned[text_model.content] = 0.0
     if text_model.unk_id is not None:
         banned[text_model.unk_id] = 0.0
-    recent = Recent()
+    fewest = fewest_of(model)
+    recent = Recent(fewest)
 
     def embed(columns: Columns) -> Tensor:
         table = model.get_input_embeddings()
@@ -80,8 +81,7 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
 
     def logits_of(hidden: Tensor) -> Tensor:
         """Of hidden states (n, D)."""
-        several = torch.cat([hidden, hidden[:1].expand(max(0, FEWEST_ROWS - len(hidden)), -1)])
-        scores = (to_logits(several).float() + banned)[: len(hidden)]
+        scores = (to_logits(filled_up(hidden, fewest)).float() + banned)[: len(hidden)]
         if not torch.is_grad_enabled() and not bool(scores.amax(-1).isfinite().all()):
             raise not_finite(text_model.name)
         return scores

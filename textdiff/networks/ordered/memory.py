@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from textdiff.networks.lean.network import Encoder
-from textdiff.networks.masked_lm import FEWEST_ROWS
+from textdiff.networks.masked_lm import filled_up
 
 KEPT = 2  # batches that are written by turns: those with and without a condition under guidance
 
@@ -34,7 +34,7 @@ class Memory:
 class _Text:
     """A batch that is being written, as far as its columns were computed."""
 
-    columns: Any  # any_subset.Columns, of R ≥ FEWEST_ROWS rows
+    columns: Any  # any_subset.Columns, of R ≥ `fewest` rows
     memory: Memory
     hidden: Tensor  # (R, D) of the last column
 
@@ -42,14 +42,15 @@ class _Text:
 class Recent:
     """The batches that were written last.  It saves work, and changes no number: columns that are not there are computed."""
 
-    def __init__(self) -> None:
+    def __init__(self, fewest: int) -> None:
+        """`fewest` rows are computed at least."""
+        self.fewest = fewest
         self.texts: list[_Text] = []
 
     def last(self, model: Encoder, columns: Any, embed: Callable[[Any], Tensor], standing: int) -> Tensor:
         """The hidden states of the last column, (R, D); the first `standing` columns see each other."""
         rows = len(columns.ids)
-        if rows < FEWEST_ROWS:
-            columns = _each(columns, lambda part: torch.cat([part, part[:1].expand(FEWEST_ROWS - rows, -1)]))
+        columns = _each(columns, lambda part: filled_up(part, self.fewest))
         found = next((text for text in self.texts if _begins(columns, text.columns, standing)), None)
         if found is None:
             found = _Text(_each(columns, lambda part: part[:, :0]), Memory(), columns.ids)
