@@ -28,6 +28,7 @@ _WHERE = {  # the file below textdiff -> its public names
     "pipeline.outputs": "Output Refined Frame",
     "pipeline.score.scorer": "Score Detail",
     "pipeline.score.choose": "Chosen",
+    "pipeline.score.restore": "Restoration",
     "verse.checker": "check",
     "verse.forms": "FORMS",
     "training.run": "train",

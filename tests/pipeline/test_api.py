@@ -16,6 +16,7 @@ PUBLIC = [
     *("load", "TextPipeline", "Pipeline", "ImagePipeline", "Options", "Output", "Score", "Detail", "Refined", "Frame"),
     *(
         "Chosen",
+        "Restoration",
         "check",
         "FORMS",
         "train",

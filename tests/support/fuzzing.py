@@ -284,7 +284,7 @@ def comparisons(rng: random.Random, home: Home) -> Case:
 def _cheap(argv: list[str], rng: random.Random, home: Home) -> list[str]:
     """With a tiny model, and work that is done in a moment."""
     verb = argv[0]
-    if verb not in ("generate", "fill", "refine", "score", "evaluate", "choose"):
+    if verb not in ("generate", "fill", "refine", "score", "evaluate", "choose", "restore"):
         return argv
     argv = [*argv, "--model", home.models[rng.choices(MODELS, (6, 1, 1))[0]]] if "--model" not in argv else argv
     once = {
@@ -292,6 +292,7 @@ def _cheap(argv: list[str], rng: random.Random, home: Home) -> list[str]:
         "evaluate": [("--levels", "1")],
         "refine": [("--rounds", "1")],
         "choose": [],
+        "restore": [("--width", "2")],
     }
     for flag, value in once.get(verb, [("--steps", "1")]):
         if flag not in argv and rng.random() < 0.95:

@@ -1,4 +1,4 @@
-"""score, check, choose: texts that are there are judged."""
+"""score, check, choose, restore: texts that are there are judged."""
 
 from __future__ import annotations
 
@@ -91,6 +91,22 @@ def add(verbs: Any) -> None:
     )
     p.add_argument("--order", help="in which the slots are written (left, or that of a writer)")
     p.add_argument("--limit", type=int, default=4096, metavar="N", help="texts that are compared at most (4096)")
+    p.add_argument("--seed", type=int, default=0, help="of random orders (0)")
+    bulk_flags(p)
+    model_flags(p)
+    format_flags(p)
+
+    p = add_verb(
+        verbs,
+        "restore",
+        restore,
+        "the likeliest fillings of damaged texts, for each gap and all of it, with probabilities",
+    )
+    text_flags(p)
+    p.add_argument("--form", help="the form of every text (by default what its shape says)")
+    p.add_argument("--top", type=int, default=20, metavar="N", help="fillings of each gap (20)")
+    p.add_argument("--width", type=int, default=64, metavar="N", help="of the beam that finds them (64)")
+    p.add_argument("--order", help="in which the gaps are written (left, or that of a writer)")
     p.add_argument("--seed", type=int, default=0, help="of random orders (0)")
     bulk_flags(p)
     model_flags(p)
@@ -296,3 +312,43 @@ def slot(text: str) -> tuple[str, list[str]]:
     if not (name.strip() and equals and words.strip()):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=A,B, such as season=spring,autumn or n=1..9")
     return name.strip(), [word.strip() for word in words.split(",")]
+
+
+# -- restore --------------------------------------------------------------------------------------------------------------
+
+
+def restore(a: argparse.Namespace) -> int:
+    records = incoming(a)
+    pipe = open_pipeline(a)
+    from textdiff.pipeline.page import unread
+
+    told, strange = Conditions(pipe.model), Unread(lambda text: unread(text, pipe.model))
+
+    def work(chunk: list[Record]) -> list[Any]:
+        texts, options = [record.text for record in chunk], {"top": a.top, "width": a.width}
+        found: list[Any] = pipe.restore(
+            texts, forms_of(chunk, a.form), order=a.order, seed=a.seed, **options, **told.of(chunk)
+        )
+        return found
+
+    def show(record: Record, one: Any, out: TextIO) -> None:
+        strange.looked(record)
+        if a.format == "jsonl":
+            print(joined(dataclasses.asdict(one), record.fields), file=out)
+        else:
+            write(restored_lines(one), out)
+
+    write = separated()
+    return through(a, results(records, work, a.on_error == "skip"), show, total=len(a.text) or None)
+
+
+def restored_lines(one: Any) -> str:
+    """The restored text, and the likeliest fillings of each gap."""
+    rows = [f"{one.text}", f"{one.probability:8.4f}  all gaps together"]
+    for number, gap in enumerate(one.gaps, start=1):
+        likely = "  ".join(f"{row.text} {row.probability:.3f}" for row in gap.fillings)
+        sizes = "  ".join(f"{size}: {p:.3f}" for size, p in gap.lengths.items())
+        rows.append(
+            f"{gap.covered:8.4f}  gap {number}: {likely}" + (f"  (length {sizes})" if len(gap.lengths) > 1 else "")
+        )
+    return "\n".join(rows)

@@ -113,7 +113,7 @@ def holed(text: str, model: TextModel, form: Form | None = None, *, verse: bool 
     Whole lines that are too few for a poem are the opening of the shortest form of that width; the lines that follow are
     open as well, and not shown.  A couplet's upper line alone asks for the lower one.
     """
-    marked = _mark(text, model)
+    marked = with_holes(text, model)
     try:
         return _holed(marked, model, form, verse)
     except AskedError as error:  # quotes the text as it was typed
@@ -147,7 +147,7 @@ def whole(text: str, model: TextModel, form: Form | None = None, *, verse: bool 
         _check_form(form, model)
         if form.plain:
             raise AskedError(f"form {form.name!r} tells how to write a text, not how to score one; leave it out")
-    if HOLE in (marked := _mark(text, model)):
+    if HOLE in (marked := with_holes(text, model)):
         raise AskedError(HAS_HOLE.format(shorten(text)))
     form = form or guess_form(marked)
     if form is None:
@@ -264,7 +264,7 @@ def numbered(number: int) -> Iterator[None]:
 # -- parts ----------------------------------------------------------------------------------------------------------------
 
 
-def _mark(text: str, model: TextModel) -> str:
+def with_holes(text: str, model: TextModel) -> str:
     signs = {"[MASK]", "_", model.tokenizer.mask_token or "_"}
     return re.sub("|".join(map(re.escape, sorted(signs, key=len, reverse=True))), HOLE, text)
 

@@ -31,6 +31,7 @@ from textdiff.pipeline.run import BATCH
 from textdiff.pipeline.score.choose import Chosen, choose
 from textdiff.pipeline.score.likelihood import Progress, bounds, check_steps, given_the_others, masking, ordered_nats
 from textdiff.pipeline.score.order import Order
+from textdiff.pipeline.score.restore import TOP, WIDTH, Restoration, restore
 from textdiff.pipeline.score.template import MOST, Candidates, Slots, Template, merged
 from textdiff.processes import PROCESSES
 
@@ -231,13 +232,40 @@ class Scorer:
         for k, (one, mine) in enumerate(zip(asked, each, strict=True)):
             with canvas.numbered(k):
                 parsed.append(one if isinstance(one, Template) else Template.parse(one, merged(mine, more)))
-        told = [
-            canvas.per_text(name, value, len(parsed))
-            for name, value in (("form", form), ("title", title), ("dynasty", dynasty))
-        ]
+        told = self._told(len(parsed), form, title, dynasty)
         at_least("batch_size", batch_size, 1)
         options: dict[str, Any] = {"compare": compare, "order": order, "seed": seed, "limit": limit}
         return choose(self.model, parsed, *told, **options, batch_size=batch_size, callback=callback)
+
+    def restore(
+        self,
+        texts: str | Iterable[str],
+        form: Forms = None,
+        *,
+        title: Words = None,
+        dynasty: Words = None,
+        top: int = TOP,
+        width: int = WIDTH,
+        order: str | None = None,
+        seed: int = 0,
+        batch_size: int = BATCH,
+        callback: Progress | None = None,
+    ) -> list[Restoration]:
+        """The likeliest fillings of damaged texts: □ is a lost character (token), □{1,3} one to three of them.
+
+        For the whole text and for each gap the `top` likeliest fillings with their probabilities, which are exact in an `order`
+        (as in `choose`); the list comes from a beam of `width`: `textdiff.pipeline.score.restore`.  `callback` is called with the
+        number of texts done.
+        """
+        asked = [texts] if isinstance(texts, str) else list(texts)
+        told = self._told(len(asked), form, title, dynasty)
+        options: dict[str, Any] = {"top": top, "width": width, "order": order, "seed": seed}
+        return restore(self.model, asked, *told, **options, batch_size=batch_size, callback=callback)
+
+    def _told(self, n: int, form: Forms, title: Words, dynasty: Words) -> list[list[str | None]]:
+        """The form, title and dynasty of each of n texts."""
+        named = (("form", form), ("title", title), ("dynasty", dynasty))
+        return [canvas.per_text(name, value, n) for name, value in named]
 
     def retrieve(
         self,
