@@ -36,6 +36,7 @@ _KINDS = {
     "the bound on a file": (
         *("file", "process", "order", "steps", "levels", "told", "titles", "on_error", "rejects", "model", "device"),
     ),
+    "the restoration of a file": ("file", "restore", "order", "told", "model", "device"),
     "the comparison of --samples": ("samples", "reference", "train", "validation", "titles", "plot"),
     "a model of images": ("file", "n", "steps", "samplers", "guidance", "quick", "keep", "plot", "model", "device"),
 }
@@ -90,6 +91,13 @@ def add(verbs: Any) -> None:
         metavar="K",
         help="instead: how often a poem's own title bounds it best of K; the file is held in memory",
     )
+    p.add_argument(
+        "--restore",
+        type=numbers,
+        default=(),
+        metavar="1,2,…",
+        help="instead: take so many characters out of each poem, and see how often they are restored",
+    )
     p.add_argument("--limit", type=int, metavar="N", help="the first N records alone, of each file")
     p.add_argument("--seed", type=int, default=0, help="(0)")
     bulk_flags(p)
@@ -109,6 +117,8 @@ def evaluate(a: argparse.Namespace) -> int:
             raise AskedError(
                 f"FILE {a.file!r} is given beside --samples; pass FILE for a bound, flags for a comparison"
             )
+    elif a.restore:
+        kind, run = "the restoration of a file", _restore
     else:
         kind, run = "the bound on a file", _bound if a.titles is None else _title_bound
     _check_flags(a, kind)
@@ -193,6 +203,20 @@ def _title_bound(a: argparse.Namespace) -> int:
             f"among {a.titles} (by chance {found['chance']:.3f})"
         )
         print(json.dumps(found) if a.json else line, file=out)
+    return Exit.DONE
+
+
+def _restore(a: argparse.Namespace) -> int:
+    """How often what is taken out of poems is restored, and how well the probabilities of that are calibrated."""
+    from textdiff.measure.gaps import protocol
+
+    rows = (record.fields for record in _rows(a.file, a.limit))
+    with writing(a.out) as out:
+        model = open_pipeline(a).model
+        with progress_bar(a, a.limit, "poem") as bar:
+            options = {"order": a.order, "conditions": a.told, "seed": a.seed, "callback": bar.update}
+            found = protocol.restoration(model, rows, lost=a.restore, **options)
+        print(json.dumps(found) if a.json else protocol.table(found), file=out)
     return Exit.DONE
 
 

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 import textdiff.pipeline.canvas as canvas
+from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
-from textdiff.core.predictions import TokenPredictor
+from textdiff.core.predictions import TokenPredictor, positions_of
 from textdiff.core.rng import example_seed
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
@@ -106,7 +107,7 @@ def restore(
     """Each damaged text restored, whatever the texts beside it."""
     at_least("top", top, 1)
     at_least("width", width, 1)
-    writer = _Writer(model, order, max(width, top), seed, batch_size)
+    writer = Writer(model, order, max(width, top), seed, batch_size)
     results = []
     for number, told in enumerate(zip(texts, forms, titles, dynasties, strict=True)):
         with canvas.numbered(number):
@@ -166,7 +167,7 @@ def _pages(
 
 
 @dataclass(frozen=True)
-class _Writer:
+class Writer:
     """A model that writes holes in an order."""
 
     model: TextModel
@@ -218,6 +219,16 @@ class _Writer:
                 found = self._by_order(found, holes, predictor, told(len(found.ids)))
         return Found(found.ids.cpu(), found.nats.cpu(), found.others)
 
+    def alone(self, page: Canvas, holes: Tensor) -> Tensor:
+        """log q of every token at each hole (h,), all the others being open, (h, V) float64: by one forward."""
+        ids = page.ids.to(self.model.device)
+        free = torch.zeros_like(ids, dtype=torch.bool).index_fill(0, holes.to(ids.device), True)[None]
+        query = Query(ids[None], free.double(), at=positions_of(free), condition=condition(self.model, [page]))
+        with torch.inference_mode(), fast_float32():
+            logits = self.predictor(page)(query).by_token().logits()
+        log_q: Tensor = logits.double().log_softmax(-1).cpu()
+        return log_q
+
     def _by_order(self, found: Found, holes: Tensor, predictor: TokenPredictor, told: Tensor) -> Found:
         """The fillings of the beam by their likelihood in the order itself."""
         free = torch.zeros_like(found.ids, dtype=torch.bool).index_fill(1, holes, True)
@@ -247,7 +258,7 @@ class _List:
 
 
 def _restored(
-    writer: _Writer, text: str, form: str | None, title: str | None, dynasty: str | None, top: int
+    writer: Writer, text: str, form: str | None, title: str | None, dynasty: str | None, top: int
 ) -> Restoration:
     pages = _pages(writer.model, text, form, title, dynasty)
     gaps = [page.free.nonzero()[:, 0][: sum(lengths)].split(list(lengths)) for lengths, page in pages]
