@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
 from textdiff.core.errors import AskedError
+from textdiff.pipeline.jobs.apart import apart
 from textdiff.verse.names import dynasty_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ def bulk_flags(p: Parser) -> None:
     p.add_argument(
         "--on-error",
         choices=("stop", "skip"),
-        default="stop",
         help="at a wrong record: end, or go on without it (stop)",
     )
     p.add_argument(
@@ -80,13 +80,13 @@ def incoming(a: argparse.Namespace) -> Iterator[Record]:
     return (replace(record, number=k) for k, record in enumerate(records))
 
 
-def opened(source: Any, on_error: str = "stop") -> Iterator[Record]:
+def opened(source: Any, on_error: str | None = None) -> Iterator[Record]:
     """The records of a source, of which the first is read at once."""
     from textdiff.data.records import read
 
     records = read(source, note=lambda line: log(f"textdiff: {line}"))
     first = next(records)
-    if on_error == "stop" and first.error is not None:
+    if on_error != "skip" and first.error is not None:
         raise fault_of(first)
     return itertools.chain([first], records)
 
@@ -111,22 +111,16 @@ def results(records: Iterator[Record], work: Work, skip: bool) -> Iterator[tuple
 
 
 def _attempt(chunk: list[Record], work: Work, skip: bool) -> list[tuple[Record, Any]]:
-    """The results of a chunk; halves are tried where the whole fails, down to the record that is wrong."""
+    """The results of a chunk; those before a wrong record are there, and with `skip` those after it."""
     sound = list(itertools.takewhile(lambda record: record.error is None, chunk))
     if len(sound) < len(chunk):
         wrong, rest = chunk[len(sound)], chunk[len(sound) + 1 :]
         done = [*(_attempt(sound, work, skip) if sound else []), (wrong, fault_of(wrong))]
         return done + (_attempt(rest, work, skip) if rest and skip else [])
-    try:
-        return list(zip(chunk, work(chunk), strict=True))
-    except AskedError as error:
-        if len(chunk) == 1:
-            return [(chunk[0], fault_of(chunk[0], error))]
-    half = len(chunk) // 2
-    done = _attempt(chunk[:half], work, skip)
-    if not skip and isinstance(done[-1][1], AskedError):
-        return done
-    return done + _attempt(chunk[half:], work, skip)
+    return [
+        (record, fault_of(record, result) if isinstance(result, AskedError) else result)
+        for record, result in apart(chunk, work, skip)
+    ]
 
 
 class Rejects(contextlib.AbstractContextManager["Rejects"]):
@@ -176,10 +170,17 @@ def through(
     unit: str = "text",
     total: int | None = None,
     end: Callable[[TextIO], object] = lambda out: None,
+    to: contextlib.AbstractContextManager[TextIO] | None = None,
+    before: tuple[int, int] = (0, 0),
 ) -> int:
-    """Write the result of every record, in order, and then what `end` writes; the exit code."""
+    """Write the result of every record, in order, and then what `end` writes; the exit code.
+
+    They are written to --out, or to `to`.  before: the records that were done in an earlier start, and how many of them were wrong.
+    """
     as_json = getattr(a, "json", False) or getattr(a, "format", "text") == "jsonl"
-    with writing(a.out, keep=True) as out, Rejects(a) as rejects, progress_bar(a, total, unit) as bar:
+    place = writing(a.out, keep=True) if to is None else to
+    with place as out, Rejects(a) as rejects, progress_bar(a, total, unit) as bar:
+        rejects.total, rejects.failed = before
         for record, result in records:
             rejects.total += 1
             if isinstance(result, AskedError):

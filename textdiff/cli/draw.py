@@ -41,6 +41,7 @@ from textdiff.cli.drawing import (
     options_of,
     watching_flags,
 )
+from textdiff.cli.jobs.running import check_jobs, do_jobs, job_flags
 from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_images
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.options import Options
@@ -59,6 +60,7 @@ def add(verbs: Any) -> None:
     drawing_flags(p, "generate")
     watching_flags(p)
     format_flags(p)
+    job_flags(p)
 
     p = add_verb(verbs, "fill", fill, "fill the holes (□, _ or [MASK]) of poems and sentences", ending=names_epilog)
     text_flags(p)
@@ -72,6 +74,7 @@ def add(verbs: Any) -> None:
     bulk_flags(p)
     watching_flags(p)
     format_flags(p)
+    job_flags(p)
 
     p = add_verb(
         verbs,
@@ -93,9 +96,19 @@ def add(verbs: Any) -> None:
     drawing_flags(p, "refine")
     bulk_flags(p)
     format_flags(p)
+    job_flags(p)
 
 
-def generate(a: argparse.Namespace) -> None:
+def generate(a: argparse.Namespace) -> int | None:
+    check_jobs(a)
+    if a.input is not None:
+        check_kind(a, images=False)
+        return do_jobs(a, _new_options(a).given() | {"n": a.n})
+    _write_new(a)
+    return None
+
+
+def _write_new(a: argparse.Namespace) -> None:
     with writing(a.out) as out:
         options, pipe = _new_options(a), open_model(a)
         if a.model is not None and PROCESSES[pipe.model.processes[0]].data == "values":
@@ -148,6 +161,10 @@ def _read_template(path: str) -> str:
 
 
 def fill(a: argparse.Namespace) -> int | None:
+    check_jobs(a)
+    if a.input is not None:
+        check_kind(a, images=False)
+        return do_jobs(a, options_of(a).given())
     if a.model is not None and of_images(a.model):
         with writing(a.out) as out:
             fill_images(a, open_model(a), out)
@@ -188,9 +205,12 @@ def _watched(a: argparse.Namespace, pipe: Any, options: Options, seeds: list[int
 
 
 def refine(a: argparse.Namespace) -> int:
+    check_jobs(a)
+    task = {name: getattr(a, name) for name in ("rounds", "k", "patience", "keep", "freeze", "variations", "level")}
+    if a.input is not None:
+        return do_jobs(a, options_of(a).given() | task | {"keep": list(a.keep), "freeze": list(a.freeze)})
     records = incoming(a)
     pipe, options = open_pipeline(a), options_of(a)
-    task = {name: getattr(a, name) for name in ("rounds", "k", "patience", "keep", "freeze", "variations", "level")}
     conditions, write = Conditions(pipe.model), separated()
 
     def work(chunk: list[Record]) -> list[list[Any]]:

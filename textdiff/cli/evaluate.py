@@ -148,7 +148,7 @@ def _bound(a: argparse.Namespace) -> int:
     check_writable(a.out)
 
     def wrong(record: Record, error: AskedError) -> None:
-        if a.on_error == "stop":
+        if a.on_error != "skip":
             raise fault_of(record, error)
         rejects.take(record, fault_of(record, error))
 

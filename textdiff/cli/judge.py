@@ -23,6 +23,7 @@ from textdiff.cli.common import (
     text_flags,
     writing,
 )
+from textdiff.cli.jobs.running import check_jobs, do_jobs, job_flags
 from textdiff.core.errors import AskedError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def add(verbs: Any) -> None:
     bulk_flags(p)
     model_flags(p)
     format_flags(p)
+    job_flags(p)
 
     p = add_verb(
         verbs, "check", check, "tones, rhyme and faults of regular verse; exit code 3 if a strict form is broken"
@@ -114,12 +116,17 @@ def add(verbs: Any) -> None:
 
 
 def score(a: argparse.Namespace) -> int:
+    check_jobs(a)
+    if a.input is not None:
+        ways = ("form", "process", "order", "steps", "levels", "repeats")
+        return do_jobs(a, {name: getattr(a, name) for name in ways} | ({"detail": True} if a.detail else {}))
     records = incoming(a)
     total = len(a.text) or None
     for path in (a.svg, a.png):
         check_writable(path)
     pipe = open_pipeline(a)
     from textdiff.pipeline.page import unread
+    from textdiff.pipeline.score.scorer import with_detail
 
     detailed, drawn = a.detail or a.svg or a.png, list[Any]()
     told, strange = Conditions(pipe.model), Unread(lambda text: unread(text, pipe.model))
@@ -133,7 +140,7 @@ def score(a: argparse.Namespace) -> int:
         if a.svg or a.png:
             drawn.append(detail)
         if a.format == "jsonl":
-            print(joined(_with_detail(one, detail), record.fields), file=out)
+            print(joined(with_detail(one, detail), record.fields), file=out)
         elif detail is None:
             print(score_line(one), file=out)
         else:
@@ -152,17 +159,12 @@ def score(a: argparse.Namespace) -> int:
 
 def _scored(pipe: Any, a: argparse.Namespace, chunk: list[Record], told: Conditions, detailed: bool) -> list[Any]:
     """(score, detail or None) of each record.  Records with seeds of their own are scored by these."""
-    seeds = [record.get("seed") if a.seed is None else a.seed for record in chunk]
-    found: dict[int, Any] = {}
-    for seed in dict.fromkeys(seeds):
-        rows = [k for k, one in enumerate(seeds) if one == seed]
-        some = [chunk[k] for k in rows]
-        texts, form, said = [record.text for record in some], forms_of(some, a.form), told.of(some)
-        options = {"process": a.process, "order": a.order, "steps": a.steps, "levels": a.levels, "repeats": a.repeats}
-        scores = pipe.score(texts, form, **options, seed=seed or 0, **said)
-        details = pipe.detail(texts, form, **said) if detailed else [None] * len(texts)
-        found |= dict(zip(rows, zip(scores, details, strict=True), strict=True))
-    return [found[k] for k in range(len(chunk))]
+    texts, form, said = [record.text for record in chunk], forms_of(chunk, a.form), told.of(chunk)
+    seeds = [(record.get("seed") or 0) if a.seed is None else a.seed for record in chunk]
+    options = {name: getattr(a, name) for name in ("process", "order", "steps", "levels", "repeats")}
+    scores = pipe.score(texts, form, **options, seed=seeds, **said)
+    details = pipe.detail(texts, form, **said) if detailed else [None] * len(texts)
+    return list(zip(scores, details, strict=True))
 
 
 def score_line(one: Any) -> str:
@@ -178,14 +180,6 @@ def unit_of(one: Any) -> tuple[str, str]:
     letters = [c for c in bare if unicodedata.category(c)[0] != "P"]
     alike = one.characters in (len(one.text), len(bare), len(letters))
     return ("char", "character") if alike else ("token", "token")
-
-
-def _with_detail(one: Any, detail: Any) -> dict[str, Any]:
-    """The keys of a JSON line: a score, and the nats of each character where they were asked for."""
-    result = dataclasses.asdict(one)
-    if detail is not None:
-        result["detail"] = {k: v for k, v in dataclasses.asdict(detail).items() if k not in ("text", "form", "model")}
-    return result
 
 
 def _write_detail(one: Any, detail: Any, out: TextIO) -> None:

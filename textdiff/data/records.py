@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,8 +51,9 @@ class Record:
 
     fields: Mapping[str, Any]
     place: str  # 'poems.jsonl' line 7
-    error: str | None = None  # None: the record is sound, and has a `text`
+    error: str | None = None  # None: the record is sound, and has a `text` where one is needed
     number: int = 0  # among the records of its source, where the reader counts them
+    line: int = 0  # of a file of JSON Lines, from 1
 
     def __getitem__(self, key: str) -> Any:
         return self.fields[key]
@@ -68,12 +69,12 @@ class Record:
 
 
 def read(
-    source: Source, note: Note | None = None, longest: int | None = LONGEST, column: str = "text"
+    source: Source, note: Note | None = None, longest: int | None = LONGEST, column: str | None = "text"
 ) -> Iterator[Record]:
     """The records of a source, also wrong ones.  AskedError for a source that cannot be read or has no record.
 
     `note` is called with each remark on the source that people may want to read.  `longest` is how many characters a line may
-    have, and `column` is the key of the texts.
+    have, and `column` is the key of the texts; None: the source is JSON Lines, whose records need no text.
     """
     name = name_of(source)
     empty = True
@@ -123,8 +124,8 @@ def name_of(source: Source) -> str:
 # -- kinds ----------------------------------------------------------------------------------------------------------------
 
 
-def _records(source: Source, name: str, note: Note | None, longest: int | None, column: str) -> Iterator[Record]:
-    if (rows := _table(source, name, column)) is not None:
+def _records(source: Source, name: str, note: Note | None, longest: int | None, column: str | None) -> Iterator[Record]:
+    if column is not None and (rows := _table(source, name, column)) is not None:
         for number, row in rows:
             yield checked(_named(dict(row), column), f"{name} row {number}")
         return
@@ -134,13 +135,16 @@ def _records(source: Source, name: str, note: Note | None, longest: int | None, 
         if first is None:
             return
         head, lines = first.text.strip(), itertools.chain([first], lines)
-        suffix = _suffix(source)
-        delimiter = tables.delimiter_of(head, suffix, column)
         if head.startswith("{"):
             yield from (_parsed(line, name, column) for line in lines if line.text.strip() or line.error)
-        elif _is_array(head):
+            return
+        if _is_array(head):
             raise AskedError(f"{name} is one array of JSON; write one object a line (jq -c '.[]' does it)")
-        elif delimiter is not None:
+        if column is None:
+            raise AskedError(f"{name} does not begin with an object of JSON; write one on each line")
+        suffix = _suffix(source)
+        delimiter = tables.delimiter_of(head, suffix, column)
+        if delimiter is not None:
             for number, row, wrong in tables.csv_rows(lines, delimiter, column):
                 yield checked(_named(row, column), f"{name} line {number}", wrong)
         elif suffix in tables.SUFFIXES:
@@ -230,9 +234,12 @@ def _plain_pieces(path: str | os.PathLike[str], limit: int | None, note: Note | 
 # -- records --------------------------------------------------------------------------------------------------------------
 
 
-def _parsed(line: Line, name: str, column: str) -> Record:
+def _parsed(line: Line, name: str, column: str | None) -> Record:
     """The record of a line of JSON."""
-    place = f"{name} line {line.number}"
+    return replace(_fields(line, f"{name} line {line.number}", column), line=line.number)
+
+
+def _fields(line: Line, place: str, column: str | None) -> Record:
     excerpt = {"text": printable(line.text[:200])}
     if line.error is not None:
         return Record(excerpt, place, line.error)
@@ -244,8 +251,9 @@ def _parsed(line: Line, name: str, column: str) -> Record:
         return Record(excerpt, place, f"is not JSON ({error.msg}, character {error.pos + 1}); mend or remove it")
     except ValueError as error:
         return Record(excerpt, place, f"is not JSON ({error}); mend or remove it")
-    if not isinstance(fields, dict) or column not in fields:
-        return Record(excerpt, place, f"is no JSON object with a {column!r}; mend or remove it")
+    if not isinstance(fields, dict) or (column is not None and column not in fields):
+        needed = "" if column is None else f" with a {column!r}"
+        return Record(excerpt, place, f"is no JSON object{needed}; mend or remove it")
     if line.text.count("[") + line.text.count("{") > DEEPEST and _deep(fields):
         return Record(excerpt, place, "is nested too deeply; mend or remove it")
     if "\\u" in line.text:
@@ -256,9 +264,9 @@ def _parsed(line: Line, name: str, column: str) -> Record:
     return checked(_named(fields, column), place)
 
 
-def _named(fields: dict[str, Any], column: str) -> dict[str, Any]:
+def _named(fields: dict[str, Any], column: str | None) -> dict[str, Any]:
     """The fields, with the value of `column` as their `text`."""
-    return fields if column == "text" or column not in fields else fields | {"text": fields[column]}
+    return fields if column in ("text", None) or column not in fields else fields | {"text": fields[column]}
 
 
 def _no_number(name: str) -> NoReturn:
@@ -282,7 +290,8 @@ def _deep(value: Any) -> bool:
 
 def checked(fields: dict[str, Any], place: str, wrong: str | None = None) -> Record:
     """The record, with the fault of the keys on which the verbs rely."""
-    error = wrong or next((fault for key, test in _TESTS.items() if (fault := test(key, fields.get(key)))), None)
+    faults = (test(key, fields[key]) for key, test in _TESTS.items() if key in fields)
+    error = wrong or next((fault for fault in faults if fault), None)
     if any(isinstance(value, str) and fault_of(value) for value in (*fields, *fields.values())):
         error = error or "has a key or value that cannot be written: half of a pair of surrogates, or NUL; mend it"
         fields = {printable(key): printable(v) if isinstance(v, str) else v for key, v in fields.items()}

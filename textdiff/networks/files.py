@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,16 @@ def locate(path_or_id: str | os.PathLike[str] | None) -> tuple[Path, str]:
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"there is no folder {name}; pass a model folder or the id of a model on the hub (owner/name)")
     return _from_hub(name), name
+
+
+def digest(path_or_id: str | os.PathLike[str] | None) -> str:
+    """SHA-256 over the files of a model that say what it draws."""
+    folder, _ = locate(path_or_id)
+    whole = hashlib.sha256()
+    for path in sorted(path for pattern in _HUB_FILES for path in folder.glob(pattern)):
+        with path.open("rb") as file:
+            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def _from_hub(name: str) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from textdiff.data.records import CONDITIONS
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import title_characters
 from textdiff.pipeline.canvas import Canvas, spelled
-from textdiff.pipeline.options import Forms, Words, at_least
+from textdiff.pipeline.options import Forms, Words, at_least, whole
 from textdiff.pipeline.plan import process_of
 from textdiff.pipeline.run import BATCH
 from textdiff.pipeline.score.choose import Chosen, choose
@@ -88,7 +88,7 @@ class Scorer:
         steps: int | None = None,
         levels: int | None = None,
         repeats: int = REPEATS,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         batch_size: int = BATCH,
         callback: Progress | None = None,
     ) -> list[Score]:
@@ -101,21 +101,24 @@ class Scorer:
         With an `order` the score is −log p of the sampler that unmasks in it, one position at a time or in `steps`: left, right,
         confidence, margin, entropy, or a file (exact); or random:K, a bound by K orders (`samplers.likelihood`).
 
-        A text's score does not depend on the texts beside it.  `callback` is called with the number of texts done.
+        A text's score does not depend on the texts beside it.  `seed` is one for all texts, or one for each.  `callback` is called
+        with the number of texts done.
         """
         model = self.model
         canvases = canvas.about_all(canvas.read_all(canvas.whole, texts, model, form), model, title, dynasty)
         name = process_of(model, process)
         at_least("levels", levels, 1)
         at_least("repeats", repeats, 1)
+        seeds = _per_text(seed, len(canvases))
         if order is not None:
-            seeds = [example_seed(seed, 0)] * len(canvases)
+            seeds = [example_seed(one, 0) for one in seeds]
             found = ordered_nats(model, canvases, seeds, order, steps, batch_size, callback)
             return [_score(model, c, row[None], name, order) for c, row in zip(canvases, found, strict=True)]
         check_steps(steps)
         levels = PROCESSES[name].bound_levels if levels is None else levels
-        runs = [example_seed(seed, k) for k in range(1 if model.writes_whole(name) else repeats)]
-        nats = bounds(model, canvases, [runs] * len(canvases), name, levels, batch_size, callback)
+        numbers = range(1 if model.writes_whole(name) else repeats)
+        runs = [[example_seed(one, k) for k in numbers] for one in seeds]
+        nats = bounds(model, canvases, runs, name, levels, batch_size, callback)
         return [_score(model, c, row, name) for c, row in zip(canvases, nats, strict=True)]
 
     def detail(
@@ -333,12 +336,29 @@ def _score(model: TextModel, scored: Canvas, nats: Tensor, process: str, order: 
     )
 
 
+def _per_text(seed: int | Sequence[int], n: int) -> list[int]:
+    """The seed of each of n texts."""
+    if isinstance(seed, (list, tuple)):
+        if len(seed) != n:
+            raise AskedError(f"seed has {len(seed)} values for {n} texts; pass one, or one for each text")
+        return [whole("seed", one) for one in seed]
+    return [whole("seed", seed)] * n
+
+
 def _by_form(nats: Tensor, counts: Tensor, forms: Sequence[str | None]) -> dict[str, dict[str, Any]]:
     """The bound on texts of nats (N,) and characters (N,), and the same for the texts of each form."""
     result = {"all": _summary(nats, counts)}
     for form in sorted({f for f in forms if f is not None}):
         here = torch.tensor([f == form for f in forms])
         result[form] = _summary(nats[here], counts[here])
+    return result
+
+
+def with_detail(one: Score, detail: Detail | None) -> dict[str, Any]:
+    """The keys of a JSON line: a score, and the nats of each character where they are there."""
+    result = asdict(one)
+    if detail is not None:
+        result["detail"] = {k: v for k, v in asdict(detail).items() if k not in ("text", "form", "model")}
     return result
 
 

@@ -1,0 +1,91 @@
+"""What a job may say of how it is done: the options of its verb by their names, each with the values of JSON that it takes.
+
+What a job says stands above what is said for all jobs.  Other keys are the caller's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from textdiff.core.errors import AskedError
+from textdiff.pipeline.options import CHOICES, Choice
+
+PER_TEXT = ("form", "title", "dynasty")  # jobs that differ in these can be worked on in one call
+MOST_TEXTS = 1000  # of one job, all of which are in memory together
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The values that an option takes in JSON."""
+
+    fits: Callable[[Any], bool]
+    expected: str
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+WHOLE = Kind(_is_whole, "a whole number")
+COUNT = Kind(lambda value: _is_whole(value) and 1 <= value <= MOST_TEXTS, f"a whole number from 1 to {MOST_TEXTS}")
+NUMBER = Kind(_is_number, "a number")
+WORD = Kind(_is_word, "text")
+TRUTH = Kind(lambda value: isinstance(value, bool), "true or false")
+OWN = Kind(
+    lambda value: isinstance(value, dict) and all(_is_word(one) or _is_number(one) for one in value.values()),
+    'an object of numbers and words, such as {"eta": 0.5}',
+)
+LINES = Kind(_all(_is_whole), "a list of lines, such as [1, 2]")
+PLACES = Kind(_all(_is_word), 'a list of places, such as ["3:5"]')
+
+REVISION = {
+    "rounds": WHOLE,
+    "k": WHOLE,
+    "patience": WHOLE,
+    "keep": LINES,
+    "freeze": PLACES,
+    "variations": COUNT,
+    "level": NUMBER,
+}
+SCORING = {"process": WORD, "order": WORD, "steps": WHOLE, "levels": WHOLE, "repeats": WHOLE, "detail": TRUTH}
+
+
+def drawing(call: str) -> dict[str, Kind]:
+    """The fields of `Options` that a call of texts takes."""
+    return {name: _kind(name, one) for name, one in CHOICES.items() if one.kind != "image" and call in one.calls}
+
+
+def _kind(name: str, one: Choice) -> Kind:
+    if name == "sampler_options":
+        return OWN
+    if one.type is int and one.words:
+        return Kind(lambda value: _is_whole(value) or value in one.words, f"a whole number or {one.words[0]!r}")
+    return {int: WHOLE, float: NUMBER, bool: TRUTH, str: WORD}[one.type]
+
+
+def said(kinds: Mapping[str, Kind], job: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a job has, without those that are null; AskedError for a value of another kind."""
+    result = {}
+    for name, kind in kinds.items():
+        value = job.get(name)
+        if value is None:
+            continue
+        if not kind.fits(value):
+            raise AskedError(f"{name} is {value!r}; expected {kind.expected}")
+        result[name] = value
+    return result
