@@ -14,12 +14,16 @@ from commands import begin
 from tiny import QUATRAIN, RHYMES, poem_model, saved
 
 from textdiff import cli
+from textdiff.networks.fast_float32 import chosen
+from textdiff.networks.lean import choices
+from textdiff.networks.lean.products import bf16_pays, packing_serves
 from textdiff.pipeline.jobs import verbs
 from textdiff.pipeline.jobs.verbs import seed_of
 from textdiff.pipeline.text import Pipeline
 
 ONELINE = QUATRAIN.replace("\n", "")
 HOLED = ONELINE.replace("光", "_")
+WAYS = (chosen, packing_serves, bf16_pays)
 LINE = "春眠不觉晓"
 
 
@@ -198,6 +202,18 @@ def test_what_is_begun_with_something_else_is_refused_with_the_way_out(run, poem
         Path("out").write_bytes(whole + more)
         code, err = run(*words, "--out", "out")
         assert code == 2 and says in err and Path("out").read_bytes() == whole + more
+
+
+def test_a_second_start_computes_as_the_first_did(run, monkeypatch):
+    words = ["generate", "--steps", 1, "--input", written("jobs", {}, {}), "--out", "out"]
+    run(*words)
+    about = json.loads(Path("out.job").read_text(encoding="utf-8"))
+    assert about["computing"] == {way.__name__: way() for way in WAYS}
+    monkeypatch.setattr(choices, "_made", {})
+    about["computing"] = {name: not way for name, way in about["computing"].items()}
+    Path("out.job").write_text(json.dumps(about), encoding="utf-8")
+    assert run(*words)[0] == 0
+    assert {way.__name__: way() for way in WAYS} == about["computing"]
 
 
 def test_flags_that_are_not_for_jobs_are_refused(run):

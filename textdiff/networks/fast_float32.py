@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from textdiff.networks.lean.choices import by_timing
 
 SHAPES = ((128, 384, 1536), (20, 384, 384))  # rows, inner, columns: a batch through a layer, and one text
 LEAST_GAIN = 1.25
@@ -34,7 +35,7 @@ def fast_float32() -> Iterator[bool]:
         yield True
 
 
-@cache
+@by_timing
 def chosen() -> bool:
     """Whether oneDNN's product is float32 on this CPU and clearly faster; computed once, in about 20 ms."""
     if not torch.backends.mkldnn.is_available():

@@ -73,6 +73,15 @@ def _lock(path: str, out: TextIO) -> None:
             raise AskedError(f"another process writes {path!r} now; wait for its end, or name another file") from None
 
 
+def begun(path: str) -> dict[str, Any]:
+    """What FILE.job says; nothing where it is not there, or damaged."""
+    try:
+        about = json.loads(Path(f"{path}.job").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
 def _agree(path: str, target: Path, about: dict[str, Any]) -> None:
     """AskedError unless the results that are there are of what is asked for now."""
     beside = target.with_name(f"{target.name}.job")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff import __version__
 from textdiff.cli.bulk import fault_of, joined, through
-from textdiff.cli.common import Parser, log, open_pipeline
-from textdiff.cli.jobs.journal import journal
+from textdiff.cli.common import Parser, fit_threads, load_library, log, open_pipeline
+from textdiff.cli.jobs.journal import begun, journal
 from textdiff.cli.jobs.reading import read_jobs, surveyed
 from textdiff.core.errors import AskedError
 
@@ -66,13 +66,14 @@ def do_jobs(a: argparse.Namespace, settings: Mapping[str, Any]) -> int:
     from textdiff.pipeline.jobs.verbs import VERBS
 
     survey = surveyed(a.input)
+    computing = _as_begun(a)
     pipe, verb = open_pipeline(a), VERBS[a.verb]
     settings = {name: value for name, value in settings.items() if value is not None}
     verb.check(pipe, settings)
     first, step = a.shard or (1, 1)
     about = {"textdiff": __version__, "verb": a.verb, "input": survey.sha256, "model": digest(a.model)}
     about |= {"name": pipe.model.name, "device": str(pipe.model.device), "precision": a.precision}
-    about |= {"shard": f"{first}/{step}", "seed": a.seed or 0} | settings
+    about |= {"shard": f"{first}/{step}", "seed": a.seed or 0} | computing | settings
 
     def show(record: Record, result: Any, out: TextIO) -> None:
         print(joined(result, record.fields), file=out)
@@ -96,6 +97,25 @@ def do_jobs(a: argparse.Namespace, settings: Mapping[str, Any]) -> int:
             to=contextlib.nullcontext(results.out),
             before=(results.total, results.failed),
         )
+
+
+def _as_begun(a: argparse.Namespace) -> dict[str, Any]:
+    """How this process computes: as the one that began the results did, since other ways round differently."""
+    before = begun(a.out)
+    threads, choices = before.get("threads"), before.get("computing")
+    if a.threads is None and isinstance(threads, int) and threads > 0:
+        fit_threads(threads)
+    load_library()
+    import torch
+
+    from textdiff.networks.fast_float32 import chosen
+    from textdiff.networks.lean.choices import make
+    from textdiff.networks.lean.products import bf16_pays, packing_serves
+
+    ways = (chosen, packing_serves, bf16_pays)
+    if isinstance(choices, dict):
+        make({name: bool(value) for name, value in choices.items()})
+    return {"threads": torch.get_num_threads(), "computing": {way.__name__: way() for way in ways}}
 
 
 def _done(

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from textdiff.core.errors import AskedError
+from textdiff.networks.lean.choices import by_timing
 
 Product = Callable[[Tensor], Tensor]
 Make = Callable[[Tensor, Tensor | None], Product]  # (weight (E, D), bias (E,)) -> their product
@@ -93,13 +94,13 @@ def _fewest(make: Make, columns: int, inner: int, dtype: torch.dtype, threads: i
     return next((few for few in FEW if all(same for rows, same in agree.items() if rows >= few)), FEW[-1])
 
 
-@cache
+@by_timing
 def packing_serves() -> bool:
     """Whether float32 products with weights that are laid out once are taken: where torch's own are not clearly faster."""
     return bool(torch.backends.mkldnn.is_available()) and not _pays(plain, packed)
 
 
-@cache
+@by_timing
 def bf16_pays() -> bool:
     """Whether products through bfloat16 are clearly faster on this CPU."""
     onednn: Any = torch.ops.mkldnn
