@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 _WHERE = {  # the file below textdiff -> its public names
     "pipeline": "load",
     "pipeline.text": "TextPipeline Pipeline",
+    "pipeline.jobs.mapper": "Mapper",
     "pipeline.images": "ImagePipeline",
     "pipeline.options": "Options",
     "pipeline.outputs": "Output Refined Frame",

@@ -17,6 +17,7 @@ PUBLIC = [
     *(
         "Chosen",
         "Restoration",
+        "Mapper",
         "check",
         "FORMS",
         "train",

@@ -108,14 +108,11 @@ def _as_begun(a: argparse.Namespace) -> dict[str, Any]:
     load_library()
     import torch
 
-    from textdiff.networks.fast_float32 import chosen
-    from textdiff.networks.lean.choices import make
-    from textdiff.networks.lean.products import bf16_pays, packing_serves
+    from textdiff.pipeline.jobs.computing import make, ways
 
-    ways = (chosen, packing_serves, bf16_pays)
     if isinstance(choices, dict):
         make({name: bool(value) for name, value in choices.items()})
-    return {"threads": torch.get_num_threads(), "computing": {way.__name__: way() for way in ways}}
+    return {"threads": torch.get_num_threads(), "computing": ways()}
 
 
 def _done(

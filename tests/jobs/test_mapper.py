@@ -1,0 +1,112 @@
+"""Rows of a data set as jobs: what comes of a row is the same in any batch, in any process and on any engine."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from tiny import QUATRAIN, poem_model, saved
+
+import textdiff
+from textdiff import AskedError, Mapper
+from textdiff.networks.lean import choices
+from textdiff.pipeline.jobs.verbs import seed_of
+
+HOLED = QUATRAIN.replace("光", "□")
+ROWS = {
+    "id": [f"row {k}" for k in range(12)],
+    "text": [HOLED, QUATRAIN.replace("地上", "__"), "床前□□光"] * 4,
+    "temperature": [0.7, 1.0, 1.0, 1.0] * 3,
+    "mine": list(range(12)),
+}
+
+
+@pytest.fixture(scope="module")
+def poems(tmp_path_factory) -> str:
+    return saved(poem_model(form="wuyan-jueju"), tmp_path_factory.mktemp("models") / "poems")
+
+
+def of(rows: dict, *places: int) -> dict:
+    return {name: [values[k] for k in places] for name, values in rows.items()}
+
+
+def test_a_row_is_done_alike_in_any_batch_in_any_process_and_again(poems):
+    mapper = Mapper("fill", poems, steps=2)
+    whole = mapper(ROWS)
+    assert set(whole) == {*ROWS, "filled", "seed"} and of(whole, 7, 2) == mapper(of(ROWS, 7, 2))
+    assert pickle.loads(pickle.dumps(mapper))(of(ROWS, 5)) == of(whole, 5)
+    data = Dataset.from_dict(ROWS)
+    assert data.map(mapper, batched=True, batch_size=5).to_dict() == whole
+    assert data.map(mapper, batched=True, batch_size=4, num_proc=2).to_dict() == whole
+    pipe = textdiff.load(poems)
+    alone = pipe.fill(ROWS["text"][4], seed=seed_of("row 4"), steps=2, temperature=0.7)[0]
+    assert (whole["filled"][4], whole["seed"][4], whole["mine"]) == (alone.text, alone.seed, ROWS["mine"])
+
+
+def test_arrays_are_rows_as_lists_are(poems):
+    mapper = Mapper("fill", poems, steps=2)
+    arrays = {name: np.array(values) for name, values in ROWS.items()}
+    arrays["temperature"][1] = np.nan
+    assert mapper(arrays)["filled"] == mapper(ROWS)["filled"], "where there is no number, the options say it"
+
+
+def test_every_verb_adds_its_columns(poems):
+    rows = {"id": [1, 2], "text": [QUATRAIN, QUATRAIN]}
+    pipe = textdiff.load(poems)
+    scored = Mapper("score", poems, levels=2)(rows)
+    assert scored["nats_per_char"] == [one.nats_per_char for one in pipe.score(rows["text"], levels=2)]
+    assert (
+        Mapper("refine", poems, rounds=1)(rows)["after"][0] == pipe.refine(QUATRAIN, seed=seed_of(1), rounds=1)[0].after
+    )
+    several = Mapper("generate", poems, n=2, steps=1, columns=["text", "form"])({"id": [1, 2]})
+    assert several["text"][1] == [one.text for one in pipe.generate(n=2, seed=seed_of(2), steps=1)]
+    assert several["form"] == [["wuyan-jueju"] * 2] * 2
+    numbered = Mapper("fill", poems, steps=1)({"text": [HOLED] * 2}, [5, 6])
+    assert numbered["seed"] == [seed_of(5), seed_of(6)]
+
+
+def test_a_wrong_row_is_named_or_has_its_error_in_a_column(poems):
+    rows = {"id": ["a", "b"], "text": [QUATRAIN, HOLED]}
+    with pytest.raises(AskedError, match=r"row 'a': text .* has no hole"):
+        Mapper("fill", poems, steps=1)(rows)
+    found = Mapper("fill", poems, steps=1, on_error="skip")(rows)
+    assert found["filled"][0] is None and "has no hole" in found["error"][0] and found["error"][1] == ""
+    for call, says in (
+        (lambda: Mapper("fil"), "did you mean 'fill'"),
+        (lambda: Mapper("fill", step=1), "did you mean 'steps'"),
+        (lambda: Mapper("fill", steps="many"), "steps is 'many'; expected"),
+        (lambda: Mapper("fill", on_error="go"), "must be stop or skip"),
+        (lambda: Mapper("fill", poems, columns=["lins"])(of(rows, 1)), "did you mean 'lines'"),
+        (lambda: Mapper("fill", poems)({"text": [HOLED]}), "no column 'id'"),
+        (lambda: Mapper("fill", poems)({"id": [0.5], "text": [HOLED]}), "id is 0.5"),
+    ):
+        with pytest.raises(AskedError, match=says):
+            call()
+
+
+def test_the_processes_that_a_mapper_goes_to_round_as_the_one_that_made_it(poems, monkeypatch):
+    mapper = Mapper("generate", poems, steps=1)
+    sent = pickle.dumps(mapper)
+    monkeypatch.setattr(choices, "_made", {name: not way for name, way in mapper.computing.items()})
+    pickle.loads(sent)({"id": [1]})
+    assert choices._made == mapper.computing
+
+
+@pytest.mark.slow
+def test_two_workers_of_ray_do_what_one_process_does(poems):
+    ray = pytest.importorskip("ray")
+    import ray.data as ray_data
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        rows = [dict(zip(ROWS, row, strict=True)) for row in zip(*ROWS.values(), strict=True)]
+        done = ray_data.from_items(rows).map_batches(
+            Mapper, fn_constructor_args=["fill", poems], fn_constructor_kwargs={"steps": 2}, concurrency=2, batch_size=3
+        )
+        found = {row["id"]: row["filled"] for row in done.take_all()}
+    finally:
+        ray.shutdown()
+    whole = Mapper("fill", poems, steps=2)(ROWS)
+    assert found == dict(zip(whole["id"], whole["filled"], strict=True))

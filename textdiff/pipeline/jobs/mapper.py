@@ -1,0 +1,125 @@
+"""A verb over the rows of a data set, for engines that divide the rows among processes.
+
+    mapper = textdiff.Mapper("fill", steps=8)
+    filled = data.map(mapper, batched=True, num_proc=4)                                           # Hugging Face datasets
+    filled = data.map_batches(textdiff.Mapper, fn_constructor_args=["fill"], fn_constructor_kwargs={"steps": 8}, concurrency=4)
+
+A row is a job: it has an id, and columns with the names of options are options.  Its result depends on the id and on what the row
+says, so that it is the same in any batch, in any process, and when a row is done again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+import numpy as np
+
+from textdiff.core.errors import AskedError
+from textdiff.core.resolve import unknown
+from textdiff.pipeline.jobs import computing
+from textdiff.pipeline.jobs.options import said
+from textdiff.pipeline.jobs.verbs import VERBS, WINDOW, results
+from textdiff.pipeline.options import whole
+from textdiff.pipeline.text import TextPipeline
+
+COLUMNS = {  # that a verb adds to a row, where the caller names no others
+    "generate": ("text", "seed"),
+    "fill": ("filled", "seed"),
+    "refine": ("after", "score_before", "score_after", "seed"),
+    "score": ("nats_per_char", "bits_per_char", "characters"),
+}
+RENAMED = {"fill": {"filled": "text"}}  # a column that takes its values from another field of the result
+
+
+class Mapper:
+    """Called with a batch of rows, a list or an array for each column: the batch with the columns of the results, lists all.
+
+    verb: generate, fill, refine or score.  model: the packaged one (None), a folder, or a hub id.  id: the column of the ids, texts
+    or whole numbers.  columns: what is added, of the fields of `Output`, `Refined` or `Score`; the filled text is `filled`.
+    on_error: "stop" raises the AskedError of a wrong row, "skip" puts it into a column `error`.  options: as the calls of
+    `TextPipeline` take them, for all rows that do not say otherwise.
+
+    It pickles by its arguments; the model is opened by the first batch of a process.
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        model: str | None = None,
+        *,
+        id: str = "id",
+        seed: int = 0,
+        columns: Sequence[str] | None = None,
+        on_error: str = "stop",
+        device: str = "cpu",
+        precision: str = "float32",
+        **options: Any,
+    ):
+        if verb not in VERBS:
+            raise unknown("verb", verb, VERBS)
+        for name in options:
+            if name not in VERBS[verb].kinds:
+                raise unknown("option", name, VERBS[verb].kinds)
+        if on_error not in ("stop", "skip"):
+            raise AskedError(f"on_error is {on_error!r}; it must be stop or skip")
+        said(VERBS[verb].kinds, options)
+        self.verb, self.model, self.id, self.seed = verb, model, id, whole("seed", seed)
+        self.columns = COLUMNS[verb] if columns is None else tuple(columns)
+        self.on_error, self.device, self.precision, self.options = on_error, device, precision, options
+        self.computing = computing.ways()  # so that all processes round alike
+
+    def __call__(self, batch: Mapping[str, Any], indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
+        """`indices` are ids for rows that have none (`with_indices=True` of `datasets`)."""
+        columns = {name: _listed(values) for name, values in batch.items()}
+        size = len(next(iter(columns.values()), []))
+        if self.id not in columns and indices is None:
+            raise AskedError(f"rows have no column {self.id!r}; name that of their ids, or map with_indices=True")
+        ids = columns[self.id] if self.id in columns else list(indices or ())
+        for one in ids:
+            if not isinstance(one, (str, int)) or isinstance(one, bool):
+                raise AskedError(f"id is {one!r}; it must be text or a whole number, for each row its own")
+        rows = [{name: _there(values[k]) for name, values in columns.items()} | {"id": ids[k]} for k in range(size)]
+        found = self._found(rows)
+        new: dict[str, list[Any]] = {name: [self._value(one, name) for one in found] for name in self.columns}
+        if self.on_error == "skip":
+            new["error"] = [str(one) if isinstance(one, AskedError) else "" for one in found]
+        return columns | new
+
+    def _found(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
+        computing.make(self.computing)
+        pipe, found = _opened(self.model, self.device, self.precision), dict[int, Any]()
+        for first in range(0, len(rows), WINDOW):
+            for k, result in results(pipe, VERBS[self.verb], rows[first : first + WINDOW], self.options, self.seed):
+                if isinstance(result, AskedError) and self.on_error == "stop":
+                    raise AskedError(f"row {rows[first + k]['id']!r}: {result}")
+                found[first + k] = result
+        return [found[k] for k in range(len(rows))]
+
+    def _value(self, result: Any, column: str) -> Any:
+        """The value of a column, a list of those of a row that has several results; None for a row that is wrong."""
+        if isinstance(result, AskedError):
+            return None
+        if isinstance(result, Mapping) and "results" in result:
+            return [self._value(one, column) for one in result["results"]]
+        name = RENAMED.get(self.verb, {}).get(column, column)
+        fields = vars(result) if is_dataclass(result) else result
+        if name not in fields:
+            raise unknown("column", column, fields)
+        return fields[name]
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(model: str | None, device: str, precision: str) -> TextPipeline:
+    return TextPipeline.from_pretrained(model, device=device, precision=precision)
+
+
+def _listed(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _there(value: Any) -> Any:
+    """The value; None for what stands in an array of numbers where there is none."""
+    return None if isinstance(value, float) and value != value else value
