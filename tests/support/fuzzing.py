@@ -134,8 +134,11 @@ def arguments(rng: random.Random, home: Home) -> Case:
 
 def records(rng: random.Random, home: Home) -> Case:
     """A verb of many texts over a file or stdin of any kind."""
-    verb = rng.choice(["score", "check", "check", "fill", "refine", "evaluate"])
+    verb = rng.choice(["score", "check", "check", "fill", "refine", "evaluate", "choose", "restore"])
     argv, text = [verb], _text(rng)
+    if verb == "choose":
+        argv += rng.choice([[], ["--template", rng.choice(["{text}{x}", "{x", _line(rng) + "{x}"])]])
+        argv += rng.choice([[], ["--slot", f"x={rng.choice(['月,日', 'a,b,a', '1..999999999', _word(rng)])}"]])
     argv += rng.choice(
         [[], ["--json"], ["--on-error", "skip"], ["--on-error", "skip", "--json", "--rejects", "rejects"]]
     )

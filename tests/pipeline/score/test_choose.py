@@ -96,7 +96,9 @@ def test_of_equally_likely_assignments_the_first_wins_by_no_margin():
 def test_a_label_has_the_probability_of_all_its_words_and_a_slot_twice_the_same_word():
     (chosen,) = EXACT.choose("{x}b{x}", x={"early": ["a", "b"], "late": "c"})
     wanted = conditional({x: f"{x}b{x}" for x in "abc"})
-    assert chosen.slots["x"] == pytest.approx({"early": wanted["a"] + wanted["b"], "late": wanted["c"]})
+    labels = {"early": wanted["a"] + wanted["b"], "late": wanted["c"]}
+    assert chosen.slots["x"] == pytest.approx(labels)
+    assert probabilities(chosen) == pytest.approx({(label,): p for label, p in labels.items()})
 
 
 def test_templates_together_are_chosen_as_each_alone():

@@ -85,7 +85,7 @@ class Restoration:
     probability: float
     whole: Ranked  # the law (1)
     gaps: tuple[Gap, ...]  # in the order of the text
-    form: str | None
+    form: str | None  # None, too, where texts of several forms are compared
     order: str
     model: str
 
@@ -272,13 +272,13 @@ def _restored(
             found = joint if len(places) == 1 else writer.fillings(page, holes)
             parts[k].add(_words(writer.model, page, found.ids[:, holes]), found, weight)
             sizes[k][lengths[k]] = sizes[k].get(lengths[k], 0.0) + weight
-    ranked = whole.ranked(top)
+    ranked, forms = whole.ranked(top), {page.form.name if page.form else None for _, page in pages}
     return Restoration(
         text=ranked.fillings[0].text,
         probability=ranked.fillings[0].probability,
         whole=ranked,
         gaps=tuple(Gap(**vars(part.ranked(top)), lengths=lengths) for part, lengths in zip(parts, sizes, strict=True)),
-        form=pages[0][1].form.name if pages[0][1].form else None,
+        form=forms.pop() if len(forms) == 1 else None,
         order=writer.way.name,
         model=writer.model.name,
     )
