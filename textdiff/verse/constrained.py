@@ -239,11 +239,12 @@ class RestrictedPrediction(OnlyDrawn):
         """q̃ at the base's positions, with the floor (3), (N, V)."""
         kept = self.base.logits().masked_fill(self._barred, -torch.inf)
         top = kept.amax(-1, keepdim=True)
-        top = torch.where(top > -torch.inf, top, 0.0)
+        kept = kept - torch.where(top > -torch.inf, top, 0.0)
         floor = math.log(LEAST)
-        depth = (floor - (kept - top)).clamp(min=0)
-        q = torch.exp(torch.where(depth > 0, floor - TAIL * torch.log1p(depth).clamp(max=DEEPEST), kept - top))
-        q = q.masked_fill(self._barred, 0.0)
+        deep = (kept < floor) & ~self._barred
+        q = torch.exp(kept)
+        if deep.any():
+            q[deep] = torch.exp(floor - TAIL * torch.log1p(floor - kept[deep]).clamp(max=DEEPEST))
         return q / q.sum(-1, keepdim=True)
 
     @cached_property

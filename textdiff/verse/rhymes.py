@@ -118,6 +118,8 @@ class OpenWords:
         possible = torch.ones(len(counts), dtype=torch.bool, device=counts.device)
         for k in range(counts.shape[1]):
             here, one = standing[:, k], weights[:, k] > 0
+            if not here.any():
+                continue
             possible = possible & ~(here & ~one.any(-1))
             if distinct:
                 possible = possible & ~(here & (one & used).any(-1))
