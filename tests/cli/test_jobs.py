@@ -67,6 +67,7 @@ FILL = [
     {"id": "d", "text": "床_" + LINE[2:], "seed": 5},
     {"id": "e", "text": HOLED, "sampler": "margin", "prosody": "prefer"},
     {"id": "f", "text": HOLED, "steps": 1},
+    {"id": "g", "text": HOLED, "temperature": 1.5},
 ]
 JOBS = {
     "generate": [
@@ -113,7 +114,8 @@ def test_what_becomes_of_a_job_depends_on_the_job_alone(run, verb, monkeypatch):
     assert len(whole) == len(jobs)
     for k in (1, 2):
         run(verb, *FLAGS[verb], *flags, f"shard{k}", "--shard", f"{k}/2")
-    assert len(lines("shard1")) == len(jobs) // 2 and sorted(lines("shard1") + lines("shard2")) == whole
+    assert {one["id"] for one in results("shard1")} == {job["id"] for job in jobs[::2]}
+    assert sorted(lines("shard1") + lines("shard2")) == whole
     Path("cut").write_text("".join(f"{line}\n" for line in whole[::3]) + whole[1][:20], encoding="utf-8")
     Path("cut.job").write_text(Path("whole.job").read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(verbs, "WINDOW", 3)
@@ -128,7 +130,7 @@ def test_a_job_is_done_as_the_library_does_it(run, poems):
     found = {one["id"]: one for one in results("out")}
     assert found["a"]["text"] == pipe.fill(HOLED, seed=seed_of("a", 3), steps=2, temperature=0.8)[0].text
     assert found[2]["text"] == pipe.fill(HOLED, seed=seed_of(2, 3), steps=2, title="静夜思", dynasty="tang")[0].text
-    assert (found["d"]["seed"], found["f"]["steps"], found["a"]["tag"]) == (5, 1, 1)
+    assert (found["d"]["seed"], found["f"]["steps"], found["g"]["temperature"], found["a"]["tag"]) == (5, 1, 1.5, 1)
     assert found["a"]["input"] == {"text": HOLED} and found[3]["error"].startswith("line 3: text '")
     run("generate", "--steps", 2, "--input", written("new", {"n": 2, "seed": 7}, {}), "--out", "two")
     several, one = sorted(results("two"), key=lambda one: one["id"])

@@ -95,8 +95,11 @@ def test_the_processes_that_a_mapper_goes_to_round_as_the_one_that_made_it(poems
 
 
 @pytest.mark.slow
-def test_two_workers_of_ray_do_what_one_process_does(poems):
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_two_workers_of_ray_do_what_one_process_does(poems, monkeypatch):
     ray = pytest.importorskip("ray")
+    for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+        monkeypatch.setenv(name, value)
     import ray.data as ray_data
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
