@@ -30,6 +30,10 @@ def test_holes_filled_jointly_make_the_likeliest_text_and_filled_alone_may_make_
     assert both["whole"]["alone"] == {"top1": 0, "top5": 1, "top20": 1}
     assert both["gain"]["value"] == 0.5 and both["characters"] == {"jointly": 0.5, "alone": 0.5}
     assert both["poems"] == found["poems"] == 2 and found["left_out"] == 0
+    surprise = {"jointly": [0.4, 0.35], "alone": [0.4 * 0.35, 0.6 * 0.4]}  # of ab, of ba
+    wanted = {way: -sum(map(math.log, both_)) / 4 for way, both_ in surprise.items()}
+    assert both["nats"] == pytest.approx(wanted)
+    assert both["nats_gain"]["value"] == pytest.approx(wanted["alone"] - wanted["jointly"])
     pairs = found["calibration"]
     assert pairs["jointly"]["said"] == pytest.approx(0.4) and pairs["jointly"]["right"] == 0.5
     assert pairs["jointly"]["error"] == pytest.approx(0.1) and pairs["jointly"]["n"] == 4

@@ -7,7 +7,8 @@ Two ways to restore the n lost characters of a poem are compared, of one network
                 then those of the product of these laws
 
 A filling is right if all its characters are those of the poem.  top-k is the share of poems for which one of the k likeliest
-fillings is right.  The calibration error is that of the probabilities p of the likeliest fillings,
+fillings is right.  The nats are −log p of the poem's own filling, for each of its characters.  The calibration error is that of the
+probabilities p of the likeliest fillings,
 
     ECE = Σ_b n_b/n · |mean of p in b − share of right ones in b|,     b the BINS equal parts of [0, 1]                (1)
 """
@@ -45,6 +46,7 @@ class Trial:
     lost: int
     rank: dict[str, float]  # by way; 0 is the likeliest, infinite where the filling is not among the first 20
     sure: dict[str, float]  # the probability of the likeliest filling
+    nats: dict[str, float]  # −log p of the poem's own filling for each lost character
     hits: dict[str, float]  # share of the lost characters that are right in the likeliest filling
     holes: tuple[
         tuple[int, float], ...
@@ -112,6 +114,10 @@ def _trial(writer: Writer, page: Canvas, kind: str, holes: Tensor) -> Trial:
         lost=len(holes),
         rank={way: _rank(ids[: max(TOP)], right) for way, (ids, _) in lists.items()},
         sure={way: math.exp(-nats[0].item()) for way, (_, nats) in lists.items()},
+        nats={
+            "jointly": writer.nats(damaged, page.ids[None]).item() / len(holes),
+            "alone": -log_q.gather(1, right[:, None]).mean().item(),
+        },
         hits={way: (ids[0] == right).double().mean().item() for way, (ids, _) in lists.items()},
         holes=tuple(zip(ranks, log_q.amax(-1).exp().tolist(), strict=True)),
     )
@@ -139,6 +145,7 @@ def _rank(ids: Tensor, right: Tensor) -> float:
 def _row(trials: Sequence[Trial]) -> dict[str, Any]:
     """The figures of the trials of one kind and number."""
     holes = [hole for trial in trials for hole in trial.holes]
+    nats = {way: math.fsum(t.nats[way] for t in trials) / len(trials) for way in trials[0].nats}
     gain = mean([float(t.rank["jointly"] == 0) - float(t.rank["alone"] == 0) for t in trials])
     return {
         "kind": trials[0].kind,
@@ -146,6 +153,8 @@ def _row(trials: Sequence[Trial]) -> dict[str, Any]:
         "poems": len(trials),
         "whole": {way: _tops([t.rank[way] for t in trials]) for way in trials[0].rank},
         "gain": gain._asdict(),
+        "nats": nats,
+        "nats_gain": mean([t.nats["alone"] - t.nats["jointly"] for t in trials])._asdict(),
         "characters": {way: math.fsum(t.hits[way] for t in trials) / len(trials) for way in trials[0].hits},
         "characters_alone": _tops([rank for rank, _ in holes]),
     }
@@ -183,13 +192,14 @@ def calibration_error(rows: Sequence[tuple[float, bool]], bins: int = BINS) -> f
 def table(found: Mapping[str, Any]) -> str:
     """The figures as a table in Markdown."""
     head = ["lost", "whole, jointly: top-1", "top-5", "top-20", "whole, alone: top-1", "top-5", "top-20"]
-    head += ["gain in top-1", "characters right: jointly", "alone"]
+    head += ["characters right: jointly", "alone", "nats per character: jointly", "alone", "less by"]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for row in found["rows"]:
         ways = [f"{row['whole'][way][f'top{k}']:.2f}" for way in ("jointly", "alone") for k in TOP]
-        gain = written(Interval(**row["gain"]), 2)
+        nats = [f"{row['nats'][way]:.2f}" for way in ("jointly", "alone")]
+        gain = written(Interval(**row["nats_gain"]), 2)
         hits = [f"{row['characters'][way]:.2f}" for way in ("jointly", "alone")]
-        lines.append("| " + " | ".join([f"{row['lost']} {row['kind']}", *ways, gain, *hits]) + " |")
+        lines.append("| " + " | ".join([f"{row['lost']} {row['kind']}", *ways, *hits, *nats, gain]) + " |")
     lines += ["", "| likeliest filling | said | right | calibration error | of |", "| --- | --- | --- | --- | --- |"]
     for name, one in found["calibration"].items():
         lines.append(f"| {name} | {one['said']:.3f} | {one['right']:.3f} | {one['error']:.3f} | {one['n']} |")

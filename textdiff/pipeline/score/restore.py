@@ -215,9 +215,12 @@ class Writer:
 
         with torch.inference_mode(), fast_float32():
             found = likeliest(ids, inside, predictor=predictor, width=self.width, condition=told)
-            if times is None:
-                found = self._by_order(found, holes, predictor, told(len(found.ids)))
-        return Found(found.ids.cpu(), found.nats.cpu(), found.others)
+        found = Found(found.ids.cpu(), found.nats.cpu(), found.others)
+        if times is not None:
+            return found
+        free = torch.zeros_like(page.free).index_fill(0, holes.cpu(), True)
+        nats, place = self.nats(replace(page, free=free), found.ids).sort(stable=True)
+        return Found(found.ids[place], nats, math.nan)
 
     def alone(self, page: Canvas, holes: Tensor) -> Tensor:
         """log q of every token at each hole (h,), all the others being open, (h, V) float64: by one forward."""
@@ -229,14 +232,18 @@ class Writer:
         log_q: Tensor = logits.double().log_softmax(-1).cpu()
         return log_q
 
-    def _by_order(self, found: Found, holes: Tensor, predictor: TokenPredictor, told: Tensor) -> Found:
-        """The fillings of the beam by their likelihood in the order itself."""
-        free = torch.zeros_like(found.ids, dtype=torch.bool).index_fill(1, holes, True)
-        seeds = torch.full((len(free),), example_seed(self.seed, 0), device=free.device)
-        nats, place = self.way.nats(
-            found.ids, free, predictor=shared(predictor), mask_id=self.model.mask_id, seeds=seeds, condition=told
-        ).sort(stable=True)
-        return Found(found.ids[place], nats, math.nan)
+    def nats(self, page: Canvas, ids: Tensor) -> Tensor:
+        """−log p in the order of ids (n, L) at the free positions of a page, which shows holes there, (n,) float64."""
+        free = page.free.expand(len(ids), -1).to(self.model.device)
+        with torch.inference_mode(), fast_float32():
+            return self.way.nats(
+                ids.to(free.device),
+                free,
+                predictor=shared(self.predictor(page)),
+                mask_id=self.model.mask_id,
+                seeds=torch.full((len(ids),), example_seed(self.seed, 0), device=free.device),
+                condition=condition(self.model, [page] * len(ids)),
+            ).cpu()
 
 
 @dataclass
