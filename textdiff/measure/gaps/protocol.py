@@ -154,7 +154,7 @@ def _row(trials: Sequence[Trial]) -> dict[str, Any]:
         "whole": {way: _tops([t.rank[way] for t in trials]) for way in trials[0].rank},
         "gain": gain._asdict(),
         "nats": nats,
-        "nats_gain": mean([t.nats["alone"] - t.nats["jointly"] for t in trials])._asdict(),
+        "nats_gain": mean([round(t.nats["alone"] - t.nats["jointly"], 6) + 0.0 for t in trials])._asdict(),
         "characters": {way: math.fsum(t.hits[way] for t in trials) / len(trials) for way in trials[0].hits},
         "characters_alone": _tops([rank for rank, _ in holes]),
     }
