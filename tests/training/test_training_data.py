@@ -21,7 +21,9 @@ from textdiff.networks.tokenization import title_characters
 from textdiff.training import run
 from textdiff.training.data import BLOCK, _order, ascending
 from textdiff.training.loss import Denoiser
+from textdiff.training.planning import pieces_of
 from textdiff.training.recipe import load
+from textdiff.training.sections import Data, Recipe, Run
 from textdiff.training.texts.poems import Text, place_of, poems
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,6 +81,29 @@ def test_a_step_is_the_same_however_it_is_cut_among_pieces_and_ranks(process: st
             for key in ("x0", "seeds", "t", "condition"):
                 assert torch.equal(torch.cat([part[key] for part in parts]), whole[step][key]), key
             assert {part["positions"] for part in parts} == {whole[step]["positions"]}
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "keys", "world", "expected"),
+    [
+        (256, 28, {}, 1, 4),  # 64 texts of 28 tokens are 1,792
+        (256, 73, {}, 1, 16),  # 28 texts would do, and 256 can be divided into pieces of 16
+        (36, 73, {}, 1, 2),
+        (256, 8, {}, 1, 1),
+        (256, 28, {}, 2, 4),
+        (6, 3000, {}, 2, 6),
+        (10**8, 28, {}, 1, 64),
+        (256, 28, {"accumulation": 1}, 1, 1),
+        (256, 28, {"accumulation": 2}, 4, 8),
+    ],
+)
+def test_a_step_is_cut_so_that_a_piece_stays_in_the_caches(monkeypatch, batch, length, keys, world, expected) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    recipe = Recipe(Data(train="x"), run=Run(batch=batch, **keys))
+    groups = [*micro_batches(8, 5).groups, *micro_batches(8, length).groups]
+    assert pieces_of(recipe, groups) == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pieces_of(recipe, groups) == world * keys.get("accumulation", 1)
 
 
 def test_an_epoch_shows_every_text_in_an_order_of_its_own() -> None:

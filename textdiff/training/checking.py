@@ -96,7 +96,7 @@ def check(recipe: Recipe) -> None:
     if not 0 <= recipe.from_nothing <= 1:
         raise RecipeError(f"from_nothing is {recipe.from_nothing}; it is a share of the examples, from 0 to 1")
     run = recipe.run
-    if run.batch % run.accumulation:
+    if run.accumulation is not None and run.batch % run.accumulation:
         raise RecipeError(f"run.batch is {run.batch}, which {run.accumulation} pieces (run.accumulation) do not divide")
     for path, value in (("data.train", recipe.data.train), ("model.init", recipe.model.init), ("name", recipe.name)):
         if not value.strip():

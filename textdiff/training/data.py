@@ -14,6 +14,7 @@ of the step fills costs nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -52,6 +53,11 @@ class Examples(NamedTuple):
     train: list[Group]
     validation: list[Group]
     unknown: float | None = None  # the share of the tokens that the vocabulary does not know; None of images
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def unsaid(condition: Tensor, prefix: Sequence[str], slots: Collection[str], pad: int) -> Tensor:

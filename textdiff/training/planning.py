@@ -18,10 +18,14 @@ from textdiff.core.contracts import Model
 from textdiff.core.errors import RecipeError
 from textdiff.core.resolve import attribute
 from textdiff.pipeline.plan import check_defaults
-from textdiff.training.data import PIECE, Group, MicroBatches
+from textdiff.training.data import PIECE, Group, MicroBatches, processes
 from textdiff.training.loss import Denoiser
 from textdiff.training.sections import Recipe
 from textdiff.training.trainer import Log, silent
+
+# Where the recipe does not say how many pieces a step has, on a CPU:
+COLUMNS = 2048  # tokens of a piece
+MOST_PIECES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +50,12 @@ def plan(recipe: Recipe, log: Log = silent) -> Plan:
         check_defaults(text_model)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"defaults: {error}") from error
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    pieces = recipe.run.accumulation * world
-    if recipe.run.batch % pieces:
-        raise RecipeError(
-            f"run.batch is {recipe.run.batch}, which {pieces} pieces (accumulation × devices) do not divide"
-        )
     batches = MicroBatches(
         groups=train,
         processes={name: text_model.process(name) for name in recipe.processes},
         shares=recipe.processes,
         batch=recipe.run.batch,
-        pieces=pieces,
+        pieces=pieces_of(recipe, train),
         steps=recipe.run.steps,
         seed=recipe.run.seed,
         conditions=recipe.conditions,
@@ -73,6 +71,23 @@ def plan(recipe: Recipe, log: Log = silent) -> Plan:
     _check_room(recipe, made)
     _check_network(made)
     return made
+
+
+def pieces_of(recipe: Recipe, groups: list[Group]) -> int:
+    """The number of pieces that a step is cut into, over all processes.
+
+    Where run.accumulation leaves it open, a piece of texts on a CPU has at most `COLUMNS` tokens, if the batch can be divided so into
+    no more than `MOST_PIECES`: the hidden states of more fall out of the caches, and a step takes a third longer on some machines.
+    """
+    batch, world = recipe.run.batch, processes()
+    pieces = world * (recipe.run.accumulation or 1)
+    if batch % pieces:
+        raise RecipeError(f"run.batch is {batch}, which {pieces} pieces (accumulation × devices) do not divide")
+    longest = max(g.ids.shape[1] for g in groups)
+    if recipe.run.accumulation is None and len(groups[0].ids.shape) == 2 and not torch.cuda.is_available():
+        able = [n for n in range(world, min(batch, MOST_PIECES * world) + 1, world) if batch % n == 0]
+        return next((n for n in able if batch // n * longest <= COLUMNS), able[-1])
+    return pieces
 
 
 def _check_room(recipe: Recipe, made: Plan) -> None:

@@ -22,6 +22,7 @@ import torch
 from textdiff.core.errors import RecipeError, TextdiffError
 from textdiff.core.resolve import attribute
 from textdiff.training import checkpoints
+from textdiff.training.data import processes
 from textdiff.training.planning import Plan, dry_run, plan
 from textdiff.training.recipe import Recipe, load, to_yaml
 from textdiff.training.trainer import DiffusionTrainer, Log, silent
@@ -74,7 +75,7 @@ def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path 
     folder = recipe.folder
     log(
         f"{made.texts} texts, {made.parameters / 1e6:.2f} M parameters, {recipe.run.steps} steps"
-        + (f", {world} processes" if (world := made.batches.pieces // recipe.run.accumulation) > 1 else "")
+        + (f", {world} processes" if (world := processes()) > 1 else "")
         + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
     if recipe.run.bf16 and made.text_model.device.type == "cpu" and (ratio := bfloat16_time()) > 1.5:

@@ -134,7 +134,7 @@ class Run:
 
     steps: int = 1000
     batch: int = 64  # texts of one optimiser step, over all devices
-    accumulation: int = 1  # pieces that a step's batch is cut into on each device
+    accumulation: int | None = None  # pieces that a step's batch is cut into on each device; None: `planning.pieces_of`
     seed: int = 0
     bf16: bool = False  # autocast; faster where the CPU or GPU has bfloat16 products
     compile: bool = False  # torch.compile of the network: a slow start, then faster; resumed, the last bits may differ

@@ -26,7 +26,7 @@ from textdiff.core.contracts import Model
 from textdiff.core.errors import AskedError, TextdiffError
 from textdiff.core.likelihood import nelbo, ratio
 from textdiff.training import checkpoints
-from textdiff.training.data import Group, MicroBatches, unsaid
+from textdiff.training.data import Group, MicroBatches, processes, unsaid
 from textdiff.training.loss import Denoiser, corrupted, weighted_nll
 from textdiff.training.optimizer import build, flatten, rate, unflatten
 from textdiff.training.sections import Recipe, to_yaml
@@ -120,7 +120,7 @@ class DiffusionTrainer(Trainer):
         data: str,
     ):
         """`data` is the fingerprint of what is learnt from, which a checkpoint carries."""
-        args = arguments(recipe)
+        args = arguments(recipe, batches.pieces // processes())
         text_model = text_model.to(args.device)
         self.text_model, self.recipe = text_model, recipe
         slots, pad = text_model.prefix, text_model.pad_id
@@ -359,14 +359,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def arguments(recipe: Recipe) -> TrainingArguments:
-    """The settings of Trainer, as far as the recipe decides them."""
+def arguments(recipe: Recipe, accumulation: int) -> TrainingArguments:
+    """The settings of Trainer, as far as the recipe decides them, with so many pieces of a step for each process."""
     run = recipe.run
     return TrainingArguments(
         output_dir=str(recipe.folder),
         max_steps=run.steps,
         per_device_train_batch_size=1,  # one micro-batch, corrupted already
-        gradient_accumulation_steps=run.accumulation,
+        gradient_accumulation_steps=accumulation,
         max_grad_norm=recipe.optimizer.clip,
         bf16=run.bf16,
         seed=run.seed,
