@@ -218,6 +218,18 @@ def test_a_second_start_computes_as_the_first_did(run, monkeypatch):
     assert {way.__name__: way() for way in WAYS} == about["computing"]
 
 
+def test_one_process_writes_the_results_at_a_time(run):
+    fcntl = pytest.importorskip("fcntl")
+    words = ["fill", "--input", written("j", *FILL[:2]), "--out", "r"]
+    assert run(*words)[0] == 0
+    before = lines("r")
+    with Path("r").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        code, err = run(*words)
+        assert code == 2 and "another process writes 'r' now" in err and lines("r") == before
+    assert run(*words)[0] == 0
+
+
 def test_flags_that_are_not_for_jobs_are_refused(run):
     jobs = written("jobs", {"text": HOLED})
     for words, says in (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 from array import array
@@ -66,6 +65,10 @@ def journal(path: str, about: Mapping[str, Any], survey: Survey) -> Iterator[Jou
 
 def _lock(path: str, out: TextIO) -> None:
     """AskedError where another process writes the results now; the end of a process lets go of them."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return
     try:
         fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
