@@ -131,3 +131,12 @@ def test_a_writer_in_its_own_order_has_its_exact_score(tmp_path):
         model.score(tiny.QUATRAIN, steps=3)
     (score,) = writer.score(tiny.QUATRAIN)
     assert score.exact and score.order is None
+
+
+@pytest.mark.parametrize("order", ["left", "right", "margin"])
+def test_a_model_without_the_mask_process_is_said_to_write_in_no_order(order):
+    pipe = textdiff.TextPipeline.of(replace(tiny.poem_model(), processes=("replacement",)))
+    with pytest.raises(
+        AskedError, match="model tiny-poems does not serve the mask process, by which a text is written in"
+    ):
+        pipe.score(tiny.QUATRAIN, order=order)

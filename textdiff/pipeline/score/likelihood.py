@@ -78,11 +78,13 @@ def ordered_nats(
     callback: Progress | None = None,
 ) -> Tensor:
     """−log p of each text in an order, nats, (texts,) float64, by what the network predicts for the mask process."""
-    way = Order.parse(order)
+    way, other = Order.parse(order), masking(model)
+    if other is None:
+        raise AskedError(f"model {model.name} does not serve the mask process, by which a text is written in an order")
     name = next((name for name in model.processes if PROCESSES[name].any_order), None)
     if name is None and (way.name != "left" or steps is not None):
         raise AskedError(f"model {model.name} writes from left to right, one position at a time; pass order 'left'")
-    predictor = shared(model.predictor(name or str(masking(model))))
+    predictor = shared(model.predictor(name or other))
     at_least("steps", steps, 1)
 
     def of(rows: list[int]) -> Tensor:
