@@ -123,6 +123,23 @@ def test_keys_and_values_that_are_kept_change_no_number(ordered):
     torch.testing.assert_close(scores[1], step_by_step, atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_text_does_not_notice_what_those_beside_it_are_about(ordered, which):
+    """The slots that it leaves empty are left out where no other text fills them, and no position moves for that."""
+    model = ordered[which]
+    x = model.content[torch.arange(20) % 7].expand(2, -1)
+    told = torch.full((2, len(model.prefix)), model.pad_id)
+    told[:, model.prefix.index("title") :] = model.content[:1]
+    told[1, 0] = model.content[1]  # before the title, where the first text says nothing
+    free = torch.ones_like(x, dtype=torch.bool)
+    shown, t, law = torch.where(free, model.mask_id, x), free.double(), any_subset(model)
+    with torch.inference_mode():
+        both = law(Query(shown, t, condition=told)).log_prob(x)[0]
+        alone = [law(Query(shown[k:][:1], t[k:][:1], condition=told[k:][:1])).log_prob(x[k:][:1])[0] for k in range(2)]
+    torch.testing.assert_close(both, torch.cat(alone), atol=1e-5, rtol=0)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
 def test_a_column_is_told_which_position_it_is_to_say():
     """Positions that are absent leave no other trace: after the same token the second hole is said to be the third or the fourth."""
     model = small_model()
