@@ -275,7 +275,10 @@ def killed(folder: Path, streams: Path, words: list[object], moments: list[float
     return kills
 
 
-def survives(folder: Path, streams: Path, poems: str, jobs: int, moments: list[float]) -> None:
+def with_and_without_kills(
+    folder: Path, streams: Path, poems: str, jobs: int, moments: list[float]
+) -> tuple[list[str], list[str]]:
+    """The sorted results of the same jobs, of a command that was killed at these moments and begun again, and of one that was not."""
     forms = itertools.cycle(
         [{"form": "couplet:5"}, {"form": "五绝", "temperature": 0.7}, {"form": "couplet:7"}, {"n": 0}]
     )
@@ -287,12 +290,14 @@ def survives(folder: Path, streams: Path, poems: str, jobs: int, moments: list[f
     kills = killed(folder, streams, [*words, "out"], moments)
     assert kills >= len(moments) - 1 and len(lines(str(folder / "out"))) < jobs
     assert begin(streams, *words, "out").ended()[0] == 1
-    assert lines(str(folder / "out")) == lines(str(folder / "whole"))
+    return lines(str(folder / "out")), lines(str(folder / "whole"))
 
 
 def test_after_kills_no_job_is_lost_and_none_is_done_twice(tmp_path, tmp_path_factory, monkeypatch, poems):
     monkeypatch.chdir(tmp_path)
-    survives(tmp_path, tmp_path_factory.mktemp("streams"), poems, 600, [1, 60_000])
+    found, whole = with_and_without_kills(tmp_path, tmp_path_factory.mktemp("streams"), poems, 600, [1, 60_000])
+    assert found == whole
+    assert {json.loads(line)["id"] for line in found} == {f"job {k}" for k in range(600)} and len(found) == 600
 
 
 @pytest.mark.slow
@@ -301,7 +306,8 @@ def test_after_twenty_kills_ten_thousand_jobs_are_as_they_would_have_been(
 ):
     monkeypatch.chdir(tmp_path)
     moments = [random.Random(k).uniform(1, 250_000) for k in range(20)]
-    survives(tmp_path, tmp_path_factory.mktemp("streams"), poems, 10_000, moments)
+    found, whole = with_and_without_kills(tmp_path, tmp_path_factory.mktemp("streams"), poems, 10_000, moments)
+    assert found == whole and len(found) == 10_000
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
