@@ -34,14 +34,14 @@ TABLES = ("processes/__init__", "samplers/__init__")  # where the names of proce
 
 
 class Source:
-    """The Python files below a package's folder, by their path without suffix ("cli/draw"), parsed."""
+    """The Python files below a package's folder, by their path without suffix ("cli/draw"), parsed to nodes."""
 
     def __init__(self, root: Path):
         self.root = root
         paths = {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.rglob("*.py"))}
         self.texts = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
-        self.trees = {name: ast.parse(text) for name, text in self.texts.items()}
-        self.imports = {name: set(self._imports(name)) for name in self.trees}
+        self.nodes = {name: list(ast.walk(ast.parse(text))) for name, text in self.texts.items()}
+        self.imports = {name: set(self._imports(name)) for name in self.nodes}
 
     def _file(self, dotted: str) -> str | None:
         """The file of a module "textdiff.cli.draw", or None where there is none."""
@@ -49,12 +49,12 @@ class Source:
         name = rest.replace(".", "/")
         if package != self.root.name or not rest:
             return None
-        return next((found for found in (name, f"{name}/__init__") if found in self.trees), None)
+        return next((found for found in (name, f"{name}/__init__") if found in self.nodes), None)
 
     def _imports(self, name: str) -> Iterator[str]:
         """The files that `name` imports, wherever in it the statement stands."""
         folder = [self.root.name, *name.split("/")[:-1]]
-        for node in ast.walk(self.trees[name]):
+        for node in self.nodes[name]:
             modules: list[str] = []
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
@@ -99,24 +99,24 @@ def circles(source: Source) -> Iterator[str]:
                 yield from visit(other, [*way, name])
             done.add(name)
 
-    yield from sorted({ring for name in source.trees for ring in visit(name, [])})
+    yield from sorted({ring for name in source.nodes for ring in visit(name, [])})
 
 
 def private(source: Source) -> Iterator[str]:
     """Names that begin with one underscore, used outside the file that defines them."""
-    defined = {name: set(_defined(tree)) for name, tree in source.trees.items()}
+    defined = {name: set(_defined(nodes)) for name, nodes in source.nodes.items()}
     everywhere = set().union(*defined.values())
-    for name, tree in source.trees.items():
+    for name, nodes in source.nodes.items():
         foreign = everywhere - defined[name]
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.Attribute) and node.attr in foreign:
                 yield f"{name} reaches {node.attr}"
             elif isinstance(node, ast.ImportFrom):
                 yield from (f"{name} imports {a.name}" for a in node.names if a.name in foreign)
 
 
-def _defined(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _defined(nodes: list[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         found = None
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found = node.name
@@ -130,8 +130,8 @@ def wide(source: Source) -> Iterator[str]:
     names = [p.name for p in source.root.iterdir() if p.name not in ("__pycache__", "py.typed")]
     if len(names) > NAMES:
         yield f"the root has {len(names)} names"
-    for folder in sorted({name.rpartition("/")[0] for name in source.trees} - {""}):
-        files = [name for name in source.trees if name.rpartition("/")[0] == folder]
+    for folder in sorted({name.rpartition("/")[0] for name in source.nodes} - {""}):
+        files = [name for name in source.nodes if name.rpartition("/")[0] == folder]
         if len(files) > FILES:
             yield f"{folder} has {len(files)} files"
 
@@ -144,16 +144,17 @@ def long(source: Source) -> Iterator[str]:
 
 def named(source: Source, names: set[str]) -> Iterator[str]:
     """Comparisons with the name of a process or sampler, and questions which class a prediction is of."""
-    for name, tree in source.trees.items():
+    for name, nodes in source.nodes.items():
         if name in TABLES:
             continue
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.Compare):
                 words = [c.value for side in [node.left, *node.comparators] for c in _constants(side)]
                 yield from (f"{name}: {word}" for word in words if word in names)
             elif (
                 isinstance(node, ast.Call)
-                and ast.unparse(node.func) == "isinstance"
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "isinstance"
                 and "prediction" in ast.unparse(node.args[0])
             ):
                 yield f"{name}: isinstance of a prediction"
