@@ -77,16 +77,24 @@ def noise_power(
         raise AskedError(f"levels are {levels}; each must lie in (0, 1] and leave something of the data")
     size = x0.numel()
     cross, square = torch.zeros(2, len(levels), dtype=torch.float64)
-    for j, (level, alpha, beta) in enumerate(zip(levels, alphas.tolist(), betas.tolist(), strict=True)):
+    table = torch.stack([torch.tensor(levels, dtype=torch.float64), alphas, betas]).to(x0.device)
+    ones = (1,) * (x0.ndim - 1)
+    for some in torch.arange(len(levels)).split(max(1, rows // len(x0))):
         for piece in torch.arange(len(x0), device=x0.device).split(rows):
-            x = x0[piece]
-            t = torch.full((len(x),) + (1,) * (x.ndim - 1), level, dtype=torch.float64, device=x.device)
-            said = condition[piece] if isinstance(condition, Tensor) else condition
-            noise = Rng(seeds[piece], stream=j, device=x.device).normal(*x.shape[1:]).to(x.dtype)
+            x, level = x0[piece].repeat(len(some), *ones), some.repeat_interleave(len(piece))
+            t, alpha, beta = (column[level].view(-1, *ones) for column in table)
+            said = (
+                condition[piece].repeat(len(some), *(1,) * (condition.ndim - 1))
+                if isinstance(condition, Tensor)
+                else condition
+            )
+            streams = [Rng(seeds[piece], stream=j, device=x.device) for j in some.tolist()]
+            noise = torch.cat([rng.normal(*x.shape[1:]) for rng in streams]).to(x.dtype)
+            signal, noised = alpha.to(x.dtype) * x, beta.to(x.dtype) * noise
             for sign in (1, -1):
-                error = (x - predictor(Query(alpha * x + sign * beta * noise, t, condition=said)).mean).double()
-                cross[j] += (sign * noise * error).sum().cpu() / (2 * size)
-                square[j] += error.square().sum().cpu() / (2 * size)
+                error = (x - predictor(Query(signal + sign * noised, t, condition=said)).mean).double()
+                for total, of_value in ((cross, sign * noise * error), (square, error.square())):
+                    total.index_add_(0, level, of_value.flatten(1).sum(-1).cpu() / (2 * size))
     ratio = alphas / betas  # ε − ε_θ = −(ᾱ/β̄)(x0 − x̂0)
     powers = 1 + 2 * ratio * cross + ratio.square() * square
     deviation = x0.double().var(0, correction=0).mean().sqrt()
