@@ -18,9 +18,9 @@ from torch import Tensor
 from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, TokenPredictor
 from textdiff.core.rng import Rng
+from textdiff.shaping.restricted import LEAST
 from textdiff.shaping.tokens import shaped
 from textdiff.verse.law import LEVEL, OBLIQUE, Law, first_index
-from textdiff.verse.rhymes import LEAST
 
 
 @dataclass(frozen=True, eq=False)

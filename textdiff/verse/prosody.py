@@ -23,11 +23,11 @@ from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
 from textdiff.core.predictions import Categorical, TokenPredictor
 from textdiff.core.rng import Rng
+from textdiff.shaping.restricted import LEAST
 from textdiff.shaping.tokens import shaped
 from textdiff.verse.constrained import RestrictedPrediction
 from textdiff.verse.forms import LICENSED_B, SEQUENCES, TYPES, Form, line_types, widened
 from textdiff.verse.law import LETTERS, MARKS, E, Law, P, W, Z
-from textdiff.verse.rhymes import LEAST
 from textdiff.verse.sounds import get_rhyme, readings, rhyme_groups, tone
 
 WEIGHT = 2.0  # nats of `prefer`

@@ -36,8 +36,7 @@ from torch.nn.functional import one_hot
 
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng
-
-LEAST = 1e-12  # a mass that rounding may eat is at least this to some power, where there is one at all
+from textdiff.shaping.restricted import LEAST
 
 
 @dataclass(frozen=True, eq=False)
