@@ -54,16 +54,24 @@ class Enumerating(Rng):
     def choose(self, weights: Tensor) -> Tensor:
         """One outcome per row with probability ∝ weights (B, K)."""
         weights = weights.double()
-        possible, depth = weights > 0, len(self.path)
-        prescribed = self.prefixes[:, depth] if depth < self.prefixes.shape[1] else torch.full_like(self.keys, -1)
-        chosen = torch.where(prescribed >= 0, prescribed, possible.byte().argmax(-1))
-        other = (possible & (prescribed < 0)[:, None]).scatter_(1, chosen[:, None], False)
-        rows, outcomes = other.nonzero(as_tuple=True)
-        if len(rows):
-            self.open.append((depth, rows, outcomes))
+        depth = len(self.path)
+        chosen = self.prefixes[:, depth] if depth < self.prefixes.shape[1] else torch.full_like(self.keys, -1)
+        fresh = (chosen < 0).nonzero()[:, 0]
+        if len(fresh):
+            possible = weights.index_select(0, fresh) > 0
+            first = possible.byte().argmax(-1)
+            chosen = chosen.index_copy(0, fresh, first)
+            rows, others = (possible & (torch.arange(weights.shape[1]) != first[:, None])).nonzero(as_tuple=True)
+            if len(rows):
+                self.open.append((depth, fresh[rows], others))
         self.path.append(chosen)
-        self.weight = self.weight * (weights.gather(1, chosen[:, None])[:, 0] / weights.sum(-1))
+        total = weights @ weights.new_ones(weights.shape[1])
+        self.weight = self.weight * (weights.gather(1, chosen[:, None])[:, 0] / total)
         return chosen
+
+    def pass_over(self) -> None:
+        """A draw in which every row has the first outcome alone."""
+        self.path.append(torch.zeros_like(self.keys))
 
     def branches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(row, prefix) of everything left behind."""
@@ -71,7 +79,7 @@ class Enumerating(Rng):
         path = torch.stack(self.path, -1) if width else torch.zeros(len(self.keys), 0, dtype=torch.long)
         for depth, rows, outcomes in self.open:
             prefix = torch.full((len(rows), width), -1)
-            prefix[:, :depth] = path[rows, :depth]
+            prefix[:, :depth] = path[:, :depth].index_select(0, rows)
             prefix[:, depth] = outcomes
             yield rows, prefix
 
@@ -131,6 +139,9 @@ class Enumerating(Rng):
         result = torch.zeros_like(rows)
         for k in range(self.length):
             here = slot == k
+            if not here.any():
+                self.pass_over()
+                continue
             weights = torch.zeros(len(self.keys), table.shape[1], dtype=table.dtype)
             weights[:, 0] = 1.0
             weights[rows[here]] = table[here]
@@ -150,6 +161,9 @@ class _Part(Enumerating):
         table[:, 0] = 1.0
         table[self.index] = weights.double()
         return self.whole.choose(table)[self.index]
+
+    def pass_over(self) -> None:
+        self.whole.pass_over()
 
 
 def enumerate_draws(
