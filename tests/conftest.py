@@ -25,6 +25,7 @@ gc.disable()  # until all tests are collected
 def pytest_collection_finish() -> None:
     """Leave what the libraries and the tests consist of to itself: training collects garbage often, half a second each time."""
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
     gc.enable()
 
 

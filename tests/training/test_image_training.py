@@ -67,8 +67,13 @@ BLUR = {
 
 @pytest.mark.parametrize(
     ("sections", "measure"),
-    [({}, "bound"), ({"diffusion": {"schedule": "flow", "output": "velocity"}}, "bound"), (BLUR, "loss")],
-    ids=["gaussian", "flow", "cold"],
+    [
+        pytest.param({}, "bound", id="gaussian"),
+        pytest.param(
+            {"diffusion": {"schedule": "flow", "output": "velocity"}}, "bound", id="flow", marks=pytest.mark.slow
+        ),
+        pytest.param(BLUR, "loss", id="cold"),
+    ],
 )
 def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any], measure: str, tmp_path: Path) -> None:
     path = recipe_file(tmp_path, **sections)

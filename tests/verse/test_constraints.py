@@ -252,11 +252,11 @@ def test_particles_bring_the_chain_to_the_law_given_the_constraint() -> None:
     distance = []
     for particles in (1, 8):
         found = torch.zeros_like(aim)
-        for text in chains(1500, told, particles).tolist():
-            found[place[tuple(text)]] += 1 / 1500
+        for text in chains(600, told, particles).tolist():
+            found[place[tuple(text)]] += 1 / 600
         assert (found * ~inside).sum() == 0
         distance.append(((found - aim).abs().sum() / 2).item())
-    noise = (aim * (1 - aim) / 1500).sqrt().sum().item() * 0.4  # E|N(0, 1)|/2 for each text
+    noise = (aim * (1 - aim) / 600).sqrt().sum().item() * 0.4  # E|N(0, 1)|/2 for each text
     assert distance[1] < noise * 1.5 < distance[0]
 
 
