@@ -149,7 +149,7 @@ def test_a_joint_draw_has_the_law_of_the_product_restricted_to_the_set(name: str
     expected = brute(logits, name, x)
     if not expected.any():
         pytest.skip("no such text")
-    prediction = predict(tiny(told), logits, x_t := torch.tensor([x]))
+    prediction = prediction_rows(tiny(told), logits, x_t := torch.tensor([x]))
 
     def f(items: Tensor, rng: Rng) -> Tensor:
         rows = prediction_rows(tiny(told), logits, x_t.expand(len(items), -1))
@@ -172,10 +172,6 @@ def prediction_rows(set_: Law, logits: Tensor, x_t: Tensor, at: Tensor | None = 
     rows, positions = where.nonzero(as_tuple=True)
     prediction = constrained(predictor, set_, weigh=True)(Query(x_t, torch.ones(x_t.shape), at=(rows, positions)))
     return prediction.pin(x_t, x_t != MASK)
-
-
-def predict(set_: Law, logits: Tensor, x_t: Tensor) -> RestrictedPrediction:
-    return prediction_rows(set_, logits, x_t)
 
 
 # Every law from three states, and every state under four laws.
