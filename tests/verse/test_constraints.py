@@ -277,9 +277,7 @@ def verses(
     def predictor(query):
         x, at = query.x_t, query.at
         at = positions_of(torch.ones_like(x, dtype=torch.bool)) if at is None else at
-        key = (x[at[0]] * torch.arange(1, x.shape[1] + 1)).sum(-1) * 131 + at[
-            1
-        ]  # another law for every state and position
+        key = (x[at[0]] * torch.arange(1, x.shape[1] + 1)).sum(-1) * 131 + at[1]  # a law for each state and position
         noise = torch.sin(key[:, None] * 12.9898 + torch.arange(unread + 1) * 78.233) * 43758.5453
         logits = (noise - noise.floor()).logit().clamp(-9, 9) * sharpness
         logits[:, unread] = -torch.inf
