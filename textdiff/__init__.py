@@ -27,6 +27,7 @@ _WHERE = {  # the file below textdiff -> its public names
     "pipeline.images": "ImagePipeline",
     "pipeline.options": "Options",
     "pipeline.outputs": "Output Refined Frame",
+    "pipeline.revision.augment": "Variant",
     "pipeline.score.scorer": "Score Detail",
     "pipeline.score.choose": "Chosen",
     "pipeline.score.restore": "Restoration",

@@ -86,6 +86,13 @@ JOBS = {
         {"id": "d", "text": "床前"},
         {"id": "e", "text": ONELINE, "process": "replacement"},
     ],
+    "augment": [
+        {"id": "a", "text": ONELINE, "n": 2, "keep": ["月", [0, 1]]},
+        {"id": "b", "text": ONELINE, "keep_pattern": "[低头]"},
+        {"id": "c", "text": ONELINE, "keep": [[0, 99]]},
+        {"id": "d", "text": ONELINE, "strength": 0.5, "title": "月"},
+        {"id": "e", "text": ONELINE, "keep": "低头", "process": "replacement"},
+    ],
     "score": [
         {"id": "a", "text": ONELINE, "detail": True},
         {"id": "b", "text": ONELINE, "seed": 4},
@@ -98,6 +105,7 @@ FLAGS = {
     "generate": ["--steps", 2],
     "fill": ["--steps", 2],
     "refine": ["--rounds", 1],
+    "augment": ["-n", 1, "--levels", 2],
     "score": ["--levels", 2, "--repeats", 2],
 }
 

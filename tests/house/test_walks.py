@@ -83,7 +83,9 @@ def test_no_file_of_the_walk_is_called_by_a_later_one(calls):
     assert back == []
 
 
-@pytest.mark.parametrize("verb", ["fill", "refine", "jobs", "train", "score", "choose", "restore", "check", "an image"])
+@pytest.mark.parametrize(
+    "verb", ["fill", "refine", "augment", "jobs", "train", "score", "choose", "restore", "check", "an image"]
+)
 def test_the_functions_of_every_walk_exist(verb):
     steps = walk(verb)
     assert steps

@@ -19,14 +19,14 @@ from textdiff.processes import PROCESSES
 POEMS, WORDS = TextPipeline(poem_model()), TextPipeline(sentence_model())
 
 
-@pytest.mark.parametrize("call", ["generate", "fill", "refine"])
+@pytest.mark.parametrize("call", ["generate", "fill", "refine", "augment"])
 def test_a_verb_has_a_flag_for_every_option_of_its_call_and_for_no_other(call):
     arguments = parser().parse_args([call])
     expected = {name for name, one in CHOICES.items() if one.flag and call in one.calls}
     assert {name for name in CHOICES if hasattr(arguments, name)} - {"template"} == expected
 
 
-@pytest.mark.parametrize("call", ["generate", "fill", "refine"])
+@pytest.mark.parametrize("call", ["generate", "fill", "refine", "augment"])
 def test_flags_that_are_left_out_leave_their_options_open(call):
     from textdiff.cli.drawing import options_of
 

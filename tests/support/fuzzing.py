@@ -44,8 +44,8 @@ VALUES = [
 ]  # fmt: skip
 NUMBERS = ("-1", "0", "1", "2", "3", "", "x", "1.5", "nan", "1" * 5000)  # for what costs time in proportion
 COSTLY = {
-    "n", "length", "best_of", "particles", "rounds", "k", "patience", "variations", "levels", "repeats", "steps", "titles", "quality",
-    "option", "delay", "batch", "layers", "width", "vocabulary",
+    "n", "length", "best_of", "particles", "rounds", "k", "patience", "variations", "tries", "levels", "repeats", "steps", "titles",
+    "quality", "option", "delay", "batch", "layers", "width", "vocabulary",
 }  # fmt: skip
 MODELS = ("poems", "windows", "words")
 PICTURES = ("digits", "blurred")
@@ -126,7 +126,7 @@ def arguments(rng: random.Random, home: Home) -> Case:
             argv.append(rng.choice(action.option_strings))
         if action.nargs != 0:
             argv.append(rng.choice(NUMBERS) if action.dest in COSTLY else _word(rng))
-    if verb in ("score", "fill", "refine", "check", "generate") and rng.random() < 0.5:
+    if verb in ("score", "fill", "refine", "check", "generate", "augment") and rng.random() < 0.5:
         argv += [_word(rng) for _ in range(rng.randint(0, 2))]
     argv = ["train", "--dry-run", *argv[1:]] if verb == "train" else argv
     return Case(_cheap(argv, rng, home), stdin=_text(rng), files={"a.jsonl": _text(rng)})
@@ -134,7 +134,7 @@ def arguments(rng: random.Random, home: Home) -> Case:
 
 def records(rng: random.Random, home: Home) -> Case:
     """A verb of many texts over a file or stdin of any kind."""
-    verb = rng.choice(["score", "check", "check", "fill", "refine", "evaluate", "choose", "restore"])
+    verb = rng.choice(["score", "check", "check", "fill", "refine", "evaluate", "choose", "restore", "augment"])
     argv, text = [verb], _text(rng)
     if verb == "choose":
         argv += rng.choice([[], ["--template", rng.choice(["{text}{x}", "{x", _line(rng) + "{x}"])]])
@@ -287,13 +287,14 @@ def comparisons(rng: random.Random, home: Home) -> Case:
 def _cheap(argv: list[str], rng: random.Random, home: Home) -> list[str]:
     """With a tiny model, and work that is done in a moment."""
     verb = argv[0]
-    if verb not in ("generate", "fill", "refine", "score", "evaluate", "choose", "restore"):
+    if verb not in ("generate", "fill", "refine", "augment", "score", "evaluate", "choose", "restore"):
         return argv
     argv = [*argv, "--model", home.models[rng.choices(MODELS, (6, 1, 1))[0]]] if "--model" not in argv else argv
     once = {
         "score": [("--levels", "1"), ("--repeats", "1")],
         "evaluate": [("--levels", "1")],
         "refine": [("--rounds", "1")],
+        "augment": [("--levels", "1")],
         "choose": [],
         "restore": [("--width", "2")],
     }

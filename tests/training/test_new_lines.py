@@ -88,7 +88,7 @@ def test_the_listings_name_the_new_lines(run):
     assert "square" in run("samplers")
 
 
-@pytest.mark.parametrize("verb", ["generate", "fill", "refine"])
+@pytest.mark.parametrize("verb", ["generate", "fill", "refine", "augment"])
 def test_the_help_of_a_verb_names_the_new_lines(verb, run):
     page = run(verb, "--help")
     assert all(f"  {name:16} {line.summary}" in page for name, line in {**LINES, "plain": PLAIN}.items())

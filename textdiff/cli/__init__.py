@@ -88,7 +88,7 @@ def _spelled_out(words: list[str]) -> list[str]:
 
 def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
     """Texts and overrides that stand behind a flag, where argparse no longer expects any."""
-    texts = dict.fromkeys(("fill", "refine", "score", "check", "choose", "restore"), "text")
+    texts = dict.fromkeys(("fill", "refine", "augment", "score", "check", "choose", "restore"), "text")
     many = (texts | {"train": "override"}).get(arguments.verb)
     strange = [word for word in words if many is None or word.startswith("-")]
     if strange:

@@ -1,4 +1,4 @@
-"""generate, fill, refine: texts that are written."""
+"""generate, fill, refine, augment: texts that are written."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from textdiff.cli.common import (
     add_verb,
     format_flags,
     in_colour,
+    log,
     names_of,
     numbers,
     open_model,
@@ -45,6 +46,7 @@ from textdiff.cli.jobs.running import check_jobs, do_jobs, job_flags
 from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_images
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.options import Options
+from textdiff.pipeline.revision.keep import all_kept, compiled
 from textdiff.processes import PROCESSES
 
 if TYPE_CHECKING:
@@ -94,6 +96,32 @@ def add(verbs: Any) -> None:
     p.add_argument("--variations", type=int, metavar="N", help="instead of rounds: N versions with a share drawn anew")
     p.add_argument("--level", type=float, help="that share of the free characters, more than 0 up to 1 (0.25)")
     drawing_flags(p, "refine")
+    bulk_flags(p)
+    format_flags(p)
+    job_flags(p)
+
+    p = add_verb(
+        verbs,
+        "augment",
+        augment,
+        "variants of texts to train on: a share is drawn anew, and what is kept stays",
+        ending=names_epilog,
+    )
+    text_flags(p)
+    p.add_argument("-n", "--n", type=int, help="variants of each text (4)")
+    p.add_argument("--strength", type=float, help="the share of the free tokens drawn anew, more than 0 up to 1 (0.2)")
+    p.add_argument(
+        "--keep",
+        action="append",
+        metavar="STRING",
+        help="this stays wherever it stands; may be repeated (the record's keep)",
+    )
+    p.add_argument(
+        "--keep-pattern", type=pattern, metavar="REGEX", help="and so does what this regular expression finds"
+    )
+    p.add_argument("--tries", type=int, help="draws of a variant that is like its text or another one (4)")
+    p.add_argument("--levels", type=int, help="stratified levels of the bound on −log p; 0: no bound (16)")
+    drawing_flags(p, "augment")
     bulk_flags(p)
     format_flags(p)
     job_flags(p)
@@ -229,6 +257,54 @@ def refine(a: argparse.Namespace) -> int:
                 write("\n".join(_refined_lines(one, in_colour(out))), out)
 
     return through(a, results(records, work, a.on_error == "skip"), show, "poem", len(a.text) or None)
+
+
+def augment(a: argparse.Namespace) -> int:
+    check_jobs(a)
+    task = {name: value for name in ("strength", "n", "tries", "levels") if (value := getattr(a, name)) is not None}
+    if a.input is not None:
+        return do_jobs(a, options_of(a).given() | task | {"keep": a.keep, "keep_pattern": a.keep_pattern})
+    records = incoming(a)
+    pipe, options = open_pipeline(a), options_of(a)
+    conditions, alike, total = Conditions(pipe.model), 0, 0
+
+    def work(chunk: list[Record]) -> list[list[Any]]:
+        words = {name: value for name, value in conditions.of(chunk).items() if getattr(options, name) is None}
+        keep = [all_kept(a.keep or record.get("keep"), a.keep_pattern) for record in chunk]
+        texts, forms = [record.text for record in chunk], forms_of(chunk, a.form)
+        found = pipe.augment(texts, forms, seeds_of(chunk, a.seed), options, keep=keep, **task, **words)
+        each = len(found) // len(chunk)
+        return [found[k : k + each] for k in range(0, len(found), each)]
+
+    def show(record: Record, variants: list[Any], out: TextIO) -> None:
+        nonlocal alike, total
+        alike, total = alike + sum(one.like is not None for one in variants), total + len(variants)
+        for one in variants:
+            if a.format == "jsonl":
+                rest = {key: value for key, value in record.fields.items() if key != "text"}  # which is `original`
+                print(joined(one, rest), file=out)
+            else:
+                print(_variant_line(one), file=out)
+
+    code = through(a, results(records, work, a.on_error == "skip"), show, total=len(a.text) or None)
+    if alike:
+        log(f"textdiff: {alike} of {total} variants are like their text or another variant; more strength makes fewer")
+    return code
+
+
+def _variant_line(one: Any) -> str:
+    nats = "" if one.nats_per_char is None else f"  {one.nats_per_char:.4f} nats/char"
+    bound = "" if one.exact or not nats else " at most"
+    return f"{one.changed:.2f} changed  {one.edits} edits{nats}{bound}  {' '.join(one.text.splitlines())}"
+
+
+def pattern(text: str) -> str:
+    """Reads a regular expression."""
+    try:
+        compiled(text)
+    except AskedError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _refined_lines(one: Any, colours: bool) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from textdiff import __version__
 from textdiff.cli.common import Parser, log, model_flags
 from textdiff.core.errors import AskedError
-from textdiff.pipeline.options import CHOICES, Options
+from textdiff.pipeline.options import CHOICES, NEW, Options
 
 
 def names_epilog() -> str:
@@ -35,7 +35,7 @@ def drawing_flags(p: Parser, call: str) -> dict[str, Any]:
     """A flag for every option of a call, with what its field says; the groups that they stand in, by name."""
     about = "for a model of images, which writes a PNG; TEXT is then an image file, or digits:K"
     groups: dict[str, Any] = {"": p, "verse": p.add_argument_group("verse")}
-    if call != "refine":
+    if call in NEW:
         groups["images"] = p.add_argument_group("images", about)
     for name, one in CHOICES.items():
         if not one.flag or call not in one.calls:

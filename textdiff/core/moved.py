@@ -30,7 +30,8 @@ FOLDERS = {  # new folder -> the modules that moved there, by their old names be
     "verse": "script checker",
     "data": "records corpus image_data",
     "show": "trace watching heat pictures animation mosaic",
-    "pipeline": "canvas images refine",
+    "pipeline": "canvas images",
+    "pipeline.revision": "refine pipeline.refine",
     "measure": "counts hf_metrics image_report bench",
 }
 MOVED = {

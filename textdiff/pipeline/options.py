@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 EACH = "each"  # the number of steps that writes one position at a time
 QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best": {"best_of": 8}}
-ALL = ("generate", "fill", "refine")
+ALL = ("generate", "fill", "refine", "augment")
+JUDGED = ("generate", "fill", "refine")  # the calls whose texts are chosen, or keep a law
 NEW = ("generate", "fill")  # the calls that write on an open page
 Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
 Words = str | Sequence[str | None] | None  # a word for all texts, or one for each
@@ -85,9 +86,14 @@ class Options:
     sampler_options: Mapping[str, Any] | None = choice(
         "an option of the sampler's own ('textdiff samplers' names them)", kind="both", flag=False, lasting=True
     )
-    quality: str | None = choice("draft, good or best: steps and candidates chosen for you (good)")
+    quality: str | None = choice("draft, good or best: steps and candidates chosen for you (good)", calls=JUDGED)
     best_of: int | None = choice(
-        "give the best of N candidates, by prosody and the model's bound", type=int, least=1, metavar="N", lasting=True
+        "give the best of N candidates, by prosody and the model's bound",
+        type=int,
+        least=1,
+        metavar="N",
+        lasting=True,
+        calls=JUDGED,
     )
     title: Words = choice("what the poem is about: its first 8 characters count", group="verse")  # noqa: RUF009
     dynasty: Words = choice("tang or song", group="verse")  # noqa: RUF009
@@ -102,21 +108,24 @@ class Options:
         group="verse",
         metavar="MODE",
         lasting=True,
+        calls=JUDGED,
     )
     tones: str | None = choice(
         "the same for tones alone, auto (strict), or 平起首句入韵, 仄起, 首句不入韵 …",
         group="verse",
         metavar="MODE|PATTERN",
+        calls=JUDGED,
     )
     rhyme: str | None = choice(
         "the same for rhyme alone, auto (strict), or a group of 平水韵 such as 七阳",
         group="verse",
         metavar="MODE|GROUP",
+        calls=JUDGED,
     )
     avoid: str | Sequence[str] | None = choice(
-        "孤平 (guping), 三平尾 (sanpingwei); with strict tones", group="verse", metavar="FAULT,…"
+        "孤平 (guping), 三平尾 (sanpingwei); with strict tones", group="verse", metavar="FAULT,…", calls=JUDGED
     )
-    no_repeat: bool = choice("no character twice", False, type=bool, group="verse")
+    no_repeat: bool = choice("no character twice", False, type=bool, group="verse", calls=JUDGED)
     keyword: str | None = choice(
         "characters that stand together somewhere, where the model would have them", group="verse", calls=NEW
     )
@@ -171,6 +180,11 @@ def changed(options: Options | Mapping[str, Any] | None, changes: Mapping[str, A
         renamed("options={…}", "sampler_options={…}")
         return replace(Options(sampler_options=options), **changes)
     return replace(options or Options(), **changes)
+
+
+def formed(options: Options, form: Forms) -> Options:
+    """The options with a form, where one is named beside them."""
+    return options if form is None else replace(options, form=form)
 
 
 def defaults_of(model: Model) -> Options:

@@ -50,6 +50,8 @@ class Canvas:
     unknown: int = 0  # free tokens that are the unknown one (scoring)
     hidden: Tensor | None = None  # (L,) bool
     allowed: Tensor | None = None  # (L, V) bool, the tokens that a free position may take; a form has always the same
+    # (L,) the kind of each position, and (kinds, V) bool, which tokens are of it: a free position takes those of its kind
+    kinds: tuple[Tensor, Tensor] | None = None
     convert: Callable[[str], str] | None = None  # from the script of the model to that of the reader
     title: str | None = None  # what the network is told of the text, in the characters of its vocabulary
     dynasty: str | None = None

@@ -200,7 +200,7 @@ class Writing:
         scene = Scene(
             given=torch.stack([c.ids for c in canvases]).to(device),
             free=torch.stack([c.free for c in canvases]).to(device),
-            predictor=self._predictor(first),
+            predictor=self._predictor(canvases),
             process=self._process(first),
             condition=condition(model, canvases),  # the predictor tells its process itself
             levels=(),
@@ -222,14 +222,19 @@ class Writing:
         down = itertools.dropwhile(lambda s: bool((torch.as_tensor(s) > level - 1e-9).any()), levels)
         return replace(scene, levels=down, start=start, level=level)
 
-    def _predictor(self, canvas: Canvas) -> TokenPredictor:
+    def _predictor(self, canvases: Sequence[Canvas]) -> TokenPredictor:
         """The network, shaped as far as each position goes by itself."""
+        canvas = canvases[0]
         model, plan, table = self.model, self.plan, canvas.allowed
         key = (canvas.form, id(table) if table is not None else None)
-        if table is None and key in self.shaped:
+        if table is None and canvas.kinds is None and key in self.shaped:
             return self.shaped[key]
         predictor = banned(self.network, vocabulary(model).banned(canvas.poem))
         predictor = predictor if table is None else allowed(predictor, table.to(model.device))
+        if canvas.kinds is not None:
+            kinds = torch.stack([c.kinds[0] for c in canvases if c.kinds is not None]).to(model.device)
+            fitting = canvas.kinds[1].to(model.device)
+            predictor = allowed(predictor, lambda rows, positions: fitting[kinds[rows, positions]])
         # The likeliest token that fits must still be told from the others where the likeliest of all does not.
         predictor = tempered(predictor, max(plan.temperature, COLDEST if plan.prosody.strict else 0.0))
         if plan.prosody.preferring:

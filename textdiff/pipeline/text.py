@@ -18,17 +18,16 @@ from typing import Any
 import torch
 
 import textdiff.pipeline.canvas as canvas
-import textdiff.pipeline.refine as refine
 from textdiff.core.contracts import State
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
-from textdiff.pipeline.options import Forms, Options, Task, at_least, changed, place, whole
-from textdiff.pipeline.outputs import Callback, Frame, Output, Refined, Watch, chosen, frame, output
+from textdiff.pipeline.options import Forms, Options, at_least, changed, formed, whole
+from textdiff.pipeline.outputs import Callback, Frame, Output, Watch, chosen, frame, output
 from textdiff.pipeline.plan import Plan, check_call, check_defaults, resolve
+from textdiff.pipeline.revision.reviser import Reviser
 from textdiff.pipeline.run import BATCH, Batch, run, seeds_of, steps_made
-from textdiff.pipeline.score.likelihood import Progress
-from textdiff.pipeline.score.scorer import AHEAD, Scorer
+from textdiff.pipeline.score.scorer import AHEAD
 from textdiff.pipeline.writable import check_canvas
 
 OF_RECORDS = ("form", "title", "dynasty")  # the options that a record may have of its own
@@ -36,7 +35,7 @@ Place = tuple[Canvas, int, int]  # what a text is drawn on, its seed, its number
 
 
 @dataclass(frozen=True, eq=False)
-class TextPipeline(Scorer):
+class TextPipeline(Reviser):
     """A model of text, and the calls that use it."""
 
     @classmethod
@@ -85,7 +84,7 @@ class TextPipeline(Scorer):
         `options` and `changes` of it say how and on what the texts are drawn (`Options`).  After every step `callback` is called
         with the batch's state, and `watch` with a `Frame` of it.
         """
-        options = _formed(changed(options, changes), form)
+        options = formed(changed(options, changes), form)
         plan = resolve(options, self.model)
         seeds = seeds_of(seed, n, generator)
         page = canvas.in_script(canvas.open_page(self.model, options), options.script)
@@ -109,7 +108,7 @@ class TextPipeline(Scorer):
 
         The other arguments are those of `generate`.
         """
-        options = _formed(changed(options, changes), form)
+        options = formed(changed(options, changes), form)
         plan = resolve(options, self.model, "fill")
         canvases = self._holed(texts, plan)
         seeds = seeds_of(seed, len(canvases), generator)
@@ -157,7 +156,7 @@ class TextPipeline(Scorer):
         **changes: Any,
     ) -> Iterator[Frame]:
         """The frames of a run, batch by batch, from the prior to the texts that `generate` (or `fill`, with `texts`) gives."""
-        options = _formed(changed(options, changes), form)
+        options = formed(changed(options, changes), form)
         plan = resolve(options, self.model, "generate" if texts is None else "fill")
         if plan.each > 1:
             raise AskedError(
@@ -173,48 +172,6 @@ class TextPipeline(Scorer):
             seeds = seeds_of(seed, len(canvases), generator)
         batches = run(self.model, plan, canvases, seeds, batch_size=batch_size)
         return (frame(batch, state) for batch in batches for state in batch.states)
-
-    def refine(
-        self,
-        texts: str | Iterable[str],
-        form: Forms = None,
-        seed: int | Sequence[int] = 0,
-        options: Options | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        rounds: int = 3,
-        k: int = 3,
-        patience: int = 2,
-        keep: Sequence[int] = (),
-        freeze: Sequence[str | tuple[int, int]] = (),
-        variations: int | None = None,
-        level: float | None = None,
-        batch_size: int = BATCH,
-        callback: Progress | None = None,
-        **changes: Any,
-    ) -> list[Refined]:
-        """Each poem with its weakest characters written anew, as long as that makes it likelier; text k from seed + k.
-
-        A round rewrites k characters, and the work on a poem ends when `patience` rounds in a row bring nothing better.  Lines
-        of `keep` (from 1) and the characters of `freeze`, "LINE:POSITION" each, stay.  With `variations` instead so many
-        other versions of each poem, a share `level` of whose free characters was drawn anew.  `textdiff.pipeline.refine` has the
-        details; `callback` is called with the number of texts done.
-        """
-        options = _formed(changed(options, changes), form)
-        plan = resolve(options, self.model, "refine")
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        task = Task(
-            rounds=rounds,
-            k=k,
-            patience=patience,
-            candidates=plan.best_of if options.best_of or plan.best_of > 1 else refine.CANDIDATES,
-            keep=tuple(keep),
-            freeze=tuple(place(one) for one in freeze),
-            variations=variations,
-            level=level,
-        )
-        seeds = seeds_of(seed, len(texts) or 1, generator)
-        return refine.refine(self.model, texts, seeds, plan, task, batch_size, callback)
 
     def plan(self, options: Options | None = None, **changes: Any) -> Plan:
         """The choices of a call, with the model's defaults for what is left open; AskedError for what cannot be."""
@@ -356,10 +313,6 @@ class TextPipeline(Scorer):
 
 
 Pipeline = TextPipeline  # its name in version 0.1
-
-
-def _formed(options: Options, form: Forms) -> Options:
-    return options if form is None else replace(options, form=form)
 
 
 def _device(device: torch.device | str) -> torch.device:

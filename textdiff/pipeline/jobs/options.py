@@ -41,6 +41,10 @@ def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(fits, value))
 
 
+def _is_kept(value: Any) -> bool:
+    return _is_word(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)))
+
+
 WHOLE = Kind(_is_whole, "a whole number")
 COUNT = Kind(lambda value: _is_whole(value) and 1 <= value <= MOST_TEXTS, f"a whole number from 1 to {MOST_TEXTS}")
 NUMBER = Kind(_is_number, "a number")
@@ -53,6 +57,11 @@ OWN = Kind(
 LINES = Kind(_all(_is_whole), "a list of lines, such as [1, 2]")
 PLACES = Kind(_all(_is_word), 'a list of places, such as ["3:5"]')
 
+KEPT = Kind(
+    lambda value: _is_word(value) or (isinstance(value, list) and all(map(_is_kept, value))),
+    'texts that stay and [begin, end] pairs of characters, such as ["Paris", [3, 8]]',
+)
+
 REVISION = {
     "rounds": WHOLE,
     "k": WHOLE,
@@ -62,6 +71,7 @@ REVISION = {
     "variations": COUNT,
     "level": NUMBER,
 }
+AUGMENTATION = {"strength": NUMBER, "n": COUNT, "tries": WHOLE, "levels": WHOLE, "keep": KEPT, "keep_pattern": WORD}
 SCORING = {"process": WORD, "order": WORD, "steps": WHOLE, "levels": WHOLE, "repeats": WHOLE, "detail": TRUTH}
 
 

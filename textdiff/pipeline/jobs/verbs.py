@@ -1,4 +1,4 @@
-"""Jobs: texts to generate, fill, refine or score, each with an id and options of its own.
+"""Jobs: texts to generate, fill, refine, augment or score, each with an id and options of its own.
 
     for k, result in results(pipe, VERBS["fill"], jobs, {"steps": 8}):     # jobs: mappings, each with an `id`
         ...                                                                # in the order in which they are done
@@ -17,9 +17,10 @@ from typing import Any
 
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.jobs.apart import apart
-from textdiff.pipeline.jobs.options import COUNT, PER_TEXT, REVISION, SCORING, WORD, Kind, drawing, said
+from textdiff.pipeline.jobs.options import AUGMENTATION, COUNT, PER_TEXT, REVISION, SCORING, WORD, Kind, drawing, said
 from textdiff.pipeline.options import CHOICES, Options
 from textdiff.pipeline.plan import resolve
+from textdiff.pipeline.revision.keep import all_kept
 from textdiff.pipeline.run import BATCH
 from textdiff.pipeline.score.scorer import AHEAD, with_detail
 from textdiff.pipeline.text import TextPipeline
@@ -42,6 +43,7 @@ class Verb:
     work: Work
     reads: bool = True  # whether a job has a text
     draws: bool = True  # whether a job without a seed has one of its id
+    own: tuple[str, ...] = PER_TEXT  # the options that may be others for each job of a call
 
     def check(self, pipe: TextPipeline, settings: Settings) -> None:
         """AskedError for settings with which no job could be done."""
@@ -64,7 +66,7 @@ def results(
 ) -> Iterator[tuple[int, Any]]:
     """The number of each job and what comes of it, as they are done: what the verb gives, or an AskedError.
 
-    A job that asks for several texts (`n`, `variations`) has {"results": [one for each]}.
+    A job that gives several texts (`n`, `variations`) has {"results": [one for each]}.
     """
     groups: dict[str, tuple[Settings, list[int]]] = {}
     whole: dict[int, Job] = {}
@@ -76,7 +78,7 @@ def results(
             yield k, error
             continue
         own = seed_of(job["id"], seed) if verb.draws else seed
-        whole[k] = {**job, **{name: options.pop(name, None) for name in PER_TEXT}}
+        whole[k] = {**job, **{name: options.pop(name, None) for name in verb.own}}
         whole[k] = {**whole[k], "seed": own if job.get("seed") is None else job["seed"]}
         groups.setdefault(json.dumps(options, sort_keys=True, default=str), (options, []))[1].append(k)
     for shared, members in groups.values():
@@ -107,11 +109,30 @@ def _written(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Iter
 def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Iterator[tuple[int, Any]]:
     task = {name: options[name] for name in REVISION if name in options}
 
+    def work(some: Sequence[Job], texts: list[str], **words: Any) -> list[Any]:
+        return pipe.refine(texts, options=_options(options), **task, **words)
+
+    return _several(jobs, work)
+
+
+def _augmented(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Iterator[tuple[int, Any]]:
+    task = {name: options[name] for name in AUGMENTATION if name in options}
+
+    def work(some: Sequence[Job], texts: list[str], **words: Any) -> list[Any]:
+        keep = [all_kept(job.get("keep"), job.get("keep_pattern")) for job in some]
+        return pipe.augment(texts, options=_options(options), keep=keep, **task, **words)
+
+    return _several(jobs, work)
+
+
+def _several(jobs: Sequence[Job], call: Callable[..., list[Any]]) -> Iterator[tuple[int, Any]]:
+    """The results of a call that gives equally many for each text."""
+
     def work(members: Sequence[int]) -> list[Any]:
         some = [jobs[k] for k in members]
         texts, seeds = [job["text"] for job in some], [job["seed"] for job in some]
         words: dict[str, Any] = {name: [job.get(name) for job in some] for name in PER_TEXT}
-        found = pipe.refine(texts, seed=seeds, options=_options(options), **task, **words)
+        found = call(some, texts, seed=seeds, **words)
         each = len(found) // len(some)
         return [_one_or_all(found[k : k + each]) for k in range(0, len(found), each)]
 
@@ -154,6 +175,7 @@ VERBS: dict[str, Verb] = {
     "generate": Verb("generate", drawing("generate") | {"n": COUNT}, _written, reads=False),
     "fill": Verb("fill", drawing("fill"), _written),
     "refine": Verb("refine", drawing("refine") | REVISION, _revised),
+    "augment": Verb("augment", drawing("augment") | AUGMENTATION, _augmented, own=(*PER_TEXT, "keep", "keep_pattern")),
     "score": Verb("score", dict.fromkeys(PER_TEXT, WORD) | SCORING, _scored, draws=False),
 }
 

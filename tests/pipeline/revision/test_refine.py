@@ -15,7 +15,7 @@ from textdiff.core.loop import sample
 from textdiff.core.resolve import attribute
 from textdiff.core.rng import Rng
 from textdiff.pipeline.options import place
-from textdiff.pipeline.refine import weakest
+from textdiff.pipeline.revision.refine import weakest
 from textdiff.pipeline.text import Pipeline
 from textdiff.pipeline.writable import misfits
 from textdiff.samplers import SAMPLERS

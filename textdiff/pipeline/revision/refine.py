@@ -28,23 +28,21 @@ from torch import Tensor
 
 import textdiff.pipeline.canvas as canvas
 from textdiff.core.errors import AskedError
-from textdiff.core.rng import Rng, example_seed
+from textdiff.core.rng import example_seed
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import Task, at_least
 from textdiff.pipeline.outputs import Change, Refined
-from textdiff.pipeline.page import Start, knows_forms, outside, script_of
+from textdiff.pipeline.page import knows_forms, outside, script_of
 from textdiff.pipeline.plan import Plan, by_process
-from textdiff.pipeline.run import run
+from textdiff.pipeline.revision.versions import FIRST, Try, drawn, masked, versions
 from textdiff.pipeline.score.likelihood import MERIT_LEVELS, Progress, bounds, masking, nats
 from textdiff.pipeline.writable import check_canvas, law_of, misfits
 from textdiff.processes import PROCESSES
 from textdiff.verse.forms import Form
 
-CANDIDATES = 4  # versions a round, where best_of is left out
+CANDIDATES = FIRST  # versions a round, where best_of is left out
 LEVEL = 0.25  # of variations
-TRIES = 4  # draws of a variation that comes out like the poem or another one
-HOLES = 1 << 18  # the stream that the holes of variations are drawn from, where the process has an order
 GAIN = 1e-6  # nats a character: less is rounding
 
 
@@ -73,16 +71,6 @@ class Draft:
     def repeats(self) -> int:
         """Characters that stand in the poem before."""
         return int(self.shown.sum()) - len(set(self.ids[self.shown].tolist()))
-
-
-@dataclass(frozen=True, eq=False)
-class Try:
-    """A version to be drawn."""
-
-    draft: Draft
-    stream: int
-    count: int  # corrupted positions that the chain starts from
-    x: Tensor | None  # (L,) the state it starts from; None: the process corrupts the draft
 
 
 def refine(
@@ -189,38 +177,10 @@ def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
 # -- draws ----------------------------------------------------------------------------------------------------------------
 
 
-def _drawn(work: Work, tries: Sequence[Try], plan: Plan) -> list[Tensor]:
-    """The version that each try ends at, (L,) ids each."""
-    results: dict[int, Tensor] = {}
-    pages = [_begun(work, one) for one in tries]
-    seeds, streams = [one.draft.seed for one in tries], [one.stream for one in tries]
-    for batch in run(work.model, plan, pages, seeds, batch_size=work.batch_size, streams=streams):
-        *_, last = batch.states
-        results.update(zip(batch.rows, last.x.cpu(), strict=True))
-    return [results[i] for i in range(len(tries))]
-
-
-def _begun(work: Work, one: Try) -> Canvas:
-    """What a try draws on: the draft at a level, or in a fixed order a page whose holes are what is masked."""
-    given = one.draft.given
-    if not PROCESSES[work.plan.process].ordered:
-        return replace(given, start=Start(one.draft.ids, one.count, one.x))
-    x = one.x
-    if x is None:
-        rng = Rng([one.draft.seed], stream=HOLES + one.stream)
-        x = _masked(one.draft, rng.subset(given.free[None], torch.tensor([one.count]))[0], work.model.mask_id)
-    return replace(given, ids=x, free=given.free & (x == work.model.mask_id))
-
-
-def _masked(draft: Draft, where: Tensor, mask_id: int) -> Tensor:
-    return torch.where(where, mask_id, draft.ids)
-
-
-def _tried(work: Work, tries: Sequence[Sequence[Try]], plan: Plan) -> list[Draft | None]:
+def _tried(work: Work, tries: Sequence[Sequence[Try[Draft]]], plan: Plan) -> list[Draft | None]:
     """The best end of each draft's tries by a plan, one draft and at least one try to each."""
-    ends = iter(_drawn(work, [one for some in tries for one in some], plan))
-    versions = [[next(ends) for _ in some] for some in tries]
-    return _best(work, [some[0].draft for some in tries], versions)
+    ends = iter(drawn(work.model, [one for some in tries for one in some], plan, work.batch_size))
+    return _best(work, [some[0].text for some in tries], [[next(ends) for _ in some] for some in tries])
 
 
 def _best(work: Work, drafts: Sequence[Draft], versions: Sequence[Sequence[Tensor]]) -> list[Draft | None]:
@@ -279,7 +239,7 @@ def _start(work: Work, draft: Draft) -> Tensor:
     if not work.masks:
         return draft.ids
     where = weakest(draft.nats, draft.given.free, work.task.k, skip=draft.idle * work.task.k)
-    return _masked(draft, where, work.model.mask_id)
+    return masked(draft.ids, where, work.model.mask_id)
 
 
 # -- variations -----------------------------------------------------------------------------------------------------------
@@ -288,26 +248,19 @@ def _start(work: Work, draft: Draft) -> Tensor:
 def _variations(work: Work, drafts: Sequence[Draft], n: int) -> list[list[Draft]]:
     """n versions of each draft, unlike the poem and one another where some draw is."""
     share = LEVEL if work.task.level is None else work.task.level
-    drawn: dict[tuple[int, int], Tensor] = {}
-    seen = [{tuple(draft.first.tolist()), tuple(draft.ids.tolist())} for draft in drafts]
-    open_ = [(i, v) for i in range(len(drafts)) for v in range(n)]
-    for attempt in range(TRIES):
-        tries = []
-        for i, v in open_:
-            count = max(1, round(share * int(drafts[i].given.free.sum())))
-            tries.append(Try(drafts[i], work.task.candidates + attempt * n + v, count, None))
-        again = []
-        for (i, v), version in zip(open_, _drawn(work, tries, work.plan), strict=True):
-            drawn[i, v] = version
-            key = tuple(version.tolist())
-            if key in seen[i]:
-                again.append((i, v))
-            seen[i].add(key)
-        open_ = again
-    flat = [draft for draft in drafts for _ in range(n)]
-    versions = [drawn[i, v] for i in range(len(drafts)) for v in range(n)]
-    scores = work.nats(flat, versions)
-    after = [replace(d, ids=x, nats=one, rounds=1) for d, x, one in zip(flat, versions, scores, strict=True)]
+    found = versions(
+        work.model,
+        drafts,
+        work.plan,
+        n,
+        share,
+        work.batch_size,
+        known=[(draft.first, draft.ids) for draft in drafts],
+        first=work.task.candidates,
+    )
+    flat = [(draft, one.ids) for draft, some in zip(drafts, found, strict=True) for one in some]
+    scores = work.nats([draft for draft, _ in flat], [ids for _, ids in flat])
+    after = [replace(d, ids=x, nats=one, rounds=1) for (d, x), one in zip(flat, scores, strict=True)]
     return [after[i * n : (i + 1) * n] for i in range(len(drafts))]
 
 
@@ -325,7 +278,7 @@ def _mended(work: Work, drafts: Sequence[Draft]) -> list[Draft]:
         return list(drafts)
     tries = [
         [
-            Try(drafts[i], j, int(wrong[i].sum()), _masked(drafts[i], wrong[i], work.model.mask_id))
+            Try(drafts[i], j, int(wrong[i].sum()), masked(drafts[i].ids, wrong[i], work.model.mask_id))
             for j in range(work.task.candidates)
         ]
         for i in broken
