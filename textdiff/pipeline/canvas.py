@@ -16,6 +16,7 @@ import torch
 
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
+from textdiff.pipeline.match import layouts
 from textdiff.pipeline.options import Forms, Options, Words, at_least, defaults_of
 from textdiff.pipeline.page import (
     HAS_HOLE,
@@ -104,7 +105,8 @@ def window(model: TextModel, length: int) -> Canvas:
     ids = torch.full((length,), model.mask_id)
     check_length(ids, model)
 
-    return Canvas(ids, torch.ones_like(ids, dtype=torch.bool), None, lambda ids: decoded(ids, model))
+    free, laid = torch.ones_like(ids, dtype=torch.bool), layouts.of_open(0, length)
+    return Canvas(ids, free, None, lambda ids: decoded(ids, model), layout=laid)
 
 
 def holed(text: str, model: TextModel, form: Form | None = None, *, verse: bool = True) -> Canvas:
@@ -320,7 +322,8 @@ def _poem(marked: str, model: TextModel, form: Form, *, score: bool = False) -> 
         characters = iter(given)
         return [(c, next(characters) if split_at_punctuation(c) else None) for c in printed]
 
-    return Canvas(ids, free, form, write, unknown_in(ids, model), hidden)
+    laid = layouts.of_lines(torch.arange(len(ids))[shown].tolist(), form.width)
+    return Canvas(ids, free, form, write, unknown_in(ids, model), hidden, layout=laid)
 
 
 def _characters(line: str, number: int, model: TextModel, score: bool) -> list[int]:
@@ -344,7 +347,8 @@ def _opening(marked: str, model: TextModel) -> Canvas:
             places = [k for k, character in enumerate(characters) if character == HOLE]
             signs = [hole.span() for hole in re.finditer(HOLE, marked)]
             spans = [(*span, k) for span, k in zip(signs, places, strict=True)]
-            return Canvas(poem.ids, poem.free, form, filled(spelled(marked, model), marked, spans, model))
+            laid = layouts.of_lines(range(len(characters)), form.width)
+            return Canvas(poem.ids, poem.free, form, filled(spelled(marked, model), marked, spans, model), layout=laid)
     raise _no_form(marked, ", or fewer whole lines of one width")
 
 

@@ -130,12 +130,16 @@ class Options:
         "characters that stand together somewhere, where the model would have them", group="verse", calls=NEW
     )
     particles: int | None = choice(
-        "chains a poem, resampled by their weights (strict prosody, mask process)",
+        "chains a text, resampled by their weights (strict prosody or match, mask process)",
         group="verse",
         type=int,
         least=1,
         metavar="N",
         calls=NEW,
+    )
+    match: str | None = choice(
+        "a regular expression that the whole text matches, always; the lines of a poem are read with a line break between them",
+        metavar="REGEX",
     )
     script: str | None = choice(
         "print in these characters, but for given ones (as the model writes, for poems-zh simplified); traditional "

@@ -19,7 +19,9 @@ from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.networks.masked_lm import HEADS
 from textdiff.networks.tokenization import frame
+from textdiff.pipeline.match import layouts
 from textdiff.processes import PROCESSES
+from textdiff.shaping.match.trellis import Layout
 from textdiff.verse import script
 from textdiff.verse.forms import HOLE, Form
 
@@ -56,6 +58,7 @@ class Canvas:
     title: str | None = None  # what the network is told of the text, in the characters of its vocabulary
     dynasty: str | None = None
     start: Start | None = None
+    layout: Layout | None = None  # what the text is made of, for an expression that it is to match
 
     @property
     def shape(self) -> tuple[int, int, Form | None]:
@@ -207,10 +210,12 @@ def lines_canvas(marked: str, model: TextModel, form: Form) -> Canvas:
     words = [k for k, name in content if name[0] in "Ġ▁"]
     ids, starts = list(breaks), []
     parts: list[Callable[[list[int]], Pieces]] = []
+    laid: list[Layout] = []
+    strip = bool(words) and not breaks  # a line begins without the space of its first word
     for number, line in enumerate(marked.split("\n")):
-        if words and not breaks:
+        if strip:
             line = re.sub(f"^(?!{HOLE}| )", " ", re.sub(f" +(?={HOLE})", "", line))
-        tokens, write_line = _line(line, len(ids), model, f"line {number + 1}")
+        tokens, write_line, layout = _line(line, len(ids), model, f"line {number + 1}", strip)
         if len(tokens) != form.width:
             raise AskedError(
                 f"line {number + 1} has {len(tokens)} tokens, but form {form.name!r} has lines of {form.width}; "
@@ -218,24 +223,27 @@ def lines_canvas(marked: str, model: TextModel, form: Form) -> Canvas:
             )
         starts.append(len(ids))
         parts.append(write_line)
+        laid.append(layout)
         ids += tokens + breaks
     row = torch.tensor(ids)
     check_length(row, model)
     network: Any = model.model
     allowed = torch.ones(len(row), network.get_input_embeddings().weight.shape[0], dtype=torch.bool)
     allowed[:, breaks] = False
-    if words and not breaks:
+    if strip:
         allowed[starts] = torch.zeros_like(allowed[0]).index_fill(0, torch.tensor(words), True)
 
     def write(ids: list[int]) -> Pieces:
         lines = [part(ids) if breaks else _without_space(part(ids), at_start=True) for part in parts]
         return [piece for k, line in enumerate(lines) for piece in [("\n", None)] * (k > 0) + line]
 
-    return Canvas(row, row == model.mask_id, form, write, allowed=allowed)
+    return Canvas(row, row == model.mask_id, form, write, allowed=allowed, layout=layouts.joined(laid, "\n"))
 
 
-def _line(line: str, start: int, model: TextModel, place: str) -> tuple[list[int], Callable[[list[int]], Pieces]]:
-    """The tokens of one line with holes, and how it reads; its first token is number `start` of the text."""
+def _line(
+    line: str, start: int, model: TextModel, place: str, strip: bool
+) -> tuple[list[int], Callable[[list[int]], Pieces], Layout]:
+    """The tokens of one line with holes, how it reads, and its layout; its first token is number `start` of the text."""
     mask = model.tokenizer.mask_token
     read = spelled(line, model).replace(HOLE, mask)
     encoding = model.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True)
@@ -245,9 +253,10 @@ def _line(line: str, start: int, model: TextModel, place: str) -> tuple[list[int
         if token == model.unk_id:
             raise outside(read[begin:stop].strip(), place)
     if set(line) == {HOLE}:  # a tokenizer knows best how its tokens go together
-        return tokens, lambda ids: decoded(ids[start : start + len(tokens)], model)
+        laid = layouts.of_open(start, len(tokens), strip=strip)
+        return tokens, lambda ids: decoded(ids[start : start + len(tokens)], model), laid
     holes = [span for span, token in zip(spans, tokens, strict=True) if token == model.mask_id]
-    return tokens, filled(read, line.replace(HOLE, mask), holes, model)
+    return tokens, filled(read, line.replace(HOLE, mask), holes, model), layouts.of_holes(read, holes, strip=strip)
 
 
 def decoded(ids: list[int], model: TextModel) -> Pieces:
@@ -266,7 +275,8 @@ def sentence_canvas(marked: str, model: TextModel) -> Canvas:
     check_length(ids, model)
     holes = ids == model.mask_id
     places = [(*spans[k], k) for k in holes.nonzero()[:, 0].tolist()]
-    return Canvas(ids, holes, None, filled(read, marked.replace(HOLE, mask), places, model))
+    write = filled(read, marked.replace(HOLE, mask), places, model)
+    return Canvas(ids, holes, None, write, layout=layouts.of_holes(read, places))
 
 
 def scored_sentence(text: str, model: TextModel) -> Canvas:

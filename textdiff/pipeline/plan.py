@@ -13,6 +13,7 @@ from textdiff.core.resolve import attribute, unknown
 from textdiff.pipeline.options import CHOICES, EACH, QUALITIES, Options, check_number, defaults_of
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
+from textdiff.shaping.match.expression import parse
 from textdiff.verse.forms import get_form
 from textdiff.verse.prosody import Prosody
 
@@ -33,6 +34,11 @@ class Plan:
     prosody: Prosody
     particles: int | None
     best_of: int
+
+    @property
+    def match(self) -> str | None:
+        """The expression that texts match."""
+        return self.options.match
 
     @property
     def each(self) -> int:
@@ -69,6 +75,7 @@ def resolve(options: Options, model: Model, call: str = "generate") -> Plan:
         _first(options, defaults, "prosody"), options.tones, options.rhyme, options.avoid, bool(options.no_repeat)
     )
     _check_prosody(prosody, options, process, sampler, count)
+    _check_match(prosody, options, process, call)
     if entry.prosody == "pattern":  # the draft's rhyme words, old ones and new ones meet while words are exchanged
         prosody = replace(prosody, room=3)
     usual = sampler == defaults.sampler and options.sampler_options is None
@@ -217,8 +224,28 @@ def _check_prosody(prosody: Prosody, options: Options, process: str, sampler: st
                 f"no_repeat under the {process} process needs single edits, not sampler {sampler!r} with steps {steps}; "
                 f"use sampler {entry.first!r} with steps='each', or the mask process"
             )
-    if particles is not None and (not prosody.strict or entry.prosody != "law" or way.sweeps):
+    weighed = (prosody.strict or options.match is not None) and entry.prosody == "law" and not way.sweeps
+    if particles is not None and not weighed:
         raise AskedError(
-            f"particles is {particles}, which serves strict prosody under the mask process, and any sampler but gibbs; "
+            f"particles is {particles}, which serves strict prosody under the mask process, or match, and any sampler but gibbs; "
             f"leave it out, or ask for prosody='strict'"
         )
+
+
+def _check_match(prosody: Prosody, options: Options, process: str, call: str) -> None:
+    """AskedError for an expression that is none, or that cannot be kept together with the other choices."""
+    if options.match is None:
+        return
+    if not isinstance(options.match, str):
+        raise AskedError(f"match is {options.match!r}; it must be a regular expression, as text")
+    parse(options.match)
+    keeping = [name for name, one in PROCESSES.items() if one.prosody == "law" or (one.prosody and call != "refine")]
+    if process not in keeping:
+        raise AskedError(
+            f"match is kept by the processes {', '.join(keeping)} here, not {process!r}; pick one of these"
+        )
+    for name, asked in (("strict prosody", prosody.strict), ("keyword", options.keyword is not None)):
+        if asked:
+            raise AskedError(
+                f"match and {name} are not kept together; say in the expression what is to stand, or leave one out"
+            )

@@ -32,6 +32,7 @@ from textdiff.core.rng import Rng
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
+from textdiff.pipeline.match.law import accepted, exchangeable
 from textdiff.pipeline.options import at_least, whole
 from textdiff.pipeline.page import condition, together
 from textdiff.pipeline.plan import Plan
@@ -40,6 +41,7 @@ from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import sweep_levels
 from textdiff.samplers.particles import resampled
+from textdiff.shaping.match.matched import Accepted, Matched, matching
 from textdiff.shaping.tokens import allowed, banned, guided, nucleus, tempered
 from textdiff.verse.constrained import RestrictedPrediction, constrained
 from textdiff.verse.law import Law
@@ -210,6 +212,8 @@ class Writing:
             scene = self._with_keyword(scene, first, law, rng)
         if law is not None:
             scene = self._lawful(scene, law, canvases, rng)
+        if plan.match is not None:
+            scene = self._matching(scene, accepted(model, canvases, plan.match, self._banned(first)), rng)
         levels = walked(plan, scene.free.sum(-1), len(first.ids))
         if first.start is None:
             return replace(scene, levels=levels)
@@ -229,14 +233,14 @@ class Writing:
         key = (canvas.form, id(table) if table is not None else None)
         if table is None and canvas.kinds is None and key in self.shaped:
             return self.shaped[key]
-        predictor = banned(self.network, vocabulary(model).banned(canvas.poem))
+        predictor = banned(self.network, self._banned(canvas))
         predictor = predictor if table is None else allowed(predictor, table.to(model.device))
         if canvas.kinds is not None:
             kinds = torch.stack([c.kinds[0] for c in canvases if c.kinds is not None]).to(model.device)
             fitting = canvas.kinds[1].to(model.device)
             predictor = allowed(predictor, lambda rows, positions: fitting[kinds[rows, positions]])
         # The likeliest token that fits must still be told from the others where the likeliest of all does not.
-        predictor = tempered(predictor, max(plan.temperature, COLDEST if plan.prosody.strict else 0.0))
+        predictor = tempered(predictor, self._temperature())
         if plan.prosody.preferring:
             characters = vocabulary(model).characters
             form, mask_id = verse_form(canvas), model.mask_id
@@ -244,12 +248,24 @@ class Writing:
         self.shaped[key] = predictor if plan.top_p is None else nucleus(predictor, plan.top_p)
         return self.shaped[key]
 
+    def _banned(self, canvas: Canvas) -> Tensor:
+        """The ids that are never written."""
+        return vocabulary(self.model).banned(canvas.poem)
+
+    def _temperature(self) -> float:
+        """What the logits are divided by: a likeliest text that matches is looked for by the law itself."""
+        plan = self.plan
+        if plan.match is not None and plan.temperature == 0 and PROCESSES[plan.process].prosody == "law":
+            return 1.0
+        coldest = COLDEST if plan.prosody.strict or plan.match is not None else 0.0
+        return max(plan.temperature, coldest)
+
     def _process(self, canvas: Canvas) -> Process:
         """The plan's process; where its noise may stay in the text, without tokens that are never written."""
         model, name = self.model, self.plan.process
         if "vocabulary" not in PROCESSES[name].needs:
             return model.process(name)
-        keep = ~torch.isin(model.content, vocabulary(model).banned(canvas.poem))
+        keep = ~torch.isin(model.content, self._banned(canvas))
         if canvas.allowed is not None:
             keep &= canvas.allowed[canvas.free].any(0).to(keep.device)[model.content]
         return model.process(name) if keep.all() else model.process(name, model.content[keep])
@@ -282,6 +298,24 @@ class Writing:
         return replace(
             scene,
             predictor=kept_to(_of_tokens(scene), pattern, several),
+            process=replace(process, tokens=pattern.tokens),
+        )
+
+    def _matching(self, scene: Scene, texts: Accepted, rng: Rng) -> Scene:
+        """The scene under `match`: drawn from the texts that match, or by exchanges within classes that a first draft has."""
+        plan, predictor = self.plan, _of_tokens(scene)
+        if PROCESSES[plan.process].prosody == "law":
+            weigh, best = plan.particles is not None, plan.temperature == 0
+            return replace(scene, predictor=matching(predictor, texts, weigh, best))
+        x = scene.process.prior(scene.given, scene.free, rng=rng.branch())
+        draft = Matched(_everywhere(scene, x), texts, scene.free, scene.given).draw(rng=rng.branch())
+        process: Any = scene.process
+        pattern, several = exchangeable(texts, draft, process.vocabulary)
+        return replace(
+            scene,
+            given=torch.where(scene.free, draft, scene.given),
+            free=scene.free & several,
+            predictor=kept_to(predictor, pattern, several=False),
             process=replace(process, tokens=pattern.tokens),
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas, spelled
+from textdiff.pipeline.match.law import check_match, trellis_of, unfit
 from textdiff.pipeline.page import together
 from textdiff.pipeline.plan import Plan
 from textdiff.verse.forms import Form, split_at_punctuation
@@ -92,11 +93,13 @@ def law_of(model: TextModel, canvas: Canvas, prosody: Prosody) -> Law:
 
 
 def check_canvas(model: TextModel, canvas: Canvas, plan: Plan) -> None:
-    """AskedError where what stands on a canvas cannot keep the prosody of the plan, before anything is drawn."""
+    """AskedError where what stands on a canvas cannot keep the prosody of the plan or match, before anything is drawn."""
     if plan.guidance != 1 and not (canvas.title or canvas.dynasty):
         raise AskedError(f"guidance is {plan.guidance:g}, but there is no title or dynasty to guide towards; pass one")
     if plan.prosody.preferring:
         verse_form(canvas)
+    if plan.match is not None:
+        check_match(model, canvas, plan.match, plan.process, vocabulary(model).banned(canvas.poem))
     if plan.prosody.strict:
         given = canvas.under(plan.process)
         open_ = given.free | (given.ids == model.mask_id)
@@ -114,6 +117,13 @@ def keyword_ids(model: TextModel, keyword: str, poem: bool) -> Sequence[int]:
 
 
 # -- what breaks a law ----------------------------------------------------------------------------------------------------
+
+
+def broken(model: TextModel, canvas: Canvas, plan: Plan, ids: Tensor, frozen: Tensor, nats: Tensor) -> Tensor:
+    """What of ids (L,) breaks the strict prosody of a plan, or keeps the text from matching, (L,) bool: see `misfits`."""
+    if plan.match is None:
+        return misfits(law_of(model, canvas, plan.prosody), ids, frozen, nats)
+    return unfit(trellis_of(model, canvas, plan.match, vocabulary(model).banned(canvas.poem)), ids, frozen, nats)
 
 
 def misfits(law: Law, ids: Tensor, frozen: Tensor, nats: Tensor) -> Tensor:

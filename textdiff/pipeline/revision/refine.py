@@ -15,7 +15,7 @@ The bound on −log p of the whole poem is given beside the score: no version wa
 
 Strict prosody: a poem that breaks it is mended first, whatever the score.  Of all patterns and rhyme groups the one is
 taken under which the fewest characters break it (of these, the ones with the most nats), and those are masked and filled
-under the law.  From then on every version keeps the law, as the draws do.
+under the law.  From then on every version keeps the law, as the draws do.  So it is with an expression that is to match.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from textdiff.pipeline.page import knows_forms, outside, script_of
 from textdiff.pipeline.plan import Plan, by_process
 from textdiff.pipeline.revision.versions import FIRST, Try, drawn, masked, versions
 from textdiff.pipeline.score.likelihood import MERIT_LEVELS, Progress, bounds, masking, nats
-from textdiff.pipeline.writable import check_canvas, law_of, misfits
+from textdiff.pipeline.writable import broken, check_canvas
 from textdiff.processes import PROCESSES
 from textdiff.verse.forms import Form
 
@@ -102,7 +102,7 @@ def refine(
     scores = work.nats(drafts, [draft.ids for draft in drafts])
     drafts = [replace(draft, nats=one) for draft, one in zip(drafts, scores, strict=True)]
     first = [draft.score for draft in drafts]
-    if plan.prosody.strict:
+    if plan.prosody.strict or plan.match is not None:
         drafts = _mended(work, drafts)
     if task.variations is None:
         ends = [[draft] for draft in _rounds(work, drafts, callback)]
@@ -264,28 +264,28 @@ def _variations(work: Work, drafts: Sequence[Draft], n: int) -> list[list[Draft]
     return [after[i * n : (i + 1) * n] for i in range(len(drafts))]
 
 
-# -- strict prosody -------------------------------------------------------------------------------------------------------
+# -- strict prosody, and match ---------------------------------------------------------------------------------------------
 
 
 def _mended(work: Work, drafts: Sequence[Draft]) -> list[Draft]:
-    """The drafts within the law, whatever breaks it masked and filled."""
+    """The drafts within the law, or matching; whatever breaks it is masked and filled."""
     wrong = []
     for draft in drafts:
-        law = law_of(work.model, draft.given, work.plan.prosody)
-        wrong.append(misfits(law, draft.ids, draft.shown & ~draft.given.free, draft.nats))
-    broken = [i for i, where in enumerate(wrong) if where.any()]
-    if not broken:
+        frozen = draft.shown & ~draft.given.free
+        wrong.append(broken(work.model, draft.given, work.plan, draft.ids, frozen, draft.nats))
+    open_ = [i for i, where in enumerate(wrong) if where.any()]
+    if not open_:
         return list(drafts)
     tries = [
         [
             Try(drafts[i], j, int(wrong[i].sum()), masked(drafts[i].ids, wrong[i], work.model.mask_id))
             for j in range(work.task.candidates)
         ]
-        for i in broken
+        for i in open_
     ]
     best = _tried(work, tries, by_process(work.plan, str(masking(work.model))))
     result = list(drafts)
-    for i, after in zip(broken, best, strict=True):
+    for i, after in zip(open_, best, strict=True):
         assert after is not None, "a filling under the law is another text than one that breaks it"
         result[i] = replace(after, mended=wrong[i])
     return result

@@ -245,6 +245,7 @@ class Tokens:
     written: NDArray[np.bool_]  # (forms, K) whether a class is written in a form
 
 
+@lru_cache(maxsize=16)
 def tokens_in(machine: Automaton, spelling: Spelling) -> Tokens:
     """The tokens of a vocabulary in an automaton over its characters."""
     parts = [_of_form(machine, form) for form in spelling.forms]

@@ -84,7 +84,7 @@ class Matched(Restricted):
         fits = ~self.barred
         for part, rows in self._parts:
             if part.by_place or rng.lockstep:
-                classes = part.trellis.draw(part.masses, chance.rows(rows), self.best)
+                classes = part.trellis.draw(part.masses, chance.rows(rows), self.best, part.chance(self.base.at[0]))
                 for k, (entries, of_token) in part.by_place.items():
                     drawn = classes[part.row_of[self.base.at[0][entries]], k]
                     fits[entries] &= of_token == drawn[:, None]
@@ -150,6 +150,14 @@ class _Part:
             mass = _class_masses(whole.q[entries], of_token, size, whole.best)
             masses[k] = masses[k].index_put((row_of[whole.base.at[0][entries]],), mass)
         return cls(trellis, row_of, by_place, masses)
+
+    def chance(self, entry_rows: Tensor) -> list[Tensor]:
+        """For each place the rows (n,) of the b of which the prediction says something there; `entry_rows` (N,) are its own."""
+        none = self.row_of[:0]
+        return [
+            self.row_of[entry_rows[self.by_place[k][0]]] if k in self.by_place else none
+            for k in range(len(self.masses))
+        ]
 
     def once(self, x: Tensor, where: Tensor) -> list[Tensor]:
         """The masses once x (b, L) stands at `where` (b, L) bool."""

@@ -141,14 +141,23 @@ class Trellis:
             result.append(_in_pieces(over, table, len(m)))
         return result[::-1]
 
-    def draw(self, mass: Sequence[Tensor], rng: Rng, best: bool = False) -> Tensor:
-        """Classes by (2), (B, H), or those of the likeliest accepted text."""
+    def draw(self, mass: Sequence[Tensor], rng: Rng, best: bool, chance: Sequence[Tensor]) -> Tensor:
+        """Classes by (2), (B, H), or those of the likeliest accepted text.
+
+        `chance` has for each place the rows (n,) that need a draw there; to the others one class is as good as another, or certain.
+        """
         sums = self.log_sums(mass, best)
         state = torch.zeros(len(mass[0]), dtype=torch.long, device=mass[0].device)
         drawn = []
-        for table, m, behind in zip(self.following, mass, sums[1:], strict=True):
+        for k, (table, m, behind, rows) in enumerate(zip(self.following, mass, sums[1:], chance, strict=True)):
             weight = m + _with_nowhere(behind).gather(1, table[state])
-            chosen = weight.argmax(-1) if best else rng.categorical(weight)
+            chosen = weight.argmax(-1)
+            if not best and (len(rows) or rng.lockstep):
+                rng.counter = (
+                    0  # a place has its own number in the stream, whichever rows and places need a draw beside it
+                )
+                token = rng.categorical(weight[rows], at=(rows, torch.full_like(rows, k)))
+                chosen = chosen.index_put((rows,), token)
             state = table[state].gather(1, chosen[:, None])[:, 0]
             drawn.append(chosen)
         return torch.stack(drawn, -1)
