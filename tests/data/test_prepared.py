@@ -72,6 +72,19 @@ def test_other_contents_settings_or_tokenizers_are_other_texts(tmp_path: Path, c
     assert len(list(cache.iterdir())) == 5  # what has nothing to do with the texts
 
 
+@pytest.mark.parametrize("names", [("mask", "ascending"), ("ascending", "mask")])
+def test_a_process_with_tokens_of_its_own_does_not_take_the_ids_of_one_without(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    for name in names:
+        data = prose(tmp_path, TEXT).data
+        recipe = load(recipe_file(tmp_path, data=vars(data), processes={name: 1.0}))
+        examples = read(recipe)
+        (group,) = examples.train
+        text = examples.model.tokenizer.decode(group.ids[:1][0].tolist())
+        assert text.replace(" ", "") == TEXT[:16].replace(" ", ""), name
+
+
 @pytest.mark.parametrize("damage", [lambda path: os.truncate(path, path.stat().st_size // 2), Path.unlink])
 def test_tokenised_texts_that_are_damaged_are_made_again(
     damage: Callable[[Path], object], tmp_path: Path, cache: Path

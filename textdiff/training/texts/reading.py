@@ -19,7 +19,7 @@ from textdiff.networks.folder import TextModel
 from textdiff.training.data import Examples, Group
 from textdiff.training.packaged import data as located
 from textdiff.training.sections import Recipe
-from textdiff.training.texts.network import network, start_of, tokenizer_of
+from textdiff.training.texts.network import network, specials_of, start_of, tokenizer_of
 from textdiff.training.texts.preparation import Preparation
 from textdiff.training.texts.start import start_from_statistics
 from textdiff.training.trainer import Log, silent
@@ -74,7 +74,7 @@ def _key(recipe: Recipe, start: TextModel | None) -> str:
             with path.open("rb") as file:
                 contents.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
     settings = [data.kind, data.length, data.holdout, data.limit, data.column, recipe.conditioned]
-    speech: list[Any] = [vars(recipe.tokenizer)]
+    speech: list[Any] = [vars(recipe.tokenizer), specials_of(recipe)]
     for tokenizer, slots in [(start.tokenizer, start.told)] if start else []:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         speech += [
