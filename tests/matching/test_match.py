@@ -7,6 +7,7 @@ import re
 import pytest
 import tiny
 
+from textdiff.cli import main
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.text import TextPipeline
 from textdiff.processes import PROCESSES
@@ -150,3 +151,16 @@ def test_a_job_may_say_what_it_is_to_match(poems):
     jobs = [{"id": k, "form": "wujue", "match": one} for k, one in enumerate([LINES, "春{3}", ".*\n.*\n.*\n.*家?"])]
     found = dict(results(poems, VERBS["generate"], jobs, {"steps": 4}))
     assert matches(LINES, found[0]) and isinstance(found[1], AskedError) and matches(".*\n.*\n.*\n.*", found[2])
+
+
+def test_a_preference_and_several_candidates_go_together_with_it(poems):
+    (one,) = poems.generate("wujue", match=LINES, prosody="prefer:1", best_of=2, steps=3, top_p=0.5)
+    assert matches(LINES, one)
+
+
+def test_the_command_line_has_it_as_a_flag(tmp_path, capsys):
+    folder = tiny.saved(tiny.window_model(), tmp_path / "windows")
+    assert main(["fill", "--model", folder, "--match", "a(b|c)+", "--quiet", "a__"]) == 0
+    assert re.fullmatch("a(b|c)+\n", capsys.readouterr().out)
+    assert main(["fill", "--model", folder, "--match", "a{4}", "--quiet", "a__"]) == 2
+    assert "fits no text like this, 'a□□'" in capsys.readouterr().err

@@ -331,4 +331,4 @@ def _refined_lines(one: Any, colours: bool) -> Iterator[str]:
     )
     if one.mended:
         places = ", ".join(f"{line}:{character}" for line, character in one.mended)
-        yield f"first rewritten, where the strict prosody was broken: {places}"
+        yield f"first rewritten, where the text broke what was asked: {places}"

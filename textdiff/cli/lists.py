@@ -58,7 +58,8 @@ _COLUMNS = """columns:
 
 "mask, in form" keeps tones and a rhyme: there `one` is the distance of one draw from the product restricted to them, or that
 of the chain with its particles' weights from p(x0 | in form), whichever is larger; astray is what breaks tones and rhyme, and
-`from p(x1)` the gap between the chain and p(x0 | in form), which is not claimed to be 0.
+`from p(x1)` the gap between the chain and p(x0 | in form), which is not claimed to be 0.  "mask, matching" does the same for
+a regular expression that the whole text matches.
 
 For values (gaussian, cold) the distance is the 2-Wasserstein distance to the exact law, by a mean of p(x0 | x_t) alone; `one`
 is that of one dimension by all of p(x0 | x_t).  Where noise is left at level 0 (cold), the law with that noise counts, too.

@@ -1,23 +1,30 @@
-"""The rows of processes that keep strict prosody, under a law of tones and rhyme on texts of two lines of two.
+"""The rows of processes that keep what every text must keep: strict prosody, on texts of two lines of two, and an expression.
 
-Here `one_position` must be 0: it is the distance of one draw of everything from the product restricted to the law, or where it is
-larger, for the samplers that are exact without a law and add to `State.log_weight`, the distance of the weighed chain from
-p(x0 | law).  `astray` is what falls out of the law.  `total_variation` is the gap between the chain without weights and
-p(x0 | law), which no row claims to be 0.
+Here `one_position` must be 0: it is the distance of one draw of everything from the product restricted to the texts that keep it,
+or where it is larger, for the samplers that are exact without it and add to `State.log_weight`, the distance of the weighed chain
+from p(x0 | kept).  `astray` is what keeps it not.  `total_variation` is the gap between the chain without weights and
+p(x0 | kept), which no row claims to be 0.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from textdiff.core.contracts import Query
+from textdiff.core.contracts import Prediction, Predictor, Query
+from textdiff.core.predictions import TokenPredictor
 from textdiff.core.rng import Rng
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
+from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
+from textdiff.shaping.match.expression import parse
+from textdiff.shaping.match.matched import Accepted, matching
+from textdiff.shaping.match.trellis import Layout, Place, Trellis
 from textdiff.verify.chains import chain_law
 from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verify.rows import Asked, Row
@@ -29,11 +36,23 @@ from textdiff.verse.law import E, Law, P, W, Z
 # Six tokens: level, level, either, oblique, one without a reading, which is never written, and either.
 LETTERS, GROUPS = (P, P, E, Z, W, E), ("a", "ab", "b", "", "", "b")
 SEQUENCES = ("p·z·", "z·p·")  # and the second position of each line is a rhyme word
-SPACE = Space.random(4, len(LETTERS), seed=1)
 
 
-def keeps(texts: Tensor) -> Tensor:
-    """Which texts (n, 4) are in form, from the definition of the law, (n,) bool."""
+# Three tokens of one or two characters, on texts of three: tokens depend on each other throughout.
+WORDS, EXPRESSION = ("a", "b", "ab"), "(ab)*a?|b+"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Something that every text keeps."""
+
+    name: str
+    space: Space
+    keeps: Callable[[Tensor], Tensor]  # which texts (n, L) do, from the definition, (n,) bool
+    restrict: Callable[[TokenPredictor, bool], Predictor]  # a predictor, held to it; with True weights are worked out
+
+
+def _in_form(texts: Tensor) -> Tensor:
     meets = {"·": (P, Z, E), "p": (P, E), "z": (Z, E)}
     return torch.tensor(
         [
@@ -45,37 +64,64 @@ def keeps(texts: Tensor) -> Tensor:
     )
 
 
+def _to_form(predictor: TokenPredictor, weigh: bool) -> Predictor:
+    set_ = Law.of(
+        2, 2, letters=(*LETTERS, W), unread=len(LETTERS), words=(1, 3),
+        sequences=[[[marks[:2]], [marks[2:]]] for marks in SEQUENCES],
+        groups=[*map(frozenset, GROUPS), frozenset()],
+    )  # fmt: skip
+    return constrained(predictor, set_, weigh)
+
+
+def _match(texts: Tensor) -> Tensor:
+    return torch.tensor([bool(re.fullmatch(EXPRESSION, "".join(WORDS[v] for v in text))) for text in texts.tolist()])
+
+
+def _to_match(predictor: TokenPredictor, weigh: bool) -> Predictor:
+    spelling = Spelling(((*WORDS, ""),))
+    tokens = tokens_in(automaton(parse(EXPRESSION), spelling.alphabet), spelling)
+    trellis = Trellis.of(tokens, Layout(tuple(Place(k, ((0, ""),)) for k in range(len(WORDS)))))
+    assert trellis is not None
+    never = torch.arange(len(WORDS) + 1) == len(WORDS)
+
+    def predict(query: Query) -> Prediction:
+        return matching(predictor, Accepted.alike(trellis, len(query.x_t), len(WORDS), never), weigh)(query)
+
+    return predict
+
+
+KEPT = (
+    Kept("in form", Space.random(4, len(LETTERS), seed=1), _in_form, _to_form),
+    Kept("matching", Space.random(3, len(WORDS), seed=1), _match, _to_match),
+)
+
+
 def weighs(sampler: str, process: str) -> bool:
     """Whether a sampler of the table is exact without a law, and adds to `State.log_weight` under one."""
     line = sampler_line(sampler)
     return line.is_exact(process) and not line.single
 
 
-def check(asked: Asked, setting: Setting) -> Row:
-    """A sampler of a process that masks, with a prediction that is restricted to the law at every step."""
+def check(asked: Asked, setting: Setting, kept: Kept) -> Row:
+    """A sampler of a process that masks, with a prediction that is restricted to what is kept at every step."""
     space, exact = setting.space, setting.exact
     blank = torch.full((1, space.length), space.size)
-    set_ = Law.of(
-        2, 2, letters=(*LETTERS, W), unread=space.size, words=(1, 3),
-        sequences=[[[marks[:2]], [marks[2:]]] for marks in SEQUENCES],
-        groups=[*map(frozenset, GROUPS), frozenset()],
-    )  # fmt: skip
     texts = space.decode(space.support())
-    inside = torch.zeros_like(space.p0).index_put((space.support(),), keeps(texts).double())
+    inside = torch.zeros_like(space.p0).index_put((space.support(),), kept.keeps(texts).double())
     aim = space.p0 * inside / (space.p0 * inside).sum()
     start = torch.zeros_like(space.p0).index_put((space.code(blank),), torch.tensor(1.0, dtype=torch.float64))
     levels = sequence(setting.line, sampler_line(asked.sampler), space.n, None)
-    end, forwards = chain_law(space, setting.process, asked.built(), levels, constrained(exact, set_), start)
+    restricted = kept.restrict(exact, False)
+    end, forwards = chain_law(space, setting.process, asked.built(), levels, restricted, start)
     gap = 0.0
     if weighs(asked.sampler, asked.process):
-        heavy, _ = chain_law(
-            space, setting.process, asked.built(), levels, constrained(exact, set_, weigh=True), start, weighed=True
-        )
+        weighed = kept.restrict(exact, True)
+        heavy, _ = chain_law(space, setting.process, asked.built(), levels, weighed, start, weighed=True)
         gap = total_variation(heavy / heavy.sum(), aim)
 
     def once(codes: Tensor, rng: Rng) -> Tensor:
         x = space.decode(codes)
-        return space.code(constrained(exact, set_)(Query(x, torch.ones(x.shape, dtype=torch.float64))).draw(rng=rng))
+        return space.code(restricted(Query(x, torch.ones(x.shape, dtype=torch.float64))).draw(rng=rng))
 
     _, outcome, weight = enumerate_draws(once, space.code(blank), space.length)
     drawn = torch.zeros_like(space.p0).index_add_(0, outcome, weight)
@@ -83,7 +129,7 @@ def check(asked: Asked, setting: Setting) -> Row:
     product = torch.zeros_like(space.p0).index_put((space.support(),), log_q.sum(-1).exp()) * inside
     return Row(
         space=f"V={space.size} L={space.length}",
-        process=f"{asked.process}, in form",
+        process=f"{asked.process}, {kept.name}",
         sampler=asked.sampler,
         options=asked.shown(),
         steps=len(levels),
@@ -100,10 +146,12 @@ def check(asked: Asked, setting: Setting) -> Row:
 def work(
     process: str, samplers: Sequence[str], full: bool, claim: str | None, named: bool
 ) -> Iterator[Callable[[], Row]]:
-    """The rows of a process that draws from the law of a form, with the samplers of the table that serve it."""
-    if process in PROCESSES and PROCESSES[process].masks and PROCESSES[process].prosody:
-        setting = Setting.of(process, SPACE)
+    """The rows of a process that can be held to something, with the samplers of the table that serve it."""
+    if process not in PROCESSES or not (PROCESSES[process].masks and PROCESSES[process].prosody):
+        return
+    for kept in KEPT:
+        setting = Setting.of(process, kept.space)
         for sampler in samplers:
             serves = sampler in SAMPLERS and SAMPLERS[sampler].serves(process)
             if serves and (full or named or weighs(sampler, process)):
-                yield functools.partial(check, Asked(process, sampler, {}), setting)
+                yield functools.partial(check, Asked(process, sampler, {}), setting, kept)
