@@ -24,6 +24,7 @@ _WHERE = {  # the file below textdiff -> its public names
     "pipeline": "load",
     "pipeline.text": "TextPipeline Pipeline",
     "pipeline.jobs.mapper": "Mapper",
+    "pipeline.hub.task": "TextDiffusionPipeline register_pipeline",
     "pipeline.images": "ImagePipeline",
     "pipeline.options": "Options",
     "pipeline.outputs": "Output Refined Frame",

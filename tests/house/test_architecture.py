@@ -28,7 +28,7 @@ TABLES = [
 ]
 TABLES += ["core/errors", "core/moved", *(name for name in FILES if name.startswith("cli/"))]
 HUGGING_FACE = {"transformers", "tokenizers", "datasets", "huggingface_hub", "accelerate", "evaluate"}
-MEETS_HUGGING_FACE = ("networks/", "training/", "data/", "measure/")
+MEETS_HUGGING_FACE = ("networks/", "training/", "data/", "measure/", "pipeline/hub/")
 
 
 @functools.cache

@@ -16,12 +16,13 @@ from textdiff.networks.saving import interrupted
 
 FORMAT = 1
 DESCRIPTION = "textdiff.json"
+CARD = "README.md"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")  # owner/name; the oldest models of the hub have no owner
 
 
-def locate(path_or_id: str | os.PathLike[str] | None) -> tuple[Path, str]:
-    """The folder of a model, and what to call it."""
+def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path, str]:
+    """The folder of a model, and what to call it; `hub` is for `snapshot_download`, such as a revision."""
     if path_or_id is None:
         packaged = Path(str(resources.files("textdiff.networks"))) / "poems-zh"
         if not packaged.is_dir():
@@ -40,7 +41,7 @@ def locate(path_or_id: str | os.PathLike[str] | None) -> tuple[Path, str]:
         return left, name
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"there is no folder {name}; pass a model folder or the id of a model on the hub (owner/name)")
-    return _from_hub(name), name
+    return _from_hub(name, **hub), name
 
 
 def digest(path_or_id: str | os.PathLike[str] | None) -> str:
@@ -53,12 +54,12 @@ def digest(path_or_id: str | os.PathLike[str] | None) -> str:
     return whole.hexdigest()
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, **hub: Any) -> Path:
     """The model's files in the hub's ordinary cache."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=[*_HUB_FILES, CARD], **hub))
     except Exception as error:
         reason = re.sub(r"^(Got: )?(\w+Error: )?", "", first_line(error).split(". ")[0])
         raise ModelError(

@@ -72,6 +72,7 @@ class TextModel:
     schedule: str  # of the embedding process
     factor: float  # of its signal
     self_conditioning: float  # share of its training examples that saw a guess; above 0 it reads its last draft
+    folder: Path | None = None  # that the model was read from
     precision: str = "float32"  # of the network's products (lean/products.py); networks of transformers have no other
 
     @classmethod
@@ -129,7 +130,7 @@ class TextModel:
         """
         folder, name = locate(path_or_id)
         model, tokenizer, described = read_folder(folder, name, dtype, lean)
-        return cls.from_parts(model.to(device).eval(), tokenizer, name=name, **described)
+        return replace(cls.from_parts(model.to(device).eval(), tokenizer, name=name, **described), folder=folder)
 
     def with_transformers(self) -> TextModel:
         """The same model with the network and the tokenizer of transformers, for training and for other libraries."""

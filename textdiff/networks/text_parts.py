@@ -34,6 +34,17 @@ _TOKENIZER_FILES = (
 
 
 def read_folder(folder: Path, name: str, dtype: torch.dtype, lean: bool) -> tuple[nn.Module, Any, dict[str, Any]]:
+    kind, described = read_description(folder, name)
+    tokenizer = _tried(lambda: read_tokenizer(folder, kind)) if lean else None
+    if tokenizer is None:
+        tokenizer = _read_tokenizer(folder, name)
+    described = fitting(described, tokenizer, name)
+    network = _tried(lambda: read_encoder(folder, dtype)) if lean else None
+    return read_weights(folder, name, dtype) if network is None else network, tokenizer, described
+
+
+def read_description(folder: Path, name: str) -> tuple[str, dict[str, Any]]:
+    """The kind of network in a folder, and what textdiff.json says of it; without one nothing.  The weights are there."""
     config = read_json(folder / "config.json", name)
     kind = config.get("model_type")
     if kind not in HEADS:
@@ -47,18 +58,19 @@ def read_folder(folder: Path, name: str, dtype: torch.dtype, lean: bool) -> tupl
         raise ModelError(
             f"{name}: model.safetensors is missing; save the model with safetensors (pickles are not read)"
         )
-    tokenizer = _tried(lambda: read_tokenizer(folder, kind)) if lean else None
-    if tokenizer is None:
-        tokenizer = _read_tokenizer(folder, name)
+    return kind, described
+
+
+def fitting(described: dict[str, Any], tokenizer: Any, name: str) -> dict[str, Any]:
+    """What is said of a model, without its number of tokens; ModelError where that is not the tokenizer's."""
     _try_out(tokenizer, name)
-    tokens = described.pop("tokens", None)
+    tokens = described.get("tokens")
     if tokens not in (None, len(tokenizer)):
         raise ModelError(
             f"{name}: textdiff.json says {tokens} tokens, the tokenizer has {len(tokenizer)}; "
             f"these files belong to different models, copy or save the model again"
         )
-    network = _tried(lambda: read_encoder(folder, dtype)) if lean else None
-    return _read_weights(folder, name, dtype) if network is None else network, tokenizer, described
+    return {key: value for key, value in described.items() if key != "tokens"}
 
 
 def _tried(read: Callable[[], Any]) -> Any:
@@ -126,7 +138,8 @@ def _try_out(tokenizer: Any, name: str) -> None:
         raise ModelError(f"{name}: the tokenizer cannot be used ({first_line(error)}); save it again") from error
 
 
-def _read_weights(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
+def read_weights(folder: Path, name: str, dtype: torch.dtype, **more: Any) -> nn.Module:
+    """The network of transformers; `more` is for its `from_pretrained`."""
     from transformers import AutoModelForMaskedLM
 
     try:
@@ -138,6 +151,7 @@ def _read_weights(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                **more,
             )
     except Exception as error:
         reason = "their shapes are not those of config.json" if "mismatched" in str(error) else first_line(error)

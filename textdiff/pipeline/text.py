@@ -13,11 +13,13 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import textdiff.pipeline.canvas as canvas
+import textdiff.pipeline.hub.publish as publish
 from textdiff.core.contracts import State
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.networks.folder import TextModel
@@ -98,19 +100,21 @@ class TextPipeline(Reviser):
         seed: int | Sequence[int] = 0,
         options: Options | None = None,
         *,
+        n: int = 1,
         generator: torch.Generator | None = None,
         batch_size: int = BATCH,
         callback: Callback | None = None,
         watch: Watch | None = None,
         **changes: Any,
     ) -> list[Output]:
-        """Each text with its holes (□, _ or [MASK], one token each) drawn jointly; text k from seed + k.
+        """Each text with its holes (□, _ or [MASK], one token each) drawn jointly, in n ways; output k from seed + k.
 
-        The other arguments are those of `generate`.
+        The outputs of a text follow each other.  The other arguments are those of `generate`.
         """
         options = formed(changed(options, changes), form)
         plan = resolve(options, self.model, "fill")
-        canvases = self._holed(texts, plan)
+        at_least("n", n, 1)
+        canvases = [one for one in self._holed(texts, plan) for _ in range(n)]
         seeds = seeds_of(seed, len(canvases), generator)
         return self._collected(canvases, seeds, plan, batch_size, callback, watch)
 
@@ -176,6 +180,26 @@ class TextPipeline(Reviser):
     def plan(self, options: Options | None = None, **changes: Any) -> Plan:
         """The choices of a call, with the model's defaults for what is left open; AskedError for what cannot be."""
         return resolve(changed(options, changes), self.model)
+
+    # -- the model ----------------------------------------------------------------------------------------------------
+
+    def to(self, device: torch.device | str) -> TextPipeline:
+        """The same pipeline on a device."""
+        return TextPipeline(self.model.to(_device(device)))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], card: str | None = None) -> None:
+        """Write the model's folder with a card, README.md: the one that the model came with, unless `card` is another.
+
+        `textdiff.pipeline.hub.card` makes cards.  A card that stands in the folder already stays, unless `card` is given.
+        """
+        publish.save(self.model, Path(folder), card)
+
+    def push_to_hub(self, repo_id: str, *, card: str | None = None, api: Any = None, **more: Any) -> Any:
+        """Put the model's folder, with its card, into a repository of the hub, which is made where it does not exist.
+
+        `more` are `private`, `token`, `commit_message`, `revision` and `create_pr` of `huggingface_hub`; `api` replaces its `HfApi`.
+        """
+        return publish.push(self.model, repo_id, card, api, **more)
 
     # -- parts --------------------------------------------------------------------------------------------------------
 

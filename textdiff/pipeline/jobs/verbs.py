@@ -173,7 +173,7 @@ def _options(options: Settings) -> Options:
 
 VERBS: dict[str, Verb] = {
     "generate": Verb("generate", drawing("generate") | {"n": COUNT}, _written, reads=False),
-    "fill": Verb("fill", drawing("fill"), _written),
+    "fill": Verb("fill", drawing("fill") | {"n": COUNT}, _written),
     "refine": Verb("refine", drawing("refine") | REVISION, _revised),
     "augment": Verb("augment", drawing("augment") | AUGMENTATION, _augmented, own=(*PER_TEXT, "keep", "keep_pattern")),
     "score": Verb("score", dict.fromkeys(PER_TEXT, WORD) | SCORING, _scored, draws=False),

@@ -6,11 +6,13 @@ import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
 
 from textdiff.networks.folder import TextModel
+from textdiff.pipeline.hub.card import card as model_card
 from textdiff.pipeline.text import TextPipeline
 from textdiff.training.data import Group
 from textdiff.training.planning import Plan
@@ -40,29 +42,14 @@ class Previews:
 
 def card(recipe: Recipe, made: Plan, seconds: float, tokens: int, bounds: dict[str, float]) -> str:
     """The model card: origin, recipe, cost and bounds."""
-    rows = "\n".join(f"| {k.removeprefix('eval_')} | {v:.4f} |" for k, v in bounds.items())
-    return f"""---
-library_name: transformers
-pipeline_tag: fill-mask
-license: apache-2.0
-tags: [textdiff, masked-diffusion]
----
-# {recipe.name}
-
-A masked language model trained by textdiff as the predictor of {", ".join(made.text_model.processes)} diffusion.
-{made.parameters / 1e6:.2f} M parameters, {made.texts} training texts, {tokens / 1e6:.1f} M tokens seen,
-{seconds / 3600:.2f} hours on {platform.machine()} with {torch.get_num_threads()} threads.
-
-| on the held-out texts, nats per token | |
-| --- | --- |
-{rows}
-
-The recipe:
-
-```yaml
-{to_yaml(recipe)}```
-
-`textdiff generate --model FOLDER` samples from it; `transformers.AutoModelForMaskedLM.from_pretrained(FOLDER)` opens it alone.
-
-{json.dumps({"transformers": transformers.__version__, "torch": torch.__version__})}
-"""
+    libraries = json.dumps({"transformers": transformers.__version__, "torch": torch.__version__})
+    return model_card(
+        cast(TextModel, made.text_model),
+        name=recipe.name,
+        data=f"{made.texts} texts of `{recipe.data.train}`, as the recipe below says.",
+        training=(
+            f"{tokens / 1e6:.1f} M tokens seen, {seconds / 3600:.2f} hours on {platform.machine()} with "
+            f"{torch.get_num_threads()} threads ({libraries}). The recipe:\n\n```yaml\n{to_yaml(recipe)}```"
+        ),
+        figures={key.removeprefix("eval_"): value for key, value in bounds.items()},
+    )
