@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textdiff.core.errors import AskedError
+from textdiff.shaping.match import automaton as automata
 from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
 from textdiff.shaping.match.expression import parse
 
@@ -80,6 +81,12 @@ def test_what_no_automaton_here_can_check_is_refused_with_the_way_out(text, way)
 def test_an_expression_that_would_need_too_much_is_refused_soon(text):
     with pytest.raises(AskedError, match="more than"):
         automaton(parse(text), frozenset("ab"))
+
+
+def test_an_expression_that_leaves_too_many_ways_open_is_refused(monkeypatch):
+    monkeypatch.setattr(automata, "MOST_MOVES", 10_000)
+    with pytest.raises(AskedError, match="too many ways"):
+        automaton(parse("([ab]?c?){90}"), frozenset("abc"))
 
 
 def test_tokens_lead_where_their_characters_lead_in_each_form():

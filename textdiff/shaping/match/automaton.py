@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from textdiff.core.errors import AskedError
 from textdiff.shaping.match.expression import Chars, Either, Expression, Repeat, Then
 
-MOST_PARTS = 4_000  # characters and sets of an expression, every repetition written out
+MOST_PARTS = 40_000  # characters and sets of an expression, every repetition written out
+MOST_MOVES = 1_500_000  # of nodes, while the deterministic automaton is made
 MOST_STATES = 4_000  # of the deterministic automaton
 Table = NDArray[np.int64]
 
@@ -95,6 +96,8 @@ class _Nodes:
     def __init__(self) -> None:
         self.sets: list[Chars | None] = []
         self.goes: list[list[int]] = []
+        self.known: dict[int, int] = {}
+        self.moves = 0
 
     def add(self) -> int:
         """A new node, which leads nowhere so far."""
@@ -147,10 +150,9 @@ class _Nodes:
             start = stop
         self.goes[start].append(end)
 
-    def reached(self) -> list[int]:
-        """For each node what can be reached from it without reading: nodes that read, and dead ends, as bits."""
-        result: list[int] = []
-        for start in range(len(self.goes)):
+    def reached(self, start: int) -> int:
+        """What can be reached from a node without reading: nodes that read, and dead ends, as bits."""
+        if start not in self.known:
             seen, waiting, found = {start}, [start], 0
             while waiting:
                 node = waiting.pop()
@@ -160,24 +162,34 @@ class _Nodes:
                 fresh = [k for k in self.goes[node] if k not in seen]
                 seen.update(fresh)
                 waiting += fresh
-            result.append(found)
-        return result
+            self.known[start] = found
+            self.spend(len(seen))
+        return self.known[start]
+
+    def spend(self, moves: int) -> None:
+        """Count moves; AskedError where there are too many of them."""
+        self.moves += moves
+        if self.moves > MOST_MOVES:
+            raise AskedError(
+                "match leaves too many ways open, one part behind the other; write fewer parts such as (a?){500}"
+            )
 
 
 def _determined(
     nodes: _Nodes, classes: Sequence[Sequence[int]], size: int, start: int, end: int, class_of: dict[str, int]
 ) -> Automaton:
     """The deterministic automaton over `size` classes, of which `classes` names those that each node reads."""
-    reached = nodes.reached()
-    states = [reached[start]]
-    index = {reached[start]: 0}
+    states = [nodes.reached(start)]
+    index = {states[0]: 0}
     rows: list[list[int]] = []
     for state in states:  # the list grows while it is walked
         leads = [0] * size
         for node in _bits(state):
             for goal in nodes.goes[node] if nodes.sets[node] is not None else ():
+                reached = nodes.reached(goal)
+                nodes.spend(len(classes[node]))
                 for c in classes[node]:
-                    leads[c] |= reached[goal]
+                    leads[c] |= reached
         row = []
         for goal in leads:
             if goal and goal not in index:
