@@ -113,3 +113,15 @@ def test_two_workers_of_ray_do_what_one_process_does(poems, monkeypatch):
         ray.shutdown()
     whole = Mapper("fill", poems, steps=2)(ROWS)
     assert found == dict(zip(whole["id"], whole["filled"], strict=True))
+
+
+def test_rows_are_chosen_for_and_restored_as_single_texts_are(poems):
+    pipe = textdiff.load(poems)
+    texts, slots = [QUATRAIN.replace("明", "{x}"), QUATRAIN.replace("光", "{x}"), "床{x"], {"x": ["明", "白"]}
+    found = Mapper("choose", poems, slots=slots, on_error="skip")({"id": [1, 2, 3], "text": texts})
+    alone = [pipe.choose(text, slots)[0] for text in texts[:2]]
+    assert found["labels"] == [alone[0].labels, alone[1].labels, None] and "for a brace" in found["error"][2]
+    assert found["probability"][:2] == [one.probability for one in alone]
+    found = Mapper("restore", poems, width=4, top=2)({"id": [1], "text": [HOLED]})
+    (whole,) = pipe.restore(HOLED, width=4, top=2)
+    assert (found["restored"], found["probability"]) == ([whole.text], [whole.probability])

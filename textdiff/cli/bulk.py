@@ -1,7 +1,6 @@
 """Many texts through one verb: read as they are needed, worked on in chunks, written in their order as they are done.
 
-What a record says and a result does not is passed on: a JSON line has the keys of the result, and then the record's own.  Where
-both have a key and differ, the record's value stands under `input`.
+What a record says and a result does not is passed on (`pipeline.jobs.lines.joined`).
 
 A wrong record ends the work with its file and line (--on-error stop), after what stands before it was written.  With --on-error
 skip it becomes {"error": …, its keys} in its place among JSON Lines, or a line of --rejects FILE, and the exit code is 1.
@@ -12,17 +11,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields as fields_of
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.jobs.apart import apart
+from textdiff.pipeline.jobs.lines import joined
 from textdiff.verse.names import dynasty_of
 
 if TYPE_CHECKING:
@@ -191,27 +189,6 @@ def through(
             bar.update()
         end(out)
     return rejects.ended()
-
-
-def joined(result: Any, fields: Mapping[str, Any]) -> str:
-    """A JSON line with the keys of the result and then those of the record; see the head of this file."""
-    mine = dict(result) if isinstance(result, Mapping) else _plain(result)
-    plain = set(fields) <= {"text"}
-    others = {} if plain else {k: v for k, v in fields.items() if k in mine and not _same(mine[k], v)}
-    line = mine | {key: value for key, value in fields.items() if key not in mine}
-    if others and "input" in line:
-        others["input"] = line.pop("input")
-    return json.dumps(line | ({"input": others} if others else {}), ensure_ascii=False, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON cannot hold: the fields of a dataclass by their names (`asdict` would copy all that is in them), else its word."""
-    return {f.name: getattr(value, f.name) for f in fields_of(value)} if is_dataclass(value) else str(value)
-
-
-def _same(mine: Any, theirs: Any) -> bool:
-    """Whether a record has the value of the result, as JSON would hold it, or none."""
-    return theirs in (None, "") or mine == theirs or json.loads(json.dumps(mine, default=_plain)) == theirs
 
 
 def forms_of(chunk: Sequence[Record], form: str | None) -> list[str | None]:

@@ -15,7 +15,6 @@ from textdiff.cli.bulk import (
     bulk_flags,
     forms_of,
     incoming,
-    joined,
     one_by_one,
     results,
     seeds_of,
@@ -45,6 +44,7 @@ from textdiff.cli.drawing import (
 from textdiff.cli.jobs.running import check_jobs, do_jobs, job_flags
 from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_images
 from textdiff.core.errors import AskedError
+from textdiff.pipeline.jobs.lines import joined
 from textdiff.pipeline.options import Options
 from textdiff.pipeline.revision.keep import all_kept, compiled
 from textdiff.processes import PROCESSES

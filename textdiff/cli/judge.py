@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from textdiff.cli.bulk import Conditions, Unread, bulk_flags, forms_of, incoming, joined, results, separated, through
+from textdiff.cli.bulk import Conditions, Unread, bulk_flags, forms_of, incoming, results, separated, through
 from textdiff.cli.common import (
     Exit,
     add_verb,
@@ -25,6 +25,7 @@ from textdiff.cli.common import (
 )
 from textdiff.cli.jobs.running import check_jobs, do_jobs, job_flags
 from textdiff.core.errors import AskedError
+from textdiff.pipeline.jobs.lines import joined
 
 if TYPE_CHECKING:
     from textdiff.data.records import Record

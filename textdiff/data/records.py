@@ -236,10 +236,11 @@ def _plain_pieces(path: str | os.PathLike[str], limit: int | None, note: Note | 
 
 def _parsed(line: Line, name: str, column: str | None) -> Record:
     """The record of a line of JSON."""
-    return replace(_fields(line, f"{name} line {line.number}", column), line=line.number)
+    return replace(record_of(line, f"{name} line {line.number}", column), line=line.number)
 
 
-def _fields(line: Line, place: str, column: str | None) -> Record:
+def record_of(line: Line, place: str, column: str | None = None) -> Record:
+    """The record of an object of JSON, which has a fault where it is none."""
     excerpt = {"text": printable(line.text[:200])}
     if line.error is not None:
         return Record(excerpt, place, line.error)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from textdiff.core.contracts import Process
+from textdiff.core.contracts import Process, Query
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.core.predictions import TokenPredictor
 from textdiff.core.resolve import attribute
@@ -74,6 +74,7 @@ class TextModel:
     self_conditioning: float  # share of its training examples that saw a guess; above 0 it reads its last draft
     folder: Path | None = None  # that the model was read from
     precision: str = "float32"  # of the network's products (lean/products.py); networks of transformers have no other
+    look: Callable[[], object] | None = None  # called before every forward; it ends the work by an exception of its own
 
     @classmethod
     def from_parts(
@@ -274,9 +275,8 @@ class TextModel:
 
     def predictor(self, process: str) -> TokenPredictor:
         """The network as the predictor of `process`, whose name it reads where the condition names none."""
-        if self.writes_whole(process):
-            return cast(TokenPredictor, any_subset(self))
-        return masked_lm(self, process)
+        predictor = any_subset(self) if self.writes_whole(process) else masked_lm(self, process)
+        return cast(TokenPredictor, predictor if self.look is None else _watched(predictor, self.look))
 
     def writes_whole(self, process: str) -> bool:
         """Whether a process has an order in which the network was trained to write; then its predictor gives whole texts a law."""
@@ -329,6 +329,14 @@ class TextModel:
 
 
 # -- small parts ----------------------------------------------------------------------------------------------------------
+
+
+def _watched(predictor: Callable[[Query], Any], look: Callable[[], object]) -> Callable[[Query], Any]:
+    def predict(query: Query) -> Any:
+        look()
+        return predictor(query)
+
+    return predict
 
 
 def _embedding_width(model: Any) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from textdiff.cli.common import log
 from textdiff.core.errors import AskedError
+from textdiff.pipeline.jobs.lines import identified, is_id
 
 if TYPE_CHECKING:
     from textdiff.data.records import Record
@@ -47,24 +48,14 @@ def read_jobs(path: str) -> Iterator[Record]:
 
 
 def _identified(record: Record) -> Record:
-    fields = {key: value for key, value in record.fields.items() if key != "error"}  # which is ours to say
-    given, error = fields.get("id"), record.error
-    if given is None and error is None:
-        fields["id"] = record.line
-    elif not _is_id(given):
-        fields["line"] = record.line
-        error = error or f"has as id {given!r}; expected text or a whole number"
-    return replace(record, fields=fields, place=f"line {record.line}", error=error)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (str, int)) and not isinstance(value, bool)
+    named = replace(identified(record, record.line), place=f"line {record.line}")
+    return named if is_id(named.fields.get("id")) else replace(named, fields={**named.fields, "line": record.line})
 
 
 def fingerprint(fields: Mapping[str, Any]) -> int:
     """64 bits of what a job, or its result, is known by.  Two of a million jobs share them by chance once in 30 million files."""
     given = fields.get("id")
-    key = json.dumps(given, ensure_ascii=False) if _is_id(given) else f"line {fields.get('line')}"
+    key = json.dumps(given, ensure_ascii=False) if is_id(given) else f"line {fields.get('line')}"
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff import __version__
-from textdiff.cli.bulk import fault_of, joined, through
+from textdiff.cli.bulk import fault_of, through
 from textdiff.cli.common import Parser, fit_threads, load_library, log, open_pipeline
 from textdiff.cli.jobs.journal import begun, journal
 from textdiff.cli.jobs.reading import read_jobs, surveyed
 from textdiff.core.errors import AskedError
+from textdiff.pipeline.jobs.lines import joined
 
 if TYPE_CHECKING:
     from textdiff.data.records import Record
@@ -69,7 +70,7 @@ def do_jobs(a: argparse.Namespace, settings: Mapping[str, Any]) -> int:
     computing = _as_begun(a)
     pipe, verb = open_pipeline(a), VERBS[a.verb]
     settings = {name: value for name, value in settings.items() if value is not None}
-    verb.check(pipe, settings)
+    verb.plan(pipe, settings)
     first, step = a.shard or (1, 1)
     about = {"textdiff": __version__, "verb": a.verb, "input": survey.sha256, "model": digest(a.model)}
     about |= {"name": pipe.model.name, "device": str(pipe.model.device), "precision": a.precision}

@@ -31,17 +31,19 @@ COLUMNS = {  # that a verb adds to a row, where the caller names no others
     "refine": ("after", "score_before", "score_after", "seed"),
     "augment": ("variants", "changed", "edits", "nats_per_char", "seed"),
     "score": ("nats_per_char", "bits_per_char", "characters"),
+    "choose": ("labels", "probability", "margin"),
+    "restore": ("restored", "probability"),
 }
 # Columns that take their values from another field of the result
-RENAMED = {"fill": {"filled": "text"}, "augment": {"variants": "text"}}
+RENAMED = {"fill": {"filled": "text"}, "augment": {"variants": "text"}, "restore": {"restored": "text"}}
 
 
 class Mapper:
     """Called with a batch of rows, a list or an array for each column: the batch with the columns of the results, lists all.
 
-    verb: generate, fill, refine, augment or score.  model: the packaged one (None), a folder, or a hub id.  id: the column of the
-    ids, texts or whole numbers.  columns: what is added, of the fields of `Output`, `Refined`, `Variant` or `Score`; the filled text
-    is `filled`, and the variants are `variants`.
+    verb: generate, fill, refine, augment, score, choose or restore.  model: the packaged one (None), a folder, or a hub id.  id: the
+    column of the ids, texts or whole numbers.  columns: what is added, of the fields of the results; the filled text is `filled`,
+    and the variants are `variants`.
     on_error: "stop" raises the AskedError of a wrong row, "skip" puts it into a column `error`.  options: as the calls of
     `TextPipeline` take them, for all rows that do not say otherwise.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.options import CHOICES, Choice
+from textdiff.pipeline.score.template import MOST
 
 PER_TEXT = ("form", "title", "dynasty")  # jobs that differ in these can be worked on in one call
 MOST_TEXTS = 1000  # of one job, all of which are in memory together
@@ -45,8 +46,12 @@ def _is_kept(value: Any) -> bool:
     return _is_word(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)))
 
 
+def _up_to(most: int) -> Kind:
+    return Kind(lambda value: _is_whole(value) and 1 <= value <= most, f"a whole number from 1 to {most}")
+
+
 WHOLE = Kind(_is_whole, "a whole number")
-COUNT = Kind(lambda value: _is_whole(value) and 1 <= value <= MOST_TEXTS, f"a whole number from 1 to {MOST_TEXTS}")
+COUNT = _up_to(MOST_TEXTS)
 NUMBER = Kind(_is_number, "a number")
 WORD = Kind(_is_word, "text")
 TRUTH = Kind(lambda value: isinstance(value, bool), "true or false")
@@ -72,6 +77,9 @@ REVISION = {
     "level": NUMBER,
 }
 AUGMENTATION = {"strength": NUMBER, "n": COUNT, "tries": WHOLE, "levels": WHOLE, "keep": KEPT, "keep_pattern": WORD}
+SLOTS = Kind(lambda value: isinstance(value, dict), 'an object of candidates, such as {"x": ["cat", "dog"]}')
+CHOOSING = {"slots": SLOTS, "compare": WORD, "order": WORD, "limit": _up_to(MOST)}
+RESTORING = {"order": WORD, "top": COUNT, "width": COUNT}
 SCORING = {"process": WORD, "order": WORD, "steps": WHOLE, "levels": WHOLE, "repeats": WHOLE, "detail": TRUTH}
 
 

@@ -1,7 +1,11 @@
-"""Jobs: texts to generate, fill, refine, augment or score, each with an id and options of its own.
+"""Jobs: texts to generate, fill, refine, augment, score, choose for or restore, each with an id and options of its own.
 
     for k, result in results(pipe, VERBS["fill"], jobs, {"steps": 8}):     # jobs: mappings, each with an `id`
         ...                                                                # in the order in which they are done
+
+    shared, job = prepared(VERBS["fill"], {"id": 1, "text": "床前□□光"}, {"steps": 8})
+    for k, result in done(pipe, VERBS["fill"], [job], shared):             # jobs that have the options `shared` in common
+        ...
 
 What becomes of a job depends on the job alone, on the settings and on the model: never on the jobs beside it.  Jobs of equal options
 are worked on together, those of one shape in one batch.  A job without a seed has one of its id (`seed_of`).
@@ -9,7 +13,9 @@ are worked on together, those of one shape in one batch.  A job without a seed h
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +23,22 @@ from typing import Any
 
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.jobs.apart import apart
-from textdiff.pipeline.jobs.options import AUGMENTATION, COUNT, PER_TEXT, REVISION, SCORING, WORD, Kind, drawing, said
+from textdiff.pipeline.jobs.options import (
+    AUGMENTATION,
+    CHOOSING,
+    COUNT,
+    PER_TEXT,
+    RESTORING,
+    REVISION,
+    SCORING,
+    WORD,
+    Kind,
+    drawing,
+    said,
+)
 from textdiff.pipeline.options import CHOICES, Options
-from textdiff.pipeline.plan import resolve
+from textdiff.pipeline.outputs import Frame
+from textdiff.pipeline.plan import Plan, resolve
 from textdiff.pipeline.revision.keep import all_kept
 from textdiff.pipeline.run import BATCH
 from textdiff.pipeline.score.scorer import AHEAD, with_detail
@@ -29,8 +48,9 @@ WINDOW = AHEAD * BATCH  # jobs that are read before the first of them is worked 
 
 Job = Mapping[str, Any]  # what it says, with `id` and `seed`
 Settings = Mapping[str, Any]  # options by their names
+Watch = Callable[[int, Frame], object]  # called with the number of a job and what it shows after a step
 Work = Callable[
-    [TextPipeline, Sequence[Job], Settings], Iterator[tuple[int, Any]]
+    [TextPipeline, Sequence[Job], Settings, Watch | None], Iterator[tuple[int, Any]]
 ]  # number of a job, result or AskedError
 
 
@@ -45,11 +65,10 @@ class Verb:
     draws: bool = True  # whether a job without a seed has one of its id
     own: tuple[str, ...] = PER_TEXT  # the options that may be others for each job of a call
 
-    def check(self, pipe: TextPipeline, settings: Settings) -> None:
-        """AskedError for settings with which no job could be done."""
+    def plan(self, pipe: TextPipeline, settings: Settings) -> Plan | None:
+        """How jobs with these settings are drawn, if they are; AskedError where no job could be done with them."""
         said(self.kinds, settings)
-        if self.draws:
-            resolve(_options(settings), pipe.model, self.name)
+        return resolve(_options(settings), pipe.model, self.name) if self.draws else None
 
 
 def seed_of(id_: str | int, seed: int = 0) -> int:
@@ -72,41 +91,63 @@ def results(
     whole: dict[int, Job] = {}
     for k, job in enumerate(jobs):
         try:
-            options = dict(settings) | said(verb.kinds, job)
-            _check_text(verb, job)
+            shared, whole[k] = prepared(verb, job, settings, seed)
         except AskedError as error:
             yield k, error
             continue
-        own = seed_of(job["id"], seed) if verb.draws else seed
-        whole[k] = {**job, **{name: options.pop(name, None) for name in verb.own}}
-        whole[k] = {**whole[k], "seed": own if job.get("seed") is None else job["seed"]}
-        groups.setdefault(json.dumps(options, sort_keys=True, default=str), (options, []))[1].append(k)
+        groups.setdefault(alike(shared), (shared, []))[1].append(k)
     for shared, members in groups.values():
-        left = dict(enumerate(members))
-        try:
-            for at, result in verb.work(pipe, [whole[k] for k in members], shared):
-                yield left.pop(at), result
-        except AskedError as error:  # with such options no job can be done
-            yield from ((k, error) for k in left.values())
+        for at, result in done(pipe, verb, [whole[k] for k in members], shared):
+            yield members[at], result
+
+
+def prepared(verb: Verb, job: Job, settings: Settings, seed: int = 0) -> tuple[Settings, Job]:
+    """The options with which a job is done, and the job with its seed; AskedError for what no model could do."""
+    options = dict(settings) | said(verb.kinds, job)
+    _check_text(verb, job)
+    own = seed_of(job["id"], seed) if verb.draws else seed
+    whole = {**job, **{name: options.pop(name, None) for name in verb.own}}
+    return options, {**whole, "seed": own if job.get("seed") is None else job["seed"]}
+
+
+def alike(shared: Settings) -> str:
+    """Jobs whose options are equal in this can be done together."""
+    return json.dumps(shared, sort_keys=True, default=str)
+
+
+def done(
+    pipe: TextPipeline, verb: Verb, jobs: Sequence[Job], shared: Settings, watch: Watch | None = None
+) -> Iterator[tuple[int, Any]]:
+    """`results` of jobs that are prepared and have their options in common."""
+    left = dict(enumerate(jobs))
+    try:
+        for at, result in verb.work(pipe, jobs, shared, watch):
+            del left[at]
+            yield at, result
+    except AskedError as error:  # with such options no job can be done
+        yield from ((at, error) for at in left)
 
 
 # -- the work of each verb ----------------------------------------------------------------------------------------------
 
 
-def _written(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Iterator[tuple[int, Any]]:
+def _written(
+    pipe: TextPipeline, jobs: Sequence[Job], options: Settings, watch: Watch | None
+) -> Iterator[tuple[int, Any]]:
     """New texts, or the holes of texts filled."""
-    n = options.get("n", 1)
+    chosen, sizes = _options(options), [job.get("n") or 1 for job in jobs]
+    look = None if watch is None else _by_job(watch, [n * pipe.plan(chosen).each for n in sizes])
     records = (
         {name: job.get(name) for name in ("text", *PER_TEXT)} | {"seed": job["seed"] + j}
-        for job in jobs
+        for job, n in zip(jobs, sizes, strict=True)
         for j in range(n)
     )
-    outputs = pipe.each(records, _options(options), on_error="skip")
-    for k in range(len(jobs)):
+    outputs = pipe.each(records, chosen, on_error="skip", watch=look)
+    for k, n in enumerate(sizes):
         yield k, _one_or_all([next(outputs) for _ in range(n)])
 
 
-def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Iterator[tuple[int, Any]]:
+def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch | None) -> Iterator[tuple[int, Any]]:
     task = {name: options[name] for name in REVISION if name in options}
 
     def work(some: Sequence[Job], texts: list[str], **words: Any) -> list[Any]:
@@ -115,7 +156,9 @@ def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Iter
     return _several(jobs, work)
 
 
-def _augmented(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Iterator[tuple[int, Any]]:
+def _augmented(
+    pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch | None
+) -> Iterator[tuple[int, Any]]:
     task = {name: options[name] for name in AUGMENTATION if name in options}
 
     def work(some: Sequence[Job], texts: list[str], **words: Any) -> list[Any]:
@@ -140,7 +183,7 @@ def _several(jobs: Sequence[Job], call: Callable[..., list[Any]]) -> Iterator[tu
         yield from apart(members, work)
 
 
-def _scored(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Iterator[tuple[int, Any]]:
+def _scored(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch | None) -> Iterator[tuple[int, Any]]:
     ways = {name: options[name] for name in SCORING if name in options and name != "detail"}
 
     def work(members: Sequence[int]) -> list[Any]:
@@ -153,6 +196,39 @@ def _scored(pipe: TextPipeline, jobs: Sequence[Job], options: Settings) -> Itera
 
     for members in _alike(jobs):
         yield from apart(members, work)
+
+
+def _compared(call: str) -> Work:
+    """The work of a call that takes one seed for all its texts, which only an order by chance asks for."""
+
+    def work(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch | None) -> Iterator[tuple[int, Any]]:
+        def of(members: Sequence[int]) -> list[Any]:
+            some = [jobs[k] for k in members]
+            words = {name: [job.get(name) for job in some] for name in PER_TEXT}
+            texts, seed = [job["text"] for job in some], some[0]["seed"]
+            found: list[Any] = getattr(pipe, call)(texts, **options, **words, seed=seed)
+            return found
+
+        for seed in dict.fromkeys(job["seed"] for job in jobs):
+            members = [k for k, job in enumerate(jobs) if job["seed"] == seed]
+            for k in range(0, len(members), BATCH):
+                yield from apart(members[k : k + BATCH], of)
+
+    return work
+
+
+def _by_job(watch: Watch, sizes: Sequence[int]) -> Callable[[Frame], None]:
+    """Shows each job its part of a frame of many: job k has sizes[k] rows, which are numbered from 0."""
+    ends = list(itertools.accumulate(sizes))
+
+    def look(frame: Frame) -> None:
+        owners = [bisect.bisect(ends, row) for row in frame.rows]
+        for k in dict.fromkeys(owners):
+            mine = [i for i, owner in enumerate(owners) if owner == k]
+            texts, forwards = tuple(frame.texts[i] for i in mine), tuple(frame.forwards[i] for i in mine)
+            watch(k, Frame(texts, frame.level, forwards, tuple(frame.rows[i] - ends[k] + sizes[k] for i in mine)))
+
+    return look
 
 
 def _one_or_all(results: Sequence[Any]) -> Any:
@@ -172,11 +248,13 @@ def _options(options: Settings) -> Options:
 
 
 VERBS: dict[str, Verb] = {
-    "generate": Verb("generate", drawing("generate") | {"n": COUNT}, _written, reads=False),
-    "fill": Verb("fill", drawing("fill") | {"n": COUNT}, _written),
+    "generate": Verb("generate", drawing("generate") | {"n": COUNT}, _written, reads=False, own=(*PER_TEXT, "n")),
+    "fill": Verb("fill", drawing("fill") | {"n": COUNT}, _written, own=(*PER_TEXT, "n")),
     "refine": Verb("refine", drawing("refine") | REVISION, _revised),
     "augment": Verb("augment", drawing("augment") | AUGMENTATION, _augmented, own=(*PER_TEXT, "keep", "keep_pattern")),
     "score": Verb("score", dict.fromkeys(PER_TEXT, WORD) | SCORING, _scored, draws=False),
+    "choose": Verb("choose", dict.fromkeys(PER_TEXT, WORD) | CHOOSING, _compared("choose"), draws=False),
+    "restore": Verb("restore", dict.fromkeys(PER_TEXT, WORD) | RESTORING, _compared("restore"), draws=False),
 }
 
 

@@ -1,0 +1,119 @@
+"""The thread that works: what nobody waits for is not computed, and nothing else is lost by it."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tiny import poem_model
+
+from textdiff.core.errors import AskedError
+from textdiff.pipeline.jobs.verbs import VERBS, prepared
+from textdiff.pipeline.run import BATCH
+from textdiff.pipeline.service.limits import Limits, texts_of
+from textdiff.pipeline.service.worker import Full, Stopped, Ticket, Worker
+from textdiff.pipeline.text import TextPipeline
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TextPipeline:
+    return TextPipeline.of(poem_model(form="wuyan-jueju"))
+
+
+def ticket(pipe: TextPipeline, job: dict[str, Any], deliver: Callable[[Any], object], verb: str = "generate") -> Ticket:
+    shared, whole = prepared(VERBS[verb], {"id": 0} | job, {})
+    return Ticket(VERBS[verb], shared, whole, texts_of(pipe, VERBS[verb], shared, whole), deliver)
+
+
+def test_a_request_that_nobody_waits_for_is_not_begun(pipe):
+    worker, found = Worker(pipe, Limits(window=0)), queue.Queue()
+    one, other = (ticket(pipe, {"seed": seed, "steps": 1}, found.put) for seed in (1, 2))
+    for each in (one, other):
+        worker.put(each)
+    one.gone = True
+    worker.start()
+    assert found.get(timeout=20).seed == 2
+    worker.stop()
+    assert found.empty()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_work_that_nobody_waits_for_ends_at_once_and_that_of_others_does_not(pipe, others):
+    worker, found, steps = Worker(pipe, Limits(window=0)), queue.Queue(), list[int]()
+    one, other = (ticket(pipe, {"seed": seed}, found.put) for seed in (1, 2))
+
+    def leave(frame: Any) -> None:
+        steps.append(frame.forwards[0])
+        one.gone = frame.forwards[0] >= 3
+
+    one.show = leave
+    for each in (one, other)[: 1 + others]:
+        worker.put(each)
+    worker.start()
+    came = [found.get(timeout=20) for _ in range(1 + others)]
+    if others:
+        assert came[1] == pipe.generate(seed=2)[0] and steps[-1] == 20
+    else:
+        assert isinstance(came[0], Stopped) and steps == [0, 1, 2, 3]
+    worker.stop()
+
+
+@pytest.mark.parametrize(("verb", "job"), [("score", {}), ("refine", {"rounds": 4})])
+def test_every_verb_ends_where_nobody_waits(pipe, verb, job):
+    worker, found = Worker(pipe, Limits(window=0)), queue.Queue()
+    one = ticket(pipe, {"text": pipe.generate(seed=1)[0].text} | job, found.put, verb)
+    worker.count = lambda *_: setattr(one, "gone", True)  # it is begun
+    worker.put(one)
+    worker.start()
+    assert isinstance(found.get(timeout=20), Stopped)
+    worker.stop()
+
+
+def test_those_who_left_make_room(pipe):
+    worker = Worker(pipe, Limits(queue=1))
+    one = ticket(pipe, {}, print)
+    worker.put(one)
+    with pytest.raises(Full, match="1 requests are waiting already; ask again in 1 s"):
+        worker.put(ticket(pipe, {}, print))
+    one.gone = True
+    worker.put(ticket(pipe, {}, print))
+    assert worker.waiting == 1
+
+
+def test_a_stop_finishes_what_waits_or_says_that_it_does_not(pipe):
+    for at_once in (False, True):
+        worker, found = Worker(pipe, Limits(window=3600)), queue.Queue()
+        for seed in range(3):
+            worker.put(ticket(pipe, {"seed": seed, "steps": 1}, found.put))
+        worker.start()
+        worker.stop(at_once)
+        came = [found.get(timeout=20) for _ in range(3)]
+        assert [isinstance(one, Stopped) for one in came] == [at_once] * 3
+        with pytest.raises(Stopped):
+            worker.put(ticket(pipe, {}, found.put))
+
+
+def test_a_batch_has_the_oldest_request_and_as_many_of_its_kind_as_fit(pipe):
+    sizes: list[tuple[str, int]] = []
+    worker, found = Worker(pipe, Limits(window=0), lambda verb, texts: sizes.append((verb, texts))), queue.Queue()
+    for n, steps in ((BATCH - 1, 1), (1, 2), (2, 1), (1, 1), (1, 2)):
+        worker.put(ticket(pipe, {"n": n, "steps": steps, "form": "couplet:5"}, found.put))
+    worker.start()
+    for _ in range(5):
+        assert not isinstance(found.get(timeout=20), Exception)
+    worker.stop()
+    assert sizes == [("generate", BATCH), ("generate", 2), ("generate", 2)]
+
+
+@pytest.mark.parametrize("job", [{"particles": 10**9, "prosody": "strict"}, {"best_of": 10**9}, {"quality": "best"}])
+def test_candidates_and_particles_count_as_texts(pipe, job):
+    shared, whole = prepared(VERBS["generate"], {"id": 0, "n": 2} | job, {})
+    assert texts_of(pipe, VERBS["generate"], shared, whole) == 2 * job.get("particles", job.get("best_of", 8))
+
+
+def test_a_wrong_option_is_said_before_a_request_waits(pipe):
+    shared, whole = prepared(VERBS["generate"], {"id": 0, "top_p": 3}, {})
+    with pytest.raises(AskedError, match="top_p is 3"):
+        texts_of(pipe, VERBS["generate"], shared, whole)

@@ -1,0 +1,46 @@
+"""How much a request may ask for, and how many may wait."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from textdiff.core.errors import AskedError
+from textdiff.pipeline.jobs.verbs import Job, Settings, Verb
+from textdiff.pipeline.options import at_least
+from textdiff.pipeline.text import TextPipeline
+
+COUNTED = ("n", "variations", "tries", "rounds", "repeats")  # numbers of a job by which the work on it is multiplied
+UNBOUNDED = "keep_pattern"  # an option for which Python's `re` is used, which no limit of time ends
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a service; AskedError for those with which nothing could be done."""
+
+    window: float = 0.02  # seconds that a request waits for others with which it can be worked on
+    queue: int = 256  # requests that wait at most
+    texts: int = 64  # of a request, by `texts_of`
+    seconds: float = 60.0  # until a request is given up
+    body: int = 1 << 16  # bytes of a request
+
+    def __post_init__(self) -> None:
+        for name in ("queue", "texts", "body"):
+            at_least(name, getattr(self, name), 1)
+        if not 0 <= self.window < math.inf:
+            raise AskedError(f"window is {self.window}; it must be a number of seconds, at least 0")
+        if not 0 < self.seconds < math.inf:
+            raise AskedError(f"timeout is {self.seconds}; it must be a number of seconds above 0")
+
+
+def texts_of(pipe: TextPipeline, verb: Verb, settings: Settings, job: Job) -> int:
+    """How many texts a job (`prepared`) asks for, each candidate, particle, round and repeat counted as one.
+
+    AskedError where no job could be done with these options, or where the work on it could not be ended.
+    """
+    if job.get(UNBOUNDED) is not None and UNBOUNDED in verb.own:
+        raise AskedError(f"{UNBOUNDED} is a regular expression, which may take forever; name what is kept by keep")
+    plan = verb.plan(pipe, settings)
+    says = {**settings, **{name: job.get(name) for name in verb.own}}
+    factors = [max(1, int(says.get(name) or 1)) for name in COUNTED]
+    return math.prod(factors, start=1 if plan is None else plan.each)
