@@ -18,7 +18,7 @@ from tiny import poem_model
 
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.networks import saving
-from textdiff.networks.files import holds_images, locate, read_json
+from textdiff.networks.files import PACKAGED, holds_images, locate, read_json
 from textdiff.networks.folder import TextModel
 from textdiff.networks.saving import interrupted, replacing
 from textdiff.pipeline.text import Pipeline
@@ -200,6 +200,16 @@ def test_a_name_that_is_no_folder_is_one_of_the_hub(monkeypatch, name):
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: asked.append(repo) or "/somewhere")
     assert locate(name) == (Path("/somewhere"), name) and asked == [name]
+
+
+def test_a_packaged_model_has_a_name_and_a_folder_of_that_name_goes_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in PACKAGED:
+        folder, called = locate(name)
+        assert called == name and (folder / "model.safetensors").is_file()
+        (tmp_path / name).mkdir()
+        assert locate(name) == (Path(name), name)
+    assert locate(None) != locate(PACKAGED[0])
 
 
 def test_what_the_hub_says_comes_without_the_names_of_its_errors(monkeypatch):

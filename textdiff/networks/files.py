@@ -15,6 +15,7 @@ from textdiff.core.errors import ModelError
 from textdiff.networks.saving import interrupted
 
 FORMAT = 1
+PACKAGED = ("poems-zh",)  # the models that come with the package, the default first
 DESCRIPTION = "textdiff.json"
 CARD = "README.md"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -22,18 +23,19 @@ _HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")  # owner/name; the oldest models
 
 
 def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path, str]:
-    """The folder of a model, and what to call it; `hub` is for `snapshot_download`, such as a revision."""
-    if path_or_id is None:
-        packaged = Path(str(resources.files("textdiff.networks"))) / "poems-zh"
-        if not packaged.is_dir():
-            raise ModelError(
-                "this installation holds no poems-zh model; install textdiff again, or name a model folder"
-            )
-        return packaged, "poems-zh"
-    name = os.fspath(path_or_id)
+    """The folder of a model, and what to call it; `hub` is for `snapshot_download`, such as a revision.
+
+    A folder goes before a packaged model of the same name, and that before one of the hub.
+    """
+    name = PACKAGED[0] if path_or_id is None else os.fspath(path_or_id)
     folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    if path_or_id is not None and name and folder.is_dir():
         return folder, name
+    if name in PACKAGED:
+        packaged = Path(str(resources.files("textdiff.networks"))) / name
+        if not packaged.is_dir():
+            raise ModelError(f"this installation holds no {name} model; install textdiff again, or name a model folder")
+        return packaged, name
     if name and folder.exists():
         raise ModelError(f"{name} is a file; pass the model's folder")
     left = interrupted(folder)
