@@ -2,10 +2,10 @@
 
     python benchmarks/infill.py test.txt --model runs/shakespeare-writer/model --model runs/shakespeare-char/model
 
-The text is cut into windows of characters, each of which is a token, and a span of n characters is taken out of each, at a place that the seed decides.  Each model fills
-it at temperature 0: a writer from left to right, any other in the order of its confidence.  A writer is also asked as a
-left-to-right language model would be, with what stands before the span alone.  A span is right if all of its characters are those of
-the text.
+The text is cut into windows of characters, each of which is a token, and a span of n characters is taken out of each, at a
+place that the seed decides. Each model fills it at temperature 0: a writer from left to right, any other in the order of its
+confidence. A writer is also asked as a left-to-right language model would be, with what stands before the span alone. A span is
+right if all of its characters are those of the text.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def from_the_left(pipe: Pipeline, texts: Sequence[str], begins: Sequence[int], l
         x = torch.where(written, ids, model.mask_id)
         query = Query(x, torch.ones(x.shape, dtype=torch.float64), at=at, condition=condition)
         ids[at] = predictor(query).given(x).logits().argmax(-1)  # type: ignore[attr-defined]
-    characters = {k: token for token, k in model.tokenizer.get_vocab().items()}
+    characters = {k: token if len(token) == 1 else "\ufffd" for token, k in model.tokenizer.get_vocab().items()}
     return [
         "".join(map(characters.__getitem__, row[k : k + lost].tolist())) for row, k in zip(ids, begins, strict=True)
     ]
@@ -82,7 +82,9 @@ def rows(folders: Sequence[str], texts: Sequence[str], lost: Sequence[int], seed
                 for k in range(0, len(texts), BATCH):
                     found += fill(pipe, texts[k : k + BATCH], begins[k : k + BATCH], n)
                 right = [text[k : k + n] for text, k in zip(texts, begins, strict=True)]
-                hits = sum(a == b for one, other in zip(found, right, strict=True) for a, b in zip(one, other))
+                hits = sum(
+                    a == b for one, other in zip(found, right, strict=True) for a, b in zip(one, other, strict=True)
+                )
                 exact = sum(a == b for a, b in zip(found, right, strict=True)) / len(texts)
                 interval = intervals.share(exact, len(texts))
                 yield {
