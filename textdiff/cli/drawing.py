@@ -14,6 +14,8 @@ from textdiff.cli.common import Parser, log, model_flags
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.options import CHOICES, NEW, Options
 
+MOST_OF_A_TUNE = 10_000  # characters of its file
+
 
 def names_epilog() -> str:
     """The tables, for the end of a help page."""
@@ -64,7 +66,20 @@ def drawing_flags(p: Parser, call: str) -> dict[str, Any]:
 def options_of(a: argparse.Namespace) -> Options:
     """What the flags say."""
     given = {name: getattr(a, name) for name, one in CHOICES.items() if one.flag and hasattr(a, name)}
+    if (given.get("form") or "").endswith(".tune"):
+        given["form"] = _tune_name(given["form"])
     return Options(**given, sampler_options=dict(a.option) or None)
+
+
+def _tune_name(path: str) -> str:
+    """The name of the form that a file of a tune describes; its first line may name it, as in `# 忆江南`."""
+    try:
+        rows = Path(path).read_text(encoding="utf-8")[:MOST_OF_A_TUNE].splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AskedError(
+            f"tune {path!r} cannot be read ({error}); name a text file, with lines such as 平中仄，"
+        ) from None
+    return "tune:" + "/".join(row.strip() for row in rows if row.strip() and not row.startswith("#"))
 
 
 def watching_flags(p: Parser) -> None:

@@ -136,13 +136,21 @@ def verify(a: argparse.Namespace) -> int:
 
 
 def forms(a: argparse.Namespace) -> None:
-    from textdiff.verse.forms import FORMS, SIZED_FORMS
+    from textdiff.verse.forms import FORMS, SIZED_FORMS, tunes
 
     if a.json:
-        json_lines({"name": f.name, "chinese": f.chinese, "lines": f.lines, "width": f.width} for f in FORMS.values())
+        regular = [{"name": f.name, "chinese": f.chinese, "lines": f.lines, "width": f.width} for f in FORMS.values()]
+        json_lines(
+            regular
+            + [{"name": f.name, "chinese": f.chinese, "lines": f.lines, "widths": f.widths} for f in tunes().values()]
+        )
         return
     for form in FORMS.values():
         print(f"{form.name:12}  {form.chinese}  {form.short}  {form.lines} lines of {form.width} characters")
+    for form in tunes().values():
+        print(
+            f"{form.name:12}  {form.chinese}  词, {form.lines} lines of {', '.join(map(str, form.widths))} characters"
+        )
     for name, what in SIZED_FORMS.items():
         print(f"{name:12}  {what}")
 

@@ -70,7 +70,7 @@ def acrostic(
     One character a line (for the diagonal, as many as there are), `_` or □ where a line is left free.  `text` has what
     else is given and holes for the rest; of a couplet it may be the upper line alone.
     """
-    lines = [HOLE * form.width] * form.lines if text is None else _split(text.replace("[MASK]", HOLE), form)
+    lines = [HOLE * width for width in form.widths] if text is None else _split(text.replace("[MASK]", HOLE), form)
     board = [list(line) for line in lines]
     named: dict[tuple[int, int], str] = {}
     for name, characters, columns in (
@@ -277,7 +277,7 @@ def _check_form(form: Form, model: TextModel) -> None:
         return
     known = ", ".join(f.name for f in FORMS.values())
     raise AskedError(
-        f"form {form.name!r} is none that model {model.name} knows; pass {known}, couplet:5 or couplet:7, "
+        f"form {form.name!r} is none that model {model.name} knows; pass {known}, couplet:N of at most 7, a tune, "
         f"or a model without forms"
     )
 
@@ -307,10 +307,9 @@ def _poem(marked: str, model: TextModel, form: Form, *, score: bool = False) -> 
     ids = torch.tensor([token for k, line in enumerate(read) for token in _characters(line, k, model, score)])
     given = [c if score or c != HOLE else None for line in lines for c in line]
     free = torch.ones_like(ids, dtype=torch.bool) if score else ids == model.mask_id
-    hidden, shown = None, slice(None)
+    hidden, shown = None, torch.arange(len(ids))
     if form.host is not None and "form" in model.prefix:
-        first = form.offset * form.width
-        shown = slice(first, first + form.length)
+        shown = torch.tensor(form.cells)
         hidden = torch.ones(form.host.length, dtype=torch.bool)
         hidden[shown] = False
         ids = torch.full((form.host.length,), model.mask_id).masked_scatter(~hidden, ids)
@@ -318,11 +317,11 @@ def _poem(marked: str, model: TextModel, form: Form, *, score: bool = False) -> 
     check_length(ids, model)
 
     def write(ids: list[int]) -> Pieces:
-        printed = form.layout(read if score else "".join(tokens_of(ids[shown], model)))
+        printed = form.layout(read if score else "".join(tokens_of([ids[k] for k in shown.tolist()], model)))
         characters = iter(given)
         return [(c, next(characters) if split_at_punctuation(c) else None) for c in printed]
 
-    laid = layouts.of_lines(torch.arange(len(ids))[shown].tolist(), form.width)
+    laid = layouts.of_lines(shown.tolist(), form.starts())
     return Canvas(ids, free, form, write, unknown_in(ids, model), hidden, layout=laid)
 
 
@@ -347,7 +346,7 @@ def _opening(marked: str, model: TextModel) -> Canvas:
             places = [k for k, character in enumerate(characters) if character == HOLE]
             signs = [hole.span() for hole in re.finditer(HOLE, marked)]
             spans = [(*span, k) for span, k in zip(signs, places, strict=True)]
-            laid = layouts.of_lines(range(len(characters)), form.width)
+            laid = layouts.of_lines(range(len(characters)), form.starts())
             return Canvas(poem.ids, poem.free, form, filled(spelled(marked, model), marked, spans, model), layout=laid)
     raise _no_form(marked, ", or fewer whole lines of one width")
 

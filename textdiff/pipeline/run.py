@@ -32,7 +32,7 @@ from textdiff.core.rng import Rng
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
-from textdiff.pipeline.match.law import accepted, exchangeable
+from textdiff.pipeline.match.law import accepted, exchangeable, pattern_for
 from textdiff.pipeline.options import at_least, whole
 from textdiff.pipeline.page import condition, together
 from textdiff.pipeline.plan import Plan
@@ -207,13 +207,14 @@ class Writing:
             condition=condition(model, canvases),  # the predictor tells its process itself
             levels=(),
         )
-        law = law_of(model, first, plan.prosody) if plan.prosody.strict else None
+        pattern = pattern_for(model, first.form, plan)
+        law = law_of(model, first, plan.prosody) if plan.prosody.strict and pattern is None else None
         if plan.options.keyword is not None:
             scene = self._with_keyword(scene, first, law, rng)
         if law is not None:
             scene = self._lawful(scene, law, canvases, rng)
-        if plan.match is not None:
-            scene = self._matching(scene, accepted(model, canvases, plan.match, self._banned(first)), rng)
+        if pattern is not None:
+            scene = self._matching(scene, accepted(model, canvases, pattern, self._banned(first)), rng)
         levels = walked(plan, scene.free.sum(-1), len(first.ids))
         if first.start is None:
             return replace(scene, levels=levels)
@@ -240,7 +241,7 @@ class Writing:
             fitting = canvas.kinds[1].to(model.device)
             predictor = allowed(predictor, lambda rows, positions: fitting[kinds[rows, positions]])
         # The likeliest token that fits must still be told from the others where the likeliest of all does not.
-        predictor = tempered(predictor, self._temperature())
+        predictor = tempered(predictor, self._temperature(canvas))
         if plan.prosody.preferring:
             characters = vocabulary(model).characters
             form, mask_id = verse_form(canvas), model.mask_id
@@ -252,13 +253,13 @@ class Writing:
         """The ids that are never written."""
         return vocabulary(self.model).banned(canvas.poem)
 
-    def _temperature(self) -> float:
+    def _temperature(self, canvas: Canvas) -> float:
         """What the logits are divided by: a likeliest text that matches is looked for by the law itself."""
         plan = self.plan
-        if plan.match is not None and plan.temperature == 0 and PROCESSES[plan.process].prosody == "law":
+        matching = pattern_for(self.model, canvas.form, plan) is not None
+        if matching and plan.temperature == 0 and PROCESSES[plan.process].prosody == "law":
             return 1.0
-        coldest = COLDEST if plan.prosody.strict or plan.match is not None else 0.0
-        return max(plan.temperature, coldest)
+        return max(plan.temperature, COLDEST if plan.prosody.strict or matching else 0.0)
 
     def _process(self, canvas: Canvas) -> Process:
         """The plan's process; where its noise may stay in the text, without tokens that are never written."""
@@ -302,7 +303,7 @@ class Writing:
         )
 
     def _matching(self, scene: Scene, texts: Accepted, rng: Rng) -> Scene:
-        """The scene under `match`: drawn from the texts that match, or by exchanges within classes that a first draft has."""
+        """The scene under a pattern: drawn from the texts that match, or by exchanges within classes that a first draft has."""
         plan, predictor = self.plan, _of_tokens(scene)
         if PROCESSES[plan.process].prosody == "law":
             weigh, best = plan.particles is not None, plan.temperature == 0

@@ -17,7 +17,7 @@ from torch import Tensor
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas, spelled
-from textdiff.pipeline.match.law import check_match, trellis_of, unfit
+from textdiff.pipeline.match.law import check_match, pattern_for, trellis_of, unfit
 from textdiff.pipeline.page import together
 from textdiff.pipeline.plan import Plan
 from textdiff.verse.forms import Form, split_at_punctuation
@@ -84,6 +84,10 @@ def verse_form(canvas: Canvas) -> Form:
     """The form whose prosody a canvas keeps; AskedError where the text is no poem."""
     if not canvas.poem or canvas.form is None:
         raise AskedError("tones and rhyme belong to poems, and this text has no poem's form; leave prosody out")
+    if canvas.form.tune:
+        raise AskedError(
+            f"form {canvas.form.chinese} is a tune, whose tones and rhymes are strict or off; leave 'prefer' out"
+        )
     return canvas.form.host or canvas.form
 
 
@@ -98,9 +102,10 @@ def check_canvas(model: TextModel, canvas: Canvas, plan: Plan) -> None:
         raise AskedError(f"guidance is {plan.guidance:g}, but there is no title or dynasty to guide towards; pass one")
     if plan.prosody.preferring:
         verse_form(canvas)
-    if plan.match is not None:
-        check_match(model, canvas, plan.match, plan.process, vocabulary(model).banned(canvas.poem))
-    if plan.prosody.strict:
+    pattern = pattern_for(model, canvas.form, plan)
+    if pattern is not None:
+        check_match(model, canvas, pattern, plan.process, vocabulary(model).banned(canvas.poem))
+    elif plan.prosody.strict:
         given = canvas.under(plan.process)
         open_ = given.free | (given.ids == model.mask_id)
         law = law_of(model, canvas, plan.prosody)
@@ -121,9 +126,10 @@ def keyword_ids(model: TextModel, keyword: str, poem: bool) -> Sequence[int]:
 
 def broken(model: TextModel, canvas: Canvas, plan: Plan, ids: Tensor, frozen: Tensor, nats: Tensor) -> Tensor:
     """What of ids (L,) breaks the strict prosody of a plan, or keeps the text from matching, (L,) bool: see `misfits`."""
-    if plan.match is None:
+    pattern = pattern_for(model, canvas.form, plan)
+    if pattern is None:
         return misfits(law_of(model, canvas, plan.prosody), ids, frozen, nats)
-    return unfit(trellis_of(model, canvas, plan.match, vocabulary(model).banned(canvas.poem)), ids, frozen, nats)
+    return unfit(trellis_of(model, canvas, pattern, vocabulary(model).banned(canvas.poem)), ids, frozen, nats)
 
 
 def misfits(law: Law, ids: Tensor, frozen: Tensor, nats: Tensor) -> Tensor:

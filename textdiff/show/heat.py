@@ -105,18 +105,18 @@ def _rgb(nats: float) -> tuple[int, ...]:
 def table(detail: Detailed) -> Iterator[str]:
     """The lines of a table: line, place in the line, nats, character, and the likeliest character at that place."""
     yield "line  place    nats  character  likeliest"
-    width = get_form(detail.form).width if detail.form is not None else None
+    widths = get_form(detail.form).widths if detail.form is not None else ()
     number, place = 1, 0
     for piece in pieces(detail):
         if piece.nats is None:
-            if width is None and "\n" in piece.text:
+            if not widths and "\n" in piece.text:
                 number, place = number + piece.text.count("\n"), 0
             continue
-        if place == width:
+        if widths and place == widths[number - 1]:
             number, place = number + 1, 0
         place += 1
         yield f"{number:4}  {place:5}  {piece.nats:6.2f}  {set_cell_size(_visible(piece.text), 9)}  {_visible(piece.best)}"
-        if width is None and piece.text == "\n":
+        if not widths and piece.text == "\n":
             number, place = number + 1, 0
 
 

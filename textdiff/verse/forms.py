@@ -13,25 +13,38 @@ opening and the same even lines.  平起 and 仄起 go by the second character: 
 from __future__ import annotations
 
 import difflib
+import itertools
+import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
+from importlib import resources
 from typing import NamedTuple
 
 from textdiff.core.errors import AskedError
 from textdiff.verse.sounds import rhyme_distinct, rhyme_level, tone
 
 HOLE = "□"
+_TUNES = resources.files("textdiff.verse").joinpath("tunes.txt")
+_TUNE_LINE = re.compile("([平仄中]+)([a-z]?)([，。、；]?)")
+
+
+class TuneLine(NamedTuple):
+    """A line of a tune of 词."""
+
+    tones: str  # 平 or 仄 for each character, 中 for either
+    rhyme: str  # lines of one letter rhyme with one another; empty where a line does not rhyme
+    end: str  # what is printed behind it
 
 
 @dataclass(frozen=True)
 class Form:
-    """A fixed form: `lines` lines of `width` characters.
+    """A fixed form: `lines` lines of `width` characters, or of a tune's lines, the longest of which has `width`.
 
-    With a `host` it is a part of that form, from line `offset` on (counted from 0), and a model that knows the host
-    writes it there.  In a `plain` form white space and punctuation are characters like others, and a token counts where
-    a model's tokens are no characters.
+    With a `host` it is a part of that form, and a model that knows the host writes its characters at the host's places
+    `cells`, in ascending order.  In a `plain` form white space and punctuation are characters like others, and a token counts
+    where a model's tokens are no characters.
     """
 
     name: str
@@ -39,13 +52,31 @@ class Form:
     lines: int
     width: int
     host: Form | None = None
-    offset: int = 0
+    cells: tuple[int, ...] = ()
     plain: bool = False
+    tune: tuple[TuneLine, ...] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The characters of each line."""
+        return tuple(len(line.tones) for line in self.tune) or (self.width,) * self.lines
 
     @property
     def length(self) -> int:
         """Characters of a poem, without punctuation."""
-        return self.lines * self.width
+        return sum(self.widths)
+
+    def place(self, character: int) -> tuple[int, int]:
+        """(line, character in it) of a character of the poem, all counted from 0."""
+        for line, width in enumerate(self.widths):
+            if character < width:
+                return line, character
+            character -= width
+        raise IndexError(f"form {self.name} has no character {character}")
+
+    def starts(self) -> tuple[int, ...]:
+        """The character that each line begins with, counted from 0."""
+        return tuple(itertools.accumulate(self.widths[:-1], initial=0))
 
     @property
     def short(self) -> str:
@@ -63,20 +94,27 @@ class Form:
         if len(characters) != self.length:
             raise AskedError(
                 f"text has {len(characters)} characters, but form {self.name!r} has {self.length} "
-                f"({self.lines} lines of {self.width}); got {_shorten(text)!r}"
+                f"({self._described()}); got {_shorten(text)!r}"
             )
-        if len({len(piece) for piece in pieces}) > 1 or len(pieces[0]) % self.width:
+        breaks = set(itertools.accumulate(map(len, pieces)))
+        uneven = not self.tune and len({len(piece) for piece in pieces}) > 1
+        if uneven or not breaks <= {*self.starts(), self.length}:
             raise AskedError(
                 f"text breaks into pieces of {[len(piece) for piece in pieces]} characters, but form {self.name!r} has "
-                f"lines of {self.width}; break it there or not at all"
+                f"{self._described().partition(' ')[2]}; break it there or not at all"
             )
-        return [characters[i : i + self.width] for i in range(0, self.length, self.width)]
+        return [characters[i : i + width] for i, width in zip(self.starts(), self.widths, strict=True)]
+
+    def _described(self) -> str:
+        return f"{self.lines} lines of {', '.join(map(str, self.widths)) if self.tune else self.width}"
 
     def layout(self, text: str | Sequence[str]) -> str:
         """A poem as it is printed: one couplet a line, ， within it and 。 at its end."""
         if self.plain:
             return text if isinstance(text, str) else "\n".join(text)
         lines = self.split(text if isinstance(text, str) else "\n".join(text))
+        if self.tune:
+            return "".join(line + one.end for line, one in zip(lines, self.tune, strict=True))
         return "\n".join(f"{upper}，{lower}。" for upper, lower in zip(lines[::2], lines[1::2], strict=True))
 
 
@@ -92,21 +130,79 @@ FORMS = {
 
 
 SIZED_FORMS = {  # forms whose name says how large they are
-    "couplet:N": "对联, two lines of N characters; 5 or 7 for a model of verse",
+    "couplet:N": "对联, two lines of N characters; at most 7 for a model of verse",
+    "tune:…": "词 of a tune of your own, such as tune:平中仄，中仄仄平平a。/中仄平平a。 (/ is a line break, a and b are rhymes)",
     "lines:NxM": "N lines of M characters (tokens, where the model has no characters), for a model of running text",
 }
 
 
 def couplet(width: int) -> Form:
-    """对联, two lines of `width` characters: of 5 or 7 the second couplet of an octave, where the lines are parallel."""
-    host = next((form for form in FORMS.values() if (form.lines, form.width) == (8, width)), None)
+    """对联, two lines of `width` characters: of at most 7 the second couplet of an octave, where the lines are parallel."""
+    host = FORMS["wuyan-lushi"] if width == 5 else FORMS["qiyan-lushi"] if width <= 7 else None
     number = "零一二三四五六七八九十"[width] if width <= 10 else str(width)
-    return Form(f"couplet:{width}", f"{number}言对联", 2, width, host, offset=2 if host else 0)
+    cells = _cells(host, (width, width), first=2) if host else ()
+    return Form(f"couplet:{width}", f"{number}言对联", 2, width, host, cells)
+
+
+def _cells(host: Form, widths: Sequence[int], first: int = 0) -> tuple[int, ...]:
+    """Where lines of these widths stand in the lines of a host, from line `first` on, one in each.
+
+    The host's words of two characters begin at its odd places, and so does a line: it takes the beginning of the host's where
+    it has an even number of characters, and else the end.
+    """
+    result: list[int] = []
+    for line, width in enumerate(widths, start=first):
+        start = line * host.width + (0 if width % 2 == 0 else host.width - width)
+        result += range(start, start + width)
+    return tuple(result)
+
+
+@cache
+def tunes() -> dict[str, Form]:
+    """The tunes of 词 that come with textdiff, by their Chinese names."""
+    return {form.chinese: form for form in _read_tunes(_TUNES.read_text(encoding="utf-8"))}
+
+
+def read_tune(text: str) -> Form:
+    """The form of a tune that is written as those of `tunes.txt` are; AskedError for what is none."""
+    found = list(_read_tunes(text))
+    if len(found) != 1:
+        raise AskedError(
+            f"the text has {len(found)} tunes; write one, which begins with a line '# name' and has lines such as 平中仄，"
+        )
+    return found[0]
+
+
+def _read_tunes(text: str) -> Iterator[Form]:
+    for block in re.split(r"^#", text, flags=re.M)[1:]:
+        head, *rows = block.strip().splitlines()
+        names = head.split()
+        lines: list[TuneLine] = []
+        for row in filter(None, map(str.strip, rows)):
+            found = re.findall(_TUNE_LINE, row)
+            if "".join(a + b + c for a, b, c in found) != row:
+                raise AskedError(
+                    f"a line of tune {_shorten(head)!r} is {_shorten(row)!r}; write 平, 仄, 中, a letter for a rhyme, and ，or 。"
+                )
+            lines += [TuneLine(*one) for one in found[:-1]]
+            lines.append(TuneLine(found[-1][0], found[-1][1], found[-1][2] + "\n"))
+        widths = [len(line.tones) for line in lines]
+        host = FORMS["qiyan-lushi"]
+        if not names or not lines or len(lines) > host.lines or max(widths) > host.width:
+            raise AskedError(
+                f"tune {_shorten(head)!r} has lines of {widths} characters; give it a name, at most {host.lines} lines, and "
+                f"lines of at most {host.width} characters"
+            )
+        lines[-1] = lines[-1]._replace(end=lines[-1].end.rstrip("\n"))
+        name = next((one for one in names if one.isascii()), names[0])
+        yield Form(name, names[0], len(lines), max(widths), host, _cells(host, widths), tune=tuple(lines))
 
 
 def _sized(name: str) -> Form | None:
-    """The form whose name tells its size, couplet:7 or lines:4x32."""
+    """The form whose name tells its size, couplet:7 or lines:4x32, or its lines, tune:中平仄，中仄平a。"""
     kind, _, size = name.partition(":")
+    if kind == "tune":
+        return replace(read_tune("# 词\n" + size.replace("/", "\n")), name=name)
     numbers = size.split("x")
     if not all(number.isdecimal() and number.isascii() and int(number) for number in numbers):
         return None
@@ -138,29 +234,30 @@ def _named_forms() -> dict[str, Form]:
     """The forms by all their names, spelt plainly."""
     whole = [(form, form.short[0], _WAYS[form.short[1]]) for form in FORMS.values()]
     couplets = [(couplet(width), number, ("对联",)) for width, number in ((5, "五"), (7, "七"))]
-    return {
+    regular = {
         start + middle + kind: form
         for form, number, kinds in whole + couplets
         for start in _WAYS[number]
         for middle in ("", "言", "yan")
         for kind in kinds
     }
+    return regular | {_spelt_plainly(name): form for form in tunes().values() for name in (form.name, form.chinese)}
 
 
 def get_form(name: str) -> Form:
     """The form of that name.
 
     English (wuyan-jueju, wujue, 5-jue), Chinese in simplified or traditional characters (五言绝句, 五言絕句), short (五绝), or
-    with its size (couplet:7, lines:4x32).
+    with its size (couplet:7, lines:4x32) or its lines (tune:中平仄，中仄平a。).
     """
     if sized := _sized(str(name).strip().lower()):
         return sized
     form = _named_forms().get(_spelt_plainly(name)) if isinstance(name, str) else None  # a record may have anything
     if form is None:
-        named = [alias for form in FORMS.values() for alias in (form.name, form.chinese, form.short)]
+        named = [alias for form in FORMS.values() for alias in (form.name, form.chinese, form.short)] + [*tunes()]
         near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)
         known = ", ".join(f"{form.name} ({form.chinese}, {form.short})" for form in FORMS.values())
-        known += f", {' and '.join(SIZED_FORMS)}"
+        known += f", {' and '.join(SIZED_FORMS)}, the tunes {', '.join(tunes())}"
         raise AskedError(f"unknown form {name!r}; known are {known}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return form
 

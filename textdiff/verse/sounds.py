@@ -47,6 +47,12 @@ def rhyme_groups(character: str, level_only: bool = True) -> frozenset[str]:
 
 
 @cache
+def characters_of(groups: frozenset[str]) -> frozenset[str]:
+    """The characters with a reading in one of these groups, named with their tone."""
+    return frozenset(c for c, listed in _table().items() if any(r.tone + r.rhyme in groups for r in listed))
+
+
+@cache
 def all_rhymes() -> frozenset[str]:
     """The 106 groups of 平水韵, named with their tone."""
     return frozenset(r.tone + r.rhyme for listed in _table().values() for r in listed)
@@ -56,9 +62,28 @@ def all_rhymes() -> frozenset[str]:
 # divides three groups between two 部, character by character: 灰 (灰 回 杯 with 支微齐; 开 来 台 with 佳), 佳 (街 with 灰; 佳 涯 with
 # 麻) and 元 (魂 and 痕 of 广韵 with 真文; 元 itself with 寒删先).  The table of readings does not tell the halves apart, so the
 # whole group stands in both classes.
-NEIGHBOURS = (
-    "东冬", "江阳", "支微齐灰", "鱼虞", "佳灰", "真文元", "寒删先元", "萧肴豪", "歌", "佳麻", "庚青蒸", "尤", "侵", "覃盐咸",
-)  # fmt: skip
+SONG_RHYMES = (  # the 19 部, by their groups of each tone; 上 and 去 rhyme with one another, 入 by itself
+    "平东冬 上董肿 去送宋",
+    "平江阳 上讲养 去绛漾",
+    "平支微齐灰 上纸尾荠贿 去寘未霁泰队",
+    "平鱼虞 上语麌 去御遇",
+    "平佳灰 上蟹贿 去泰卦队",
+    "平真文元 上轸吻阮 去震问愿",
+    "平寒删先元 上旱潸铣阮 去翰谏霰愿",
+    "平萧肴豪 上筱巧皓 去啸效号",
+    "平歌 上哿 去个",
+    "平佳麻 上马 去祃卦",
+    "平庚青蒸 上梗迥 去敬径",
+    "平尤 上有 去宥",
+    "平侵 上寝 去沁",
+    "平覃盐咸 上感俭豏 去勘艳陷",
+    "入屋沃",
+    "入觉药",
+    "入质陌锡职缉",
+    "入物月曷黠屑叶",
+    "入合洽",
+)
+NEIGHBOURS = tuple(parts.split()[0][1:] for parts in SONG_RHYMES if parts[0] == "平")
 
 
 def neighbour_classes(group: str) -> frozenset[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,12 +14,14 @@ from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.match.spelling import never, spelling
 from textdiff.pipeline.page import Canvas, shorten, spelled
+from textdiff.pipeline.plan import Plan
 from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
-from textdiff.shaping.match.expression import parse
+from textdiff.shaping.match.expression import Expression, parse
 from textdiff.shaping.match.matched import Accepted
 from textdiff.shaping.match.trellis import Layout, Trellis
-from textdiff.verse.forms import HOLE
-from textdiff.verse.pattern import Pattern
+from textdiff.verse.forms import HOLE, Form
+from textdiff.verse.pattern import Pattern as Classes
+from textdiff.verse.tunes import pattern_of
 
 KEPT = 64  # trellises of a model that are kept
 
@@ -26,9 +29,35 @@ KEPT = 64  # trellises of a model that are kept
 _MADE: WeakKeyDictionary[TextModel, OrderedDict[Hashable, tuple[Trellis | None, Tensor | None]]] = WeakKeyDictionary()
 
 
-def accepted(model: TextModel, canvases: Sequence[Canvas], match: str, banned: Tensor) -> Accepted:
+@dataclass(frozen=True)
+class Pattern:
+    """What the whole text is to match, and what errors call it."""
+
+    name: str
+    tree: Expression
+    key: Hashable  # patterns of one key are the same
+
+
+def pattern_for(model: TextModel, form: Form | None, plan: Plan) -> Pattern | None:
+    """The pattern of a text: an expression that was asked for, or under strict prosody that of its tune; None without either."""
+    prosody = plan.prosody
+    if plan.match is not None:
+        text = spelled(plan.match, model)
+        return Pattern(f"match {shorten(plan.match)!r}", parse(text), text)
+    if form is None or not form.tune or not prosody.strict:
+        return None
+    if prosody.pattern or prosody.group or prosody.avoid or prosody.no_repeat or plan.options.keyword is not None:
+        raise AskedError(
+            f"form {form.chinese} is a tune, which has its own tones and rhymes; leave out what else is asked of them, no_repeat "
+            f"and the keyword"
+        )
+    tones, rhyme = prosody.tones == "strict", prosody.rhyme == "strict"
+    return Pattern(f"the pattern of {form.chinese}", pattern_of(form, tones, rhyme), (form, tones, rhyme))
+
+
+def accepted(model: TextModel, canvases: Sequence[Canvas], pattern: Pattern, banned: Tensor) -> Accepted:
     """The texts that match, for each canvas of a batch; `banned` (N,) tokens are never written."""
-    found = [trellis_of(model, canvas, match, banned) for canvas in canvases]
+    found = [trellis_of(model, canvas, pattern, banned) for canvas in canvases]
     kinds = list({id(one): one for one in found}.values())
     number = {id(one): k for k, one in enumerate(kinds)}
     spelt = _spelling(model, canvases[0], banned)
@@ -40,15 +69,15 @@ def accepted(model: TextModel, canvases: Sequence[Canvas], match: str, banned: T
     )
 
 
-def trellis_of(model: TextModel, canvas: Canvas, match: str, banned: Tensor) -> Trellis:
+def trellis_of(model: TextModel, canvas: Canvas, pattern: Pattern, banned: Tensor) -> Trellis:
     """The texts of a canvas that match; AskedError if there is none."""
     layout, allowed = _layout(canvas), canvas.allowed
     made = _MADE.setdefault(model, OrderedDict())
-    key = (match, layout, tuple(banned.tolist()), id(allowed))
+    key = (pattern.key, layout, tuple(banned.tolist()), id(allowed))
     if key not in made:
         spelt = _spelling(model, canvas, banned)
         literals = "".join(literal for place in layout.places for _, literal in place.ways) + layout.ending
-        machine = automaton(parse(spelled(match, model)), spelt.alphabet | frozenset(literals))
+        machine = automaton(pattern.tree, spelt.alphabet | frozenset(literals))
         made[key] = (Trellis.of(tokens_in(machine, spelt), layout, allowed, model.device), allowed)
         if len(made) > KEPT:
             made.popitem(last=False)
@@ -56,15 +85,15 @@ def trellis_of(model: TextModel, canvas: Canvas, match: str, banned: Tensor) -> 
     found = made[key][0]
     if found is None:
         raise AskedError(
-            f"match {shorten(match)!r} fits no text like this, {shorten(canvas.read(canvas.ids))!r} ({HOLE} is one token); "
+            f"{pattern.name} fits no text like this, {shorten(canvas.read(canvas.ids))!r} ({HOLE} is one token); "
             f"the whole text must match, with a line break between the lines of a poem; let it leave room (.*), or fit its length"
         )
     return found
 
 
-def check_match(model: TextModel, canvas: Canvas, match: str, process: str, banned: Tensor) -> None:
+def check_match(model: TextModel, canvas: Canvas, pattern: Pattern, process: str, banned: Tensor) -> None:
     """AskedError where no text that matches has what stands on a canvas."""
-    trellis, given = trellis_of(model, canvas, match, banned), canvas.under(process)
+    trellis, given = trellis_of(model, canvas, pattern, banned), canvas.under(process)
     ids = given.ids.to(model.device)[None]
     open_ = given.free.to(model.device)[None] | (ids == model.mask_id)
     if trellis.possible(ids, open_)[0]:
@@ -77,12 +106,12 @@ def check_match(model: TextModel, canvas: Canvas, match: str, process: str, bann
             (token,) = model.tokenizer.convert_ids_to_tokens([int(ids[0, position])])
             place = trellis.position.tolist().index(position) + 1
             raise AskedError(
-                f"{token!r} (character {place}) does not fit match {shorten(match)!r}, given what is fixed before it; "
-                f"change it, or let the expression leave room for it"
+                f"{token!r} (character {place}) does not fit {pattern.name}, given what is fixed before it; "
+                f"change it, or let the pattern leave room for it"
             )
 
 
-def exchangeable(texts: Accepted, draft: Tensor, vocabulary: Tensor) -> tuple[Pattern, Tensor]:
+def exchangeable(texts: Accepted, draft: Tensor, vocabulary: Tensor) -> tuple[Classes, Tensor]:
     """Classes of tokens that can be exchanged in drafts (B, L), and where a class has several tokens, (B, L) bool.
 
     A draft goes through its trellis from state to state, and the tokens of a place that lead to the same state are a class;
@@ -106,7 +135,7 @@ def exchangeable(texts: Accepted, draft: Tensor, vocabulary: Tensor) -> tuple[Pa
                     tables += [table] * (known[key] == len(tables))
                 kinds[row, trellis.position[k]] = known[key]
     table = torch.stack(tables)
-    return Pattern(kinds, table, (), False), table.sum(-1)[kinds] > 1
+    return Classes(kinds, table, (), False), table.sum(-1)[kinds] > 1
 
 
 def unfit(trellis: Trellis, ids: Tensor, frozen: Tensor, nats: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from textdiff.shaping.match.trellis import Layout, Place
 CHARACTER, PLAIN, CONTINUED, SPACED, FIRST, NEXT = FORMS = range(6)
 
 
-def of_lines(positions: Sequence[int], width: int) -> Layout:
-    """A poem in lines of `width` characters."""
-    return Layout(tuple(Place(p, ((CHARACTER, "\n" * (k > 0 and k % width == 0)),)) for k, p in enumerate(positions)))
+def of_lines(positions: Sequence[int], starts: Sequence[int]) -> Layout:
+    """A poem whose lines begin with the characters `starts`."""
+    return Layout(tuple(Place(p, ((CHARACTER, "\n" * (k in starts[1:])),)) for k, p in enumerate(positions)))
 
 
 def of_holes(text: str, spans: Sequence[tuple[int, int, int]], *, strip: bool = False) -> Layout:

@@ -147,7 +147,7 @@ def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
     places = shown.nonzero()[:, 0]
     unknown = (one.ids[places] == model.unk_id).nonzero()[:, 0].tolist() if model.unk_id is not None else []
     if unknown:
-        line, character = divmod(unknown[0], form.width)
+        line, character = form.place(unknown[0])
         raise outside(lines[line][character], f"line {line + 1}, character {character + 1}", "write another character")
     frozen = torch.zeros(form.length, dtype=torch.bool)
     for line in task.keep:
@@ -155,14 +155,14 @@ def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
             raise AskedError(
                 f"keep has line {line}, but form {form.name!r} has lines 1 to {form.lines}; name one of these"
             )
-        frozen[(line - 1) * form.width : line * form.width] = True
+        frozen[form.starts()[line - 1] :][: form.widths[line - 1]] = True
     for line, character in task.freeze:
-        if not (1 <= line <= form.lines and 1 <= character <= form.width):
+        if not (1 <= line <= form.lines and 1 <= character <= form.widths[line - 1]):
             raise AskedError(
                 f"freeze has {line}:{character}, but form {form.name!r} has {form.lines} lines of {form.width} characters; "
                 f"count lines and characters from 1"
             )
-        frozen[(line - 1) * form.width + character - 1] = True
+        frozen[form.starts()[line - 1] + character - 1] = True
     left = int((~frozen).sum())
     if not left:
         raise AskedError("every character is kept or frozen, and nothing is left to rewrite; keep fewer")
@@ -305,8 +305,8 @@ def _results(
         text = _written(work, draft)
         now = draft.form.split(text)
         new = (draft.ids != draft.first)[draft.shown].tolist()
-        places = [divmod(k, draft.form.width) for k, changed in enumerate(new) if changed]
-        mended = [divmod(k, draft.form.width) for k, broke in enumerate(draft.mended[draft.shown].tolist()) if broke]
+        places = [draft.form.place(k) for k, changed in enumerate(new) if changed]
+        mended = [draft.form.place(k) for k, broke in enumerate(draft.mended[draft.shown].tolist()) if broke]
         results.append(
             Refined(
                 before=draft.form.layout(draft.lines),

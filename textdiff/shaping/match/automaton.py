@@ -21,7 +21,7 @@ from textdiff.shaping.match.expression import Chars, Either, Expression, Repeat,
 
 MOST_PARTS = 40_000  # characters and sets of an expression, every repetition written out
 MOST_MOVES = 1_500_000  # of nodes, while the deterministic automaton is made
-MOST_STATES = 4_000  # of the deterministic automaton
+MOST_STATES = 8_000  # of the deterministic automaton
 Table = NDArray[np.int64]
 
 
@@ -80,7 +80,7 @@ def _classes(sets: Sequence[Chars], alphabet: frozenset[str]) -> tuple[dict[str,
         if one.other or one.ranges or one.kinds:
             others.append(k)
         else:
-            for character in one.single:
+            for character in one.single & alphabet:
                 alone.setdefault(character, set()).add(k)
     index: dict[frozenset[int], int] = {}
     class_of = {}

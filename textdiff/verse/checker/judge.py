@@ -50,6 +50,11 @@ def check(
         form = guess_form(text)
     elif not isinstance(form, Form):
         form = get_form(form)
+    if form is not None and form.tune:
+        raise AskedError(
+            f"form {form.chinese} is a tune of 词, whose tones and rhymes are its own, and what is checked are those of regulated "
+            f"verse; leave the form out, or let 'refine --prosody strict' rewrite what breaks the tune"
+        )
     lines = form.split(text) if form else split_at_punctuation(text)
     if not lines:
         raise AskedError(f"text {text!r} has no characters; pass a poem")
