@@ -1,13 +1,19 @@
-"""train, data: from texts to a model folder."""
+"""train, recipes, curves, data: from texts to a model folder."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
+import dataclasses
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from textdiff.cli.common import Parser, add_verb, json_lines, log, sign_of_life, stage_line
+from textdiff.core.errors import AskedError
 
 
 def add(verbs: Any) -> None:
@@ -26,6 +32,16 @@ def add(verbs: Any) -> None:
         "name", nargs="?", metavar="NAME", help="print this recipe, to be changed: 'recipes NAME > mine.yaml'"
     )
     p.add_argument("--json", action="store_true", help="JSON Lines")
+
+    p = add_verb(verbs, "curves", curves, "the losses and bounds of training runs: a table, and curves in a picture")
+    p.add_argument(
+        "folder", nargs="+", metavar="RUN", help="the folder of a run, such as runs/quickstart; several are compared"
+    )
+    p.add_argument(
+        "--over", choices=("tokens", "steps", "minutes"), default="tokens", help="what the curves are drawn over"
+    )
+    p.add_argument("--png", metavar="FILE", help="draw the curves (.png, .svg or .pdf) instead of printing the table")
+    p.add_argument("--json", action="store_true", help="JSON Lines instead of csv")
 
     data = verbs.add_parser("data", help="prepare data", description="Prepare data.", allow_abbrev=False)
     tasks = data.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
@@ -60,8 +76,36 @@ def train(a: argparse.Namespace) -> int | None:
         log(str(stop))
         return 128 + stop.signal
     if folder is not None and run.leader():
+        _draw_curves(recipe.folder, None if a.quiet else log)
         print(folder)
     return None
+
+
+def _draw_curves(run: Path, log: Callable[[str], object] | None) -> None:
+    """The curves of a run in its folder, where matplotlib is installed; a run has not failed because it has no picture."""
+    from textdiff.measure import curves
+
+    with contextlib.suppress(AskedError, OSError):
+        curves.plot([run], run / "curves.png")
+        if log is not None:
+            log(f"  {run / 'curves.png'}")
+
+
+def curves(a: argparse.Namespace) -> None:
+    from textdiff.measure import curves
+
+    if a.png:
+        curves.plot(a.folder, a.png, a.over)
+        return
+    rows = [reading.row() for run in a.folder for reading in curves.readings(run)]
+    if a.json:
+        json_lines(rows)
+    else:
+        table = csv.DictWriter(
+            sys.stdout, [field.name for field in dataclasses.fields(curves.Reading)], lineterminator="\n"
+        )
+        table.writeheader()
+        table.writerows(rows)
 
 
 def recipes(a: argparse.Namespace) -> None:
