@@ -4,49 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import signal
 import socket
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Command, begin
-from tiny import poem_model, saved
 
 from textdiff.pipeline.text import TextPipeline
 
 pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
-
-Start = Callable[..., tuple[Command, tuple[str, int]]]
-
-
-@pytest.fixture(scope="module")
-def poems(tmp_path_factory) -> str:
-    return saved(poem_model(form="wuyan-jueju"), tmp_path_factory.mktemp("models") / "poems")
-
-
-@pytest.fixture
-def start(tmp_path, poems) -> Iterator[Start]:
-    """Begins a service: the command, and where it listens."""
-    commands: list[Command] = []
-
-    def call(*words: object) -> tuple[Command, tuple[str, int]]:
-        command = begin(tmp_path, "serve", "--model", poems, "--port", 0, *words)
-        commands.append(command)
-        command.wait_for(lambda: "listening" in command.said())
-        found = re.search(r"listening at http://([\d.]+):(\d+) ", command.said())
-        assert found is not None, command.said()
-        return command, (found[1], int(found[2]))
-
-    yield call
-    for command in commands:
-        if command.process.is_alive():
-            command.process.kill()
-            command.process.join()
 
 
 def ask(address: tuple[str, int], way: str, job: dict[str, Any] | None = None) -> tuple[int, str]:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TextIO
 from textdiff import __version__
 from textdiff.cli import bench, draw, evaluate, judge, lists, train
 from textdiff.cli.common import Exit, Parser, fit_threads
-from textdiff.cli.service import serve
+from textdiff.cli.service import demo, serve
 from textdiff.core.errors import AskedError, TextdiffError
 
 
@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     top.epilog = "'textdiff help VERB' says more about a verb."
     top.add_argument("--version", action="version", version=f"textdiff {__version__}")
     verbs = top.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for part in (draw, judge, evaluate, train, bench, serve, lists):
+    for part in (draw, judge, evaluate, train, bench, serve, demo, lists):
         part.add(verbs)
     return top
 

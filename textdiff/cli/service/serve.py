@@ -74,8 +74,8 @@ def url_of(address: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def opened(a: argparse.Namespace) -> Any:
-    """The application of --model within the limits of the flags."""
+def opened(a: argparse.Namespace, page: bool = False) -> Any:
+    """The application of --model within the limits of the flags, perhaps with the page for people."""
     pipe = open_pipeline(a)
     try:
         import prometheus_client  # noqa: F401
@@ -84,10 +84,12 @@ def opened(a: argparse.Namespace) -> Any:
     except ImportError as error:
         raise AskedError(f"a service needs {error.name}, which is missing; pip install 'textdiff[serve]'") from error
     from textdiff.pipeline.service.app import application
+    from textdiff.pipeline.service.demo import page_of
     from textdiff.pipeline.service.limits import Limits
 
     limits = Limits(a.window / 1000, a.queue, a.texts, a.timeout, a.body)
-    return application(pipe, limits, log=lambda line: log(f"textdiff: {line}"))
+    more = page_of(pipe) if page else ()
+    return application(pipe, limits, lambda line: log(f"textdiff: {line}"), more)
 
 
 def run(app: Any, address: socket.socket, seconds: float) -> None:

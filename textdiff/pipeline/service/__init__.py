@@ -4,4 +4,5 @@ app.py      what is asked and answered over HTTP
 worker.py   the requests that wait, and the thread that works on them
 limits.py   how much a request may ask for
 counts.py   what /metrics says
+demo.py     the page on which people write poems, which stands in page/
 """

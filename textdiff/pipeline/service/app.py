@@ -19,7 +19,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,14 +63,18 @@ class Refused(Exception):
 
 
 def application(
-    pipe: TextPipeline, limits: Limits | None = None, log: Callable[[str], object] = lambda _: None
+    pipe: TextPipeline,
+    limits: Limits | None = None,
+    log: Callable[[str], object] = lambda _: None,
+    more: Sequence[Route] = (),
 ) -> Starlette:
-    """The service of a model; its lifespan starts and stops the thread that works, `state.worker`."""
+    """The service of a model, with `more` that it shows; its lifespan starts and stops the thread that works, `state.worker`."""
     service = Service(pipe, limits or Limits(), log)
     routes = [
         *(Route(f"/{name}", service.door(verb), methods=["POST"]) for name, verb in VERBS.items()),
         Route("/health", service.health),
         Route("/metrics", service.metrics),
+        *more,
     ]
     app = Starlette(routes=routes, lifespan=service.lifespan, exception_handlers={HTTPException: _no_such_door})
     app.state.worker = service.worker
