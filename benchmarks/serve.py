@@ -225,9 +225,8 @@ def report(folder: Path, took: float, kills: int, sizes: list[float], metrics: s
         times = [line["seconds"] for line in done if line["verb"] == verb]
         cuts = statistics.quantiles(times, n=100) if len(times) > 1 else times * 99
         print(f"{verb:9} {count:6}  median {cuts[49]:.3f} s, 90 % {cuts[89]:.3f} s, 99 % {cuts[98]:.3f} s")
-    middle = statistics.median(sizes[len(sizes) // 3 : 2 * len(sizes) // 3] or sizes)
-    print(f"memory {sizes[0]:.0f} MiB at the start, {middle:.0f} MiB in the middle third, "
-          f"{sizes[-1]:.0f} MiB at the end, at most {max(sizes):.0f} MiB")  # fmt: skip
+    eighths = [f"{sizes[k * (len(sizes) - 1) // 8]:.0f}" for k in range(9)]
+    print(f"memory {', '.join(eighths)} MiB after each eighth of the time, at most {max(sizes):.0f}")
     texts, batches = (
         sum(
             float(line.split()[-1])

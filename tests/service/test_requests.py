@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -252,3 +253,32 @@ def test_the_thread_ends_with_the_service(pipe):
     with service(pipe):
         assert names().count("textdiff worker") == before + 1
     assert names().count("textdiff worker") == before
+
+
+def test_a_caller_who_leaves_before_a_stream_begins_leaves_its_place(pipe):
+    app = application(pipe, Limits(window=LONG, queue=1))
+    scope = {
+        "type": "http",
+        "asgi": {"spec_version": "2.3"},
+        "method": "POST",
+        "path": "/generate",
+        "query_string": b"",
+    }
+    headers = [(b"content-type", b"application/json"), (b"accept", b"text/event-stream")]
+    statuses: list[int] = []
+
+    async def left() -> None:
+        messages = [{"type": "http.request", "body": b"{}"}, {"type": "http.disconnect"}]
+
+        async def receive() -> Any:
+            return messages.pop(0) if len(messages) > 1 else messages[0]
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status", 200))
+            await asyncio.sleep(0)
+
+        await app(scope | {"headers": headers}, receive, send)
+
+    for _ in range(3):
+        asyncio.run(left())
+    assert set(statuses) == {200} and app.state.worker.waiting == 1

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -110,8 +111,7 @@ class Service:
                 record = _read(await _body(request, self.limits.body))
                 ticket, box = self._ticket(verb, record, streamed=EVENTS in request.headers.get("accept", ""))
                 if ticket.show is not None:
-                    events = _events(box, ticket, record, self.limits.seconds, count)
-                    return StreamingResponse(events, media_type=EVENTS, headers={"Cache-Control": "no-store"})
+                    return _stream(box, ticket, record, self.limits.seconds, count)
                 result = await _result(request, box, ticket, self.limits.seconds, record)
                 response = Response(joined(result, record.fields), media_type=JSON)
             except Refused as refused:
@@ -255,9 +255,25 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _events(
+def _stream(
     box: Mailbox, ticket: Ticket, record: Record, seconds: float, count: Callable[[int], None]
-) -> AsyncIterator[str]:
+) -> StreamingResponse:
+    """The answer to a request as events."""
+
+    def ended(status: int) -> None:
+        if not ticket.gone:
+            ticket.gone = True
+            count(status)
+
+    return StreamingResponse(
+        _events(box, record, seconds, ended),
+        headers={"Cache-Control": "no-store"},
+        media_type=EVENTS,
+        background=BackgroundTask(ended, LEFT),  # where the caller has left before the first event was asked for
+    )
+
+
+async def _events(box: Mailbox, record: Record, seconds: float, ended: Callable[[int], None]) -> AsyncIterator[str]:
     """The events of a request; where the caller leaves, the generator is closed."""
     status, end = LEFT, time.monotonic() + seconds
     try:
@@ -280,8 +296,7 @@ async def _events(
         status = refused.status
         yield _event("error", refused.line)
     finally:
-        ticket.gone = True
-        count(status)
+        ended(status)
 
 
 def _event(name: str, line: str) -> str:
