@@ -59,6 +59,7 @@ def test_a_network_that_writes_in_order_looks_ahead():
             "[Tt]he (cat|dog|two)s?.*(mat|tree|a)(ed)? ?\\.",
         ),
         (tiny.byte_model, ["a_b_ c_", "_ é_ _"], "[a-c]? ?[a-y ]+é?[^a-m]?.*[f-z]"),
+        (tiny.byte_model, ["a_"], "a [tcs]"),
         (tiny.window_model, ["a_c_ _.", "_\n__b"], "[a-h](.|\n)*[.b]"),
     ],
 )
