@@ -1,4 +1,4 @@
-"""train, recipes, curves, data: from texts to a model folder."""
+"""train, recipes, curves, data, export: from texts to a model folder, and from there to other programs."""
 
 from __future__ import annotations
 
@@ -56,6 +56,17 @@ def add(verbs: Any) -> None:
     p.add_argument("--keep-traditional", action="store_true", help="leave traditional characters as they are")
     p.add_argument("--validation", type=float, default=0.05, help="share of the texts (0.05)")
     p.add_argument("--test", type=float, default=0.05, help="share of the texts (0.05)")
+    p.add_argument("--json", action="store_true", help="the report in one line")
+
+    other = verbs.add_parser(
+        "export", help="a model for other programs", description="Export a model.", allow_abbrev=False
+    )
+    kinds = other.add_subparsers(title="kinds", dest="kind", metavar="KIND", required=True, parser_class=Parser)
+    p = add_verb(kinds, "onnx", export_onnx, "the network as ONNX, held against the one it is made of (textdiff[onnx])")
+    p.add_argument("model", metavar="MODEL", help="a model folder or hub id, or poems-zh, the packaged model")
+    p.add_argument("folder", metavar="DIR", help="where to write model.onnx, the tokenizer and textdiff.json")
+    p.add_argument("--int8", action="store_true", help="model.int8.onnx beside it, with weights of 8 bits")
+    p.add_argument("--texts", metavar="FILE", help="say what the export costs in the bound of these texts")
     p.add_argument("--json", action="store_true", help="the report in one line")
 
 
@@ -132,3 +143,37 @@ def data_prepare(a: argparse.Namespace) -> None:
         progress=None if a.quiet or not sys.stderr.isatty() else stage_line,
     )
     print(json.dumps(report.stats(), indent=None if a.json else 1))
+
+
+def export_onnx(a: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from textdiff.data.records import read_records
+    from textdiff.measure.onnx.cost import cost
+    from textdiff.networks.folder import TextModel
+    from textdiff.networks.onnx.export import SMALL, WHOLE, export, from_onnx
+    from textdiff.pipeline.text import TextPipeline
+
+    records = read_records(a.texts) if a.texts else []
+    model = TextModel.from_pretrained(None if a.model == "poems-zh" else a.model)
+    with sign_of_life(a, "exporting"):
+        found = export(model, Path(a.folder), a.int8)
+    report: dict[str, Any] = {
+        WHOLE: {"size": found.size, "difference": found.difference},
+        **({SMALL: {"size": found.int8_size, "difference": found.int8_difference}} if a.int8 else {}),
+    }
+    if records:
+        pipe = TextPipeline.of(model)
+        for file, row in report.items():
+            row["bound"] = cost(pipe, TextPipeline.of(from_onnx(found.folder, file)), records)
+    if a.json:
+        json_lines([report])
+        return
+    for file, row in report.items():
+        print(f"{file}  {row['size'] / 1e6:.1f} MB, logits differ by at most {row['difference']:.2g}")
+        if "bound" in row:
+            of = row["bound"]
+            print(
+                f"  bound {of['nats_per_char']:.4f} → {of['exported_nats_per_char']:.4f} nats per character of {of['texts']} texts: "
+                f"{of['difference']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}]"
+            )

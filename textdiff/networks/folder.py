@@ -158,7 +158,14 @@ class TextModel:
 
         A folder that is no model is refused; files of the old folder that no save writes are kept.
         """
-        target = Path(folder)
+        whole = self.with_transformers()
+        model: Any = whole.model if dtype is None else copy.deepcopy(whole.model).to(dtype)
+        with replacing(Path(folder)) as new, quiet():
+            model.save_pretrained(new)
+            whole.save_description(new)
+
+    def save_description(self, folder: Path) -> None:
+        """Write the tokenizer and textdiff.json."""
         description = {
             "vocabulary": embedding_rows(self.model),
             "tokens": len(self.tokenizer),
@@ -173,12 +180,8 @@ class TextModel:
                 "factor": self.factor,
                 "self_conditioning": self.self_conditioning,
             }
-        whole = self.with_transformers()
-        model: Any = whole.model if dtype is None else copy.deepcopy(whole.model).to(dtype)
-        with replacing(target) as new, quiet():
-            model.save_pretrained(new)
-            whole.tokenizer.save_pretrained(new)
-            describe(new, description)
+        self.tokenizer.save_pretrained(folder)
+        describe(folder, description)
 
     # -- text and ids -------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from textdiff.core.predictions import Categorical, TokenPredictor, positions_of
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
 from textdiff.networks.lean.products import fewest_rows, maker
+from textdiff.networks.onnx.session import Session
 from textdiff.networks.reading import READINGS, Reading, Speaker
 from textdiff.networks.tokenization import frame
 from textdiff.processes import PROCESSES
@@ -175,7 +176,7 @@ def network_of(text_model: Speaker) -> Any:
 
 def parts(model: Any, head: Head) -> tuple[Callable[..., Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]:
     """Of a network: (N places, and what it is called with) -> (indices (n,) of places -> hidden states (n, D)); these -> logits."""
-    if isinstance(model, Encoder):
+    if isinstance(model, (Encoder, Session)):
         return (lambda at, **inputs: model.encode(**inputs, at=at).__getitem__), model.logits
 
     def encode(at: tuple[Tensor, Tensor], **inputs: Tensor) -> Callable[[Tensor], Tensor]:

@@ -30,6 +30,8 @@ OURS = (
     "diffusion_pytorch_model*.safetensors",
     "*.safetensors.index.json",
     "terminal.safetensors",
+    "model.onnx*",
+    "model.int8.onnx*",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

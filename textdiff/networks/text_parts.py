@@ -37,7 +37,7 @@ def read_folder(folder: Path, name: str, dtype: torch.dtype, lean: bool) -> tupl
     kind, described = read_description(folder, name)
     tokenizer = _tried(lambda: read_tokenizer(folder, kind)) if lean else None
     if tokenizer is None:
-        tokenizer = _read_tokenizer(folder, name)
+        tokenizer = read_tokenizer_of(folder, name)
     described = fitting(described, tokenizer, name)
     network = _tried(lambda: read_encoder(folder, dtype)) if lean else None
     return read_weights(folder, name, dtype) if network is None else network, tokenizer, described
@@ -51,14 +51,19 @@ def read_description(folder: Path, name: str) -> tuple[str, dict[str, Any]]:
         raise ModelError(
             f"{name}: model type {kind!r} has no known masked-LM head; known are {', '.join(sorted(HEADS))}"
         )
-    described: dict[str, Any] = {}
-    if (folder / DESCRIPTION).exists():
-        described = _description(read_json(folder / DESCRIPTION, name), config.get("vocab_size"), name)
+    described = described_by(folder, config, name)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
             f"{name}: model.safetensors is missing; save the model with safetensors (pickles are not read)"
         )
     return kind, described
+
+
+def described_by(folder: Path, config: dict[str, Any], name: str) -> dict[str, Any]:
+    """What textdiff.json says of the network of a `config`; without one nothing."""
+    if not (folder / DESCRIPTION).exists():
+        return {}
+    return _description(read_json(folder / DESCRIPTION, name), config.get("vocab_size"), name)
 
 
 def fitting(described: dict[str, Any], tokenizer: Any, name: str) -> dict[str, Any]:
@@ -117,7 +122,8 @@ def _description(value: dict[str, Any], vocab_size: Any, name: str) -> dict[str,
     return described | {"tokens": value.get("tokens")} | more
 
 
-def _read_tokenizer(folder: Path, name: str) -> Any:
+def read_tokenizer_of(folder: Path, name: str) -> Any:
+    """The tokenizer of transformers."""
     from transformers import AutoTokenizer
 
     if not any((folder / file).exists() for file in _TOKENIZER_FILES):
