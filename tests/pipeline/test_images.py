@@ -90,7 +90,7 @@ def test_a_degradation_of_ones_own_is_passed_in_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 9}, "format 9, this textdiff reads 1"),
+        ({"format": 9}, "format 9, which a later textdiff wrote"),
         ({"data": {"shape": [1, 8, 8]}}, "cannot be read"),
         ({"diffusion": {"sigmma": 1}}, "cannot be read"),
         ({"processes": ["mask"]}, "; expected one of gaussian, cold"),

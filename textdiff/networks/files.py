@@ -105,10 +105,16 @@ def describe(folder: Path, description: Mapping[str, Any]) -> None:
 
 
 def check_format(description: Mapping[str, Any], name: str) -> None:
-    """ModelError for a format of another textdiff."""
-    if description.get("format") != FORMAT:
+    """ModelError for a format that this textdiff does not read: it reads all up to its own."""
+    number = description.get("format")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ModelError(
-            f"{name}: textdiff.json has format {description.get('format')!r}, this textdiff reads {FORMAT}; update textdiff"
+            f"{name}: textdiff.json has format {number!r}, not a number from 1 to {FORMAT}; copy or save the model again"
+        )
+    if number > FORMAT:
+        raise ModelError(
+            f"{name}: textdiff.json has format {number}, which a later textdiff wrote, and this one reads up to {FORMAT}; "
+            f"update textdiff"
         )
 
 
