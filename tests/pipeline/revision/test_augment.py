@@ -41,7 +41,7 @@ def test_kept_characters_of_a_poem_stay_where_they_are(process):
 @pytest.mark.parametrize(
     ("pipe", "text", "keep", "stays"),
     [
-        (WORDS, SENTENCE, ["zebra", (0, 4)], {"The ": 0}),
+        (WORDS, SENTENCE, ["zebra", (0, 4), "og"], {"The ": 0}),
         (
             Pipeline(byte_model()),
             "the cat sat (twice), café",
@@ -61,6 +61,9 @@ def test_words_and_what_is_kept_of_running_text_stay_where_they_are(pipe, text, 
         assert all(one.text[at : at + len(part)] == part for part, at in stays.items())
     if pipe is WORDS:
         assert all(one.text.endswith("zebra.") for one in found), "unknown words stay, too"
+        assert all(one.text.split(". ")[1].split()[1].startswith("dog") for one in found), (
+            "a part is kept, and so the token"
+        )
 
 
 def test_what_is_kept_may_be_said_for_each_text():
