@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from textdiff.networks.files import PACKAGED
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "textdiff"
 
@@ -52,8 +54,10 @@ def test_types_readings_pages_and_models_are_in_the_wheel(wheel):
             name = path.relative_to(ROOT).as_posix()
             assert name in names
             assert wheel.getinfo(name).file_size == path.stat().st_size
-    model = "textdiff/networks/poems-zh"
-    assert {f"{model}/{name}" for name in ("model.safetensors", "textdiff.json", "tokenizer.json")} <= names
+    for model in PACKAGED:
+        files = ("model.safetensors", "textdiff.json", "tokenizer.json")
+        assert {f"textdiff/networks/{model}/{name}" for name in files} <= names
+    assert Path(wheel.filename or "").stat().st_size < 40_000_000
 
 
 def test_a_recipe_is_found_by_name_where_the_wheel_is_unpacked(wheel, tmp_path):

@@ -15,7 +15,7 @@ from textdiff.core.errors import ModelError
 from textdiff.networks.saving import interrupted
 
 FORMAT = 1
-PACKAGED = ("poems-zh",)  # the models that come with the package, the default first
+PACKAGED = ("poems-zh", "poems-zh-writer")  # the models that come with the package, the default first
 DESCRIPTION = "textdiff.json"
 CARD = "README.md"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
