@@ -98,7 +98,7 @@ class Home:
 def verbs() -> dict[str, list[argparse.Action]]:
     """The flags of every verb that a case may run."""
     (found,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
-    left_out = ("bench", "verify", "data", "recipes")
+    left_out = ("bench", "verify", "data", "recipes", "serve", "demo")  # the last two run until they are stopped
     return {name: parser._actions for name, parser in found.choices.items() if name not in left_out}
 
 
