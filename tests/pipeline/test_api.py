@@ -14,23 +14,8 @@ from textdiff.verify import walk
 
 PUBLIC = [
     *("load", "TextPipeline", "Pipeline", "ImagePipeline", "Options", "Output", "Score", "Detail", "Refined", "Frame"),
-    *(
-        "Chosen",
-        "Restoration",
-        "Mapper",
-        "check",
-        "FORMS",
-        "train",
-        "Recipe",
-        "verify",
-        "sample",
-        "weighted_nll",
-        "nelbo",
-        "Rng",
-        "State",
-        "Query",
-        "Process",
-    ),
+    *("Chosen", "Restoration", "Variant", "Mapper", "TextDiffusionPipeline", "register_pipeline", "check", "FORMS"),
+    *("train", "Recipe", "verify", "sample", "weighted_nll", "nelbo", "Rng", "State", "Query", "Process"),
     *("Prediction", "Predictor", "Step", "Model", "PROCESSES", "SAMPLERS"),
     *("TextdiffError", "ModelError", "RecipeError", "AskedError", "__version__"),
 ]
