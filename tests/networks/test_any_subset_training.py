@@ -48,7 +48,7 @@ def test_the_loss_is_the_likelihood_of_the_holes() -> None:
     hole = torch.rand(x0.shape, generator=torch.Generator().manual_seed(0)) < 0.6
     condition, t = model.condition(2, form="wuyan-jueju"), hole.double()
     with torch.no_grad():
-        loss = Denoiser(model)(x0, t, torch.arange(2), condition, "ascending", positions=40, dropout=0)
+        loss = Denoiser(model)(x0, t, torch.arange(2), condition, "ascending", positions=40, dropout=torch.arange(2))
         x_t = torch.where(hole, model.mask_id, x0)
         law = model.predictor("ascending")(Query(x_t, t, condition=condition))
     assert loss.item() * 40 == pytest.approx(-law.log_prob(x0)[0][hole].sum().item(), rel=1e-5)

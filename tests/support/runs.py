@@ -11,6 +11,7 @@ import tiny
 import torch
 import yaml
 
+from textdiff.networks.folder import TextModel
 from textdiff.training.data import Group, MicroBatches, unsaid
 from textdiff.training.loss import corrupted
 from textdiff.training.recipe import load
@@ -64,9 +65,9 @@ def assert_one_line(error: BaseException, *parts: str) -> None:
         assert part in message, message
 
 
-def micro_batches(texts: int, length: int, **changes: Any) -> MicroBatches:
+def micro_batches(texts: int, length: int, model: TextModel | None = None, **changes: Any) -> MicroBatches:
     """Batches of texts that are all different: text k begins with token k."""
-    model = tiny.poem_model()
+    model = model or tiny.poem_model()
     ids = model.content[torch.arange(texts * length) % len(model.content)].view(texts, length).clone()
     ids[:, 0] = model.content[torch.arange(texts)]
     told = model.condition(
@@ -77,7 +78,7 @@ def micro_batches(texts: int, length: int, **changes: Any) -> MicroBatches:
     group = Group(ids, unsaid(told, model.prefix, silent, model.pad_id), torch.ones(length, dtype=torch.bool))
     made: dict[str, Any] = {
         "groups": [group],
-        "processes": {name: model.process(name) for name in ("mask", "replacement")},
+        "processes": {name: model.process(name) for name in ("mask", "replacement") if name in model.processes},
         "shares": {"mask": 1.0},
         "batch": 28,
         "pieces": 1,

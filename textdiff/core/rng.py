@@ -206,6 +206,18 @@ def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     return (block * _BLOCK + index)[:, 0]
 
 
+def survivors(seeds: Sequence[int], rate: float, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Bool (B, *shape), each entry True with probability 1 − rate; row k depends on seeds[k], and on the kind of device.
+
+    The draws are torch's own, for dropout wants as many as there are activations: those of `Rng` would take ten times as long.
+    """
+    kept = torch.empty(len(seeds), *shape, dtype=torch.bool, device=device)
+    generator = torch.Generator(device)
+    for row, seed in zip(kept, seeds, strict=True):
+        row.bernoulli_(1 - rate, generator=generator.manual_seed(seed))
+    return kept
+
+
 def example_seed(seed: int, *parts: int) -> int:
     """A 63-bit seed out of a seed and further integers (epoch, example index): splitmix64 folded over them."""
     mask = (1 << 64) - 1

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, TokenPredictor, positions_of
+from textdiff.networks.dropout import keyed
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
 from textdiff.networks.lean.products import fewest_rows, maker
@@ -120,12 +121,12 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         slots = torch.arange(width, device=x.device).expand(len(ids), -1)
         order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width
         position = torch.cat([slots, order], 1) + start
-        column = torch.arange(ids.shape[1], device=x.device)  # where each column went
+        column = there = torch.arange(ids.shape[1], device=x.device)  # where each column went, and those that are left
         last_draft = None if previous is None else previous[rows]
         inputs = reading.inputs(ids, x, level, offset, last_draft) if len(ids) else {}
         if head.first is not None and len(ids):
             keep = live.any(0)
-            column = keep.cumsum(0) - 1
+            column, there = keep.cumsum(0) - 1, keep.nonzero()[:, 0]
             live, position = live[:, keep], position[:, keep]
             inputs = {name: columns[:, keep] for name, columns in inputs.items()}
         if head.first is not None:
@@ -135,6 +136,7 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         context = _autocast(x.device.type)
         hidden = None
         if len(ids):
+            keyed.reading(rows[: len(ids)], there, ids.shape[1])
             several = filled_up(torch.arange(len(place), device=x.device), fewest)
             hidden = encode((encoded[several], column[offset + at[1][several]]), **inputs)
 

@@ -153,7 +153,7 @@ class MicroBatches:
             "condition": unsaid(group.condition[chosen], self.prefix, self.silent(step), self.pad),
             "process": name,
             "positions": self.batch * n,  # free positions of the whole optimiser step
-            "dropout": example_seed(self.seed, index),  # what dropout is drawn with
+            "dropout": seeds,  # of the draws of the network, which differ from epoch to epoch in any case
         }
 
 

@@ -8,6 +8,7 @@ the whole optimiser step, not of this piece and not the masked ones: cutting a s
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from textdiff.core.contracts import Model, Predictor, Process, Query
 from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
+from textdiff.networks.dropout.keyed import KeyedDropout
 
 
 def weighted_nll(
@@ -58,23 +60,30 @@ def corrupted(process: Process, x0: Tensor, t: Tensor, seeds: Tensor) -> Tensor:
 class Denoiser(nn.Module):
     """A network with its loss, so that data-parallel wrappers see one forward call."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, keyed: bool = True):
+        """`keyed` False leaves dropout to torch, drawn for the piece as a whole, as compiled code needs it."""
         nn.Module.__init__(self)
+        self.keyed = keyed
         self.network = model.model
         self.predictors = {name: model.predictor(name) for name in model.processes}
         self.processes = {name: model.process(name) for name in model.processes}
         self.guessed = {name: model.guessed(name) for name in model.processes}
 
     def forward(
-        self, x0: Tensor, t: Tensor, seeds: Tensor, condition: Tensor, process: str, positions: int, dropout: int
+        self, x0: Tensor, t: Tensor, seeds: Tensor, condition: Tensor, process: str, positions: int, dropout: Tensor
     ) -> Tensor:
         """(1) for one piece of a step that holds `positions` free positions in all.
 
         `seeds` (B,) are what each example is corrupted with.  That happens here and not in the data, because an encoder may be
-        part of what is trained.  `dropout` seeds the draws of the network itself.
+        part of what is trained.  `dropout` (B,) seed the draws of the network itself.
         """
-        torch.manual_seed(dropout)
+        draws = dropout.tolist()
+        torch.manual_seed(draws[0])
+        with KeyedDropout(draws) if self.keyed else contextlib.nullcontext():
+            return self._loss(x0, t, seeds, condition, process) / positions
+
+    def _loss(self, x0: Tensor, t: Tensor, seeds: Tensor, condition: Tensor, process: str) -> Tensor:
         predictor, forward = self.predictors[process], self.processes[process]
         x_t = corrupted(forward, x0, t, seeds)
         previous = guessed(predictor, forward, x_t, t, condition, self.guessed[process], seeds)
-        return weighted_nll(predictor, forward, x0, x_t, t, condition, previous) / positions
+        return weighted_nll(predictor, forward, x0, x_t, t, condition, previous)

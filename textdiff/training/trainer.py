@@ -1,6 +1,6 @@
 """Hugging Face's Trainer around the loss: exact data order, averaged weights, safe and complete checkpoints.
 
-No state of a random generator is kept: corruption and dropout are keyed by the number of the micro-batch.
+No state of a random generator is kept: corruption and dropout are keyed by the example.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class DiffusionTrainer(Trainer):
         self.keeper = Keeper(self)
         Trainer.__init__(
             self,
-            model=Denoiser(text_model),
+            model=Denoiser(text_model, keyed=not recipe.run.compile),
             args=args,
             train_dataset=batches,
             data_collator=lambda items: items[0],

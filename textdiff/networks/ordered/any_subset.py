@@ -29,6 +29,7 @@ from torch import Tensor
 from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.core.predictions import Categorical, positions_of
+from textdiff.networks.dropout import keyed
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
 from textdiff.networks.masked_lm import HEADS, fewest_of, filled_up, network_of, parts
@@ -156,7 +157,10 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
                     return logits_of(last[most][row])
                 if not passed:
                     read_at = (place, around.shape[1] + v[place] + which)
-                    passed.append(_passed(encode, columns(x_rows, int(which.max())), embed, read_at))
+                    seen = columns(x_rows, int(which.max()))
+                    text = torch.arange(seen.ids.shape[1] - around.shape[1], device=x.device) + len(said)
+                    keyed.reading(rows, torch.cat([said.nonzero()[:, 0], text]), len(said) + x.shape[1])
+                    passed.append(_passed(encode, seen, embed, read_at))
                 return logits_of(passed[0](index))
 
             return Categorical(read, at, x_t)

@@ -75,7 +75,7 @@ def _ours(text_model: TextModel) -> Callable[[Tensor, Tensor], Tensor]:
 
     def loss(x0: Tensor, t: Tensor) -> Tensor:
         about = text_model.condition(len(x0))
-        value: Tensor = denoiser(x0, t, torch.arange(len(x0)), about, "mask", x0.numel(), 0)
+        value: Tensor = denoiser(x0, t, torch.arange(len(x0)), about, "mask", x0.numel(), torch.arange(len(x0)))
         return value
 
     return loss
