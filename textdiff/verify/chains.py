@@ -24,20 +24,24 @@ def chain_law(
     levels: Iterable[Any],
     predictor: Predictor,
     start: Tensor,
-    weighed: bool = False,
-) -> tuple[Tensor, float]:
+    weighed: bool | Tensor = False,
+) -> tuple[Tensor, Tensor]:
     """The law over codes after the last level, and the mean forwards, of the shipped step functions run from `start`.
 
-    With `weighed` every path counts with its probability times exp(`State.log_weight`), and the sum need not be 1.
+    `start` (codes,) is a law or, as (K, codes), several that are walked together; the results are (codes,) or (K, codes), and
+    (,) or (K,).  Where `weighed`, () or (K,), holds, every path counts with its probability times exp(`State.log_weight`),
+    and the sum need not be 1.
     """
     n = space.n
     counts = n + 1
-    law = torch.zeros(len(start) * counts, dtype=torch.float64)  # code and whole count of the level
-    law[torch.arange(len(start)) * counts + n] = start
-    forwards, previous = 0.0, 1.0
+    law = torch.zeros(*start.shape, counts, dtype=torch.float64)  # by code and whole count of the level
+    law[..., n] = start
+    law = law.reshape(-1, start.shape[-1] * counts)
+    forwards, previous = torch.zeros(len(law), dtype=torch.float64), 1.0
+    weighs = torch.as_tensor(weighed).expand(len(law))[:, None]
     for level in levels:
         s_level = float(level)
-        items = (law > 1e-15).nonzero()[:, 0]
+        items = (law > 1e-15).any(0).nonzero()[:, 0]
         gains: list[Tensor] = []
 
         def f(
@@ -51,17 +55,17 @@ def chain_law(
             state = State(x=x, t=t, given=x, free=free, condition=None, x0=x, forwards=none, log_weight=none.double())
             s = torch.where(free, torch.tensor(level, dtype=torch.float64), 0.0)
             after = step(state, s, predictor=predictor, process=process, rng=rng)
-            gains.append(after.log_weight.exp() if weighed else torch.ones(len(x), dtype=torch.float64))
+            gains.append(after.log_weight.exp())
             m = (after.t.amax(-1) * n).round().long()
             return (space.code(after.x) * counts + m) * FORWARDS + after.forwards
 
         index, outcome, weight = enumerate_draws(f, items, space.length)
-        weight = weight * law[items[index]]
-        forwards += float((weight * (outcome % FORWARDS)).sum())
-        weight = weight * torch.cat(gains)
-        law = torch.zeros_like(law).index_add_(0, outcome // FORWARDS, weight)
+        weight = weight * law[:, items[index]]
+        forwards += weight @ (outcome % FORWARDS).double()
+        weight = torch.where(weighs, weight * torch.cat(gains), weight)
+        law = torch.zeros_like(law).index_add_(1, outcome // FORWARDS, weight)
         previous = s_level
-    return law.view(-1, counts).sum(-1), forwards
+    return law.view(*start.shape, counts).sum(-1), forwards.view(start.shape[:-1])
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,11 @@ def run(space: Space, process: Process, predictor: Predictor, step: Step, levels
 
     index, outcome, weight = enumerate_draws(prior, space.support(), space.length)
     shipped = torch.zeros_like(space.p0).index_add_(0, outcome, weight * space.p0[space.support()][index])
-    law, forwards = chain_law(space, process, step, levels, predictor, exact_start)
-    distance = total_variation(law, space.p0)
-    if torch.allclose(shipped, exact_start):
-        from_prior = distance
-    else:
-        from_prior = total_variation(chain_law(space, process, step, levels, predictor, shipped)[0], space.p0)
+    (law, other), (forwards, _) = chain_law(
+        space, process, step, levels, predictor, torch.stack([exact_start, shipped])
+    )
     x = space.decode(torch.arange(len(law)))
     astray = (x == space.size).any(-1) | ((x != space.decode(space.support()[:1])) & ~space.free_of(x)).any(-1)
-    return Result(distance, from_prior, float(law[astray].sum()), forwards)
+    return Result(
+        total_variation(law, space.p0), total_variation(other, space.p0), float(law[astray].sum()), float(forwards)
+    )

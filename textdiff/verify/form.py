@@ -112,12 +112,12 @@ def check(asked: Asked, setting: Setting, kept: Kept) -> Row:
     start = torch.zeros_like(space.p0).index_put((space.code(blank),), torch.tensor(1.0, dtype=torch.float64))
     levels = sequence(setting.line, sampler_line(asked.sampler), space.n, None)
     restricted = kept.restrict(exact, False)
-    end, forwards = chain_law(space, setting.process, asked.built(), levels, restricted, start)
-    gap = 0.0
-    if weighs(asked.sampler, asked.process):
-        weighed = kept.restrict(exact, True)
-        heavy, _ = chain_law(space, setting.process, asked.built(), levels, weighed, start, weighed=True)
-        gap = total_variation(heavy / heavy.sum(), aim)
+    weighed = weighs(asked.sampler, asked.process)
+    walked = kept.restrict(exact, weighed)
+    (end, heavy), (forwards, _) = chain_law(
+        space, setting.process, asked.built(), levels, walked, start.expand(2, -1), torch.tensor([False, weighed])
+    )
+    gap = total_variation(heavy / heavy.sum(), aim) if weighed else 0.0
 
     def once(codes: Tensor, rng: Rng) -> Tensor:
         x = space.decode(codes)
@@ -137,7 +137,7 @@ def check(asked: Asked, setting: Setting, kept: Kept) -> Row:
         total_variation=total_variation(end, aim),
         shipped_prior=total_variation(end, aim),
         excess=None,
-        forwards=forwards,
+        forwards=float(forwards),
         one_position=max(gap, total_variation(drawn, product / product.sum())),
         astray=float((end * (1 - inside)).sum()),
     )
