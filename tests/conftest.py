@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from commands import serve_from_here
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -25,6 +26,7 @@ gc.disable()  # until all tests are collected
 def pytest_collection_finish() -> None:
     """Leave what the libraries and the tests consist of to itself: training collects garbage often, half a second each time."""
     gc.freeze()
+    serve_from_here()
     gc.set_threshold(20_000, 10, 10)
     gc.enable()
 

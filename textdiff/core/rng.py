@@ -193,17 +193,22 @@ def order_to_ranks(key: Tensor, free: Tensor) -> Tensor:
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """The index i with F(i−1) ≤ u·F(V−1) < F(i), for nonnegative weights (N, V) and u (N,) in (0, 1)."""
     n, v = weights.shape
+    if v <= _BLOCK:
+        cumulative = weights.double().cumsum(-1)
+        return _cell(cumulative, u * cumulative[:, -1])[:, 0]
     blocks = torch.nn.functional.pad(weights, (0, -v % _BLOCK)).view(n, -(-v // _BLOCK), _BLOCK)
     sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (N, V/64)
     target = u * sums[:, -1]
-    block = (sums <= target[:, None]).sum(-1, keepdim=True)  # (N, 1)
-    block = torch.minimum(block, (sums < sums[:, -1:]).sum(-1, keepdim=True))  # rounding: never past the last mass
+    block = _cell(sums, target)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
     inside = blocks.gather(1, block[:, :, None].expand(-1, 1, _BLOCK))[:, 0].double()  # (N, 64)
-    cumulative = inside.cumsum(-1)
-    index = (cumulative <= target[:, None] - before).sum(-1, keepdim=True)
-    index = torch.minimum(index, (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True))
-    return (block * _BLOCK + index)[:, 0]
+    return (block * _BLOCK + _cell(inside.cumsum(-1), target - before[:, 0]))[:, 0]
+
+
+def _cell(cumulative: Tensor, target: Tensor) -> Tensor:
+    """How many of the cumulative sums (N, K) the target (N,) has reached, (N, 1), but after rounding never past the last mass."""
+    reached = (cumulative <= target[:, None]).sum(-1, keepdim=True)
+    return torch.minimum(reached, (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True))
 
 
 def survivors(seeds: Sequence[int], rate: float, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
