@@ -123,6 +123,7 @@ def test_the_permutation_test_keeps_its_level_and_sees_a_difference():
     assert figures.two_sample(x, y + 2, permutations=99).p == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 def test_distances_of_digits_are_null_between_halves_and_grow_with_noise(classifier):
     x, y = IMAGES[800:1200], IMAGES[1200:1600]
     energies = [figures.two_sample(noisy(x, d), y, permutations=99) for d in (0.0, 0.4, 0.8)]

@@ -162,6 +162,7 @@ def test_the_picture_is_a_small_png(gaussian, tmp_path):
     assert written.startswith(b"\x89PNG") and len(written) < 100_000
 
 
+@pytest.mark.slow
 def test_cold_models_are_restored_both_ways(digits, tmp_path):
     model = model_of(digits, "cold", output="data", degradation={"name": "fade", "edge": None}, power=1)
     model = replace(model, defaults={"steps": 2})

@@ -253,7 +253,7 @@ def test_logits_of_a_row_are_bit_equal_at_every_batch_size(width, precision):
     network = AutoModelForMaskedLM.from_config(config).eval()
     model = TextModel.from_parts(network, tokenizer, prefix=POEM_PREFIX)
     with fast_float32.through_onednn() if precision == "bf16" else torch.no_grad(), torch.inference_mode():
-        for length in (1, 5, 13, 20, 28, 56):
+        for length in (1, 5, 13, 20, 28, 56) if width == 64 else (1, 5, 28):
             x = model.content[torch.randint(len(model.content), (64, length))]
             x = torch.where(torch.rand(x.shape) < 0.5, model.mask_id, x)
             one = torch.zeros(x.shape, dtype=torch.bool)

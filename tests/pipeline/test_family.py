@@ -148,6 +148,7 @@ def test_reflow_straightens_and_one_step_then_lands_where_many_do():
     assert abs(told["second"][2] - SPREAD) < 4 * SPREAD / math.sqrt(2 * x.numel())
 
 
+@pytest.mark.slow
 def test_a_learnt_flow_on_two_clusters_is_straightened_by_the_same_loss():
     """Noise in the plane, data at (±2, 0): paths of a flow by chance bend away from the middle."""
     n = 128

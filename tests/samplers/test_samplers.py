@@ -83,7 +83,7 @@ def test_the_end_is_text_at_level_0(sampler, process, steps):
 
 
 @every_case
-@pytest.mark.parametrize("steps", [1, 4, None])
+@pytest.mark.parametrize("steps", [1, pytest.param(4, marks=pytest.mark.slow), None])
 def test_a_row_alone_is_the_same_row_in_a_batch(sampler, process, steps):
     together = run(sampler, process, ALL, steps=steps)[-1]
     for part in ([3], [6, 1, 7]):

@@ -204,7 +204,14 @@ def fitted(schedule, levels, seed=0, **how):
     return fit_amed(given, everywhere(given), levels, **told, **how)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("linear", 3), ("cosine", 5), ("flow", 3)])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        pytest.param("linear", 3, marks=pytest.mark.slow),
+        pytest.param("cosine", 5, marks=pytest.mark.slow),
+        ("flow", 3),
+    ],
+)
 def test_learned_points_are_nearer_the_path_than_ddim_and_heun_with_as_many_evaluations_or_more(name, steps):
     schedule, x = get_schedule(name), Rng(range(5000, 5512)).normal(2)  # noise that the table has not seen
     aim = walk(BLOBS, schedule, heun(), even_levels(100), x)[-1].x

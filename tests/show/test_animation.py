@@ -322,7 +322,7 @@ def test_damaged_bytes_never_show_an_exception(images, tmp_path, capsys):
     lines = [header, *map(dataclasses.asdict, shots)]
     whole = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     assert animate(tmp_path, capsys, whole, "svg")[0] == 0
-    for k in range(60):
+    for k in range(30):
         data = bytearray(whole)
         for _ in range(draw.randint(1, 4)):
             begin = draw.randrange(len(data))

@@ -72,7 +72,7 @@ BLUR = {
         pytest.param(
             {"diffusion": {"schedule": "flow", "output": "velocity"}}, "bound", id="flow", marks=pytest.mark.slow
         ),
-        pytest.param(BLUR, "loss", id="cold"),
+        pytest.param(BLUR, "loss", id="cold", marks=pytest.mark.slow),
     ],
 )
 def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any], measure: str, tmp_path: Path) -> None:

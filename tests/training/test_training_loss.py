@@ -135,6 +135,7 @@ def test_a_memorised_batch_costs_little(tmp_path: Path) -> None:
     assert [r["eval_mask_bound"] for r in log if "eval_mask_bound" in r][-1] < 0.5 * told[1]
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_go_by_the_title(tmp_path: Path) -> None:
     """Two texts, and the title says which: the right one is worth log 2 a text, the wrong one costs much."""
     data = tmp_path / "two.jsonl"

@@ -23,13 +23,13 @@ def test_every_identity_holds(name):
 def test_each_is_printed_and_counts(capsys, monkeypatch):
     for name, (_, limit, package) in list(verify_laws.LAWS.items())[1:]:  # the first is computed, which is enough here
         monkeypatch.setitem(verify_laws.LAWS, name, (lambda limit=limit: limit / 2, limit, package))
-    assert cli.main(["verify", "--process", "gaussian", "--json", "--quiet"]) == 0
+    assert cli.main(["verify", "--process", "cold", "--json", "--quiet"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     laws = [record for record in records if "law" in record]
     assert {record["law"] for record in laws} == set(verify_laws.LAWS) and all(record["ok"] for record in laws)
     name = next(iter(verify_laws.LAWS))
     monkeypatch.setitem(verify_laws.LAWS, name, (lambda: 1.0, 1e-3, "torch"))
-    assert cli.main(["verify", "--process", "gaussian", "--quiet"]) == 1
+    assert cli.main(["verify", "--process", "cold", "--quiet"]) == 1
     assert "BROKEN" in next(line for line in capsys.readouterr().out.splitlines() if name in line)
 
 
