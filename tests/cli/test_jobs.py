@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -171,6 +172,46 @@ def test_a_line_that_is_no_job_becomes_an_error_with_its_number(run):
     Path("out").write_text(before[0] + "\n", encoding="utf-8")
     code, err = run(*words)
     assert lines("out") == before and err.splitlines()[-1] == "textdiff: 3 of 5 records were skipped, as they are wrong"
+
+
+@pytest.mark.parametrize("strange", ["c", "cg", "abcdefgh"])
+def test_a_fault_of_ours_is_the_error_of_one_job_unless_it_is_that_of_all(run, monkeypatch, strange):
+    fill, jobs = verbs.VERBS["fill"], [{"id": name, "text": HOLED} for name in "abcdefgh"]
+    run("fill", "--steps", 1, "--input", written("jobs", *jobs), "--out", "whole")
+
+    def faulty(pipe, some, options, watch):
+        for k, result in fill.work(pipe, some, options, watch):
+            if some[k]["id"] in strange:
+                raise KeyError(some[k]["id"])
+            yield k, result
+
+    monkeypatch.setitem(verbs.VERBS, "fill", dataclasses.replace(fill, work=faulty))
+    words = ["fill", "--steps", 1, "--input", "jobs", "--out", "out"]
+    code, err = run(*words)
+    if strange == "abcdefgh":
+        assert (
+            code == 1 and err == "textdiff: KeyError: 'a' (--debug shows where); the same command goes on from here\n"
+        )
+        assert not lines("out")
+        return
+    assert code == 1 and "textdiff: line 3: KeyError: 'c' (--debug shows where)\n" in err
+    failed = {one["id"]: one["error"] for one in results("out") if "error" in one}
+    assert failed == {name: f"line {'abcdefgh'.index(name) + 1}: KeyError: '{name}'" for name in strange}
+    assert set(lines("whole")) - set(lines("out")) == {
+        one for one in lines("whole") if json.loads(one)["id"] in strange
+    }
+    assert run(*words)[0] == 1 and len(lines("out")) == 8, "all is done"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), RuntimeError("can't allocate memory")])
+def test_what_concerns_the_machine_ends_the_work(run, monkeypatch, error):
+    def broken(pipe, some, options, watch):
+        raise error
+        yield
+
+    monkeypatch.setitem(verbs.VERBS, "fill", dataclasses.replace(verbs.VERBS["fill"], work=broken))
+    code, err = run("fill", "--input", written("jobs", {"text": HOLED}), "--out", "out")
+    assert code in (1, 130) and "goes on from here" in err and not lines("out")
 
 
 def test_no_two_jobs_have_one_id(run):

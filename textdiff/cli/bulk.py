@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
-from textdiff.core.errors import AskedError
+from textdiff.core.errors import AskedError, TextdiffError
 from textdiff.pipeline.jobs.apart import apart
 from textdiff.pipeline.jobs.lines import joined
 from textdiff.verse.names import dynasty_of
@@ -132,7 +132,7 @@ class Rejects(contextlib.AbstractContextManager["Rejects"]):
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
 
-    def take(self, record: Record, error: AskedError, place: TextIO | None = None) -> None:
+    def take(self, record: Record, error: TextdiffError, place: TextIO | None = None) -> None:
         """`place` is where the record's result would have stood, as a line of JSON."""
         self.failed += 1
         out = place if self.file is None else self.file
@@ -181,7 +181,7 @@ def through(
         rejects.total, rejects.failed = before
         for record, result in records:
             rejects.total += 1
-            if isinstance(result, AskedError):
+            if isinstance(result, TextdiffError):
                 rejects.take(record, result, out if as_json else None)
             else:
                 show(record, result, out)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff import __version__
@@ -18,7 +19,7 @@ from textdiff.cli.bulk import fault_of, through
 from textdiff.cli.common import Parser, fit_threads, load_library, log, open_pipeline
 from textdiff.cli.jobs.journal import begun, journal
 from textdiff.cli.jobs.reading import read_jobs, surveyed
-from textdiff.core.errors import AskedError
+from textdiff.core.errors import AskedError, ModelError, TextdiffError
 from textdiff.pipeline.jobs.lines import joined
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def do_jobs(a: argparse.Namespace, settings: Mapping[str, Any]) -> int:
         lines = argparse.Namespace(quiet=a.quiet, format="jsonl", rejects=None)
         return through(
             lines,
-            _done(pipe, verb, left, settings, a.seed or 0),
+            _done(a, pipe, verb, left, settings, results.total > results.failed),
             show,
             "job",
             total - results.total,
@@ -117,13 +118,39 @@ def _as_begun(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _done(
-    pipe: Any, verb: Any, jobs: Iterator[Record], settings: Mapping[str, Any], seed: int
+    a: argparse.Namespace, pipe: Any, verb: Any, jobs: Iterator[Record], settings: Mapping[str, Any], worked: bool
 ) -> Iterator[tuple[Record, Any]]:
-    """Each job with its result or its AskedError, a window of jobs after the other."""
+    """Each job with its result or its error, a window of jobs after the other.
+
+    A fault of ours is an error of the job that meets it.  Where all jobs of a window meet one, and none before them `worked`, it is
+    no fault of a job, and it is raised.
+    """
+    from textdiff.pipeline.jobs.faults import sheltered
     from textdiff.pipeline.jobs.verbs import WINDOW, results
 
+    def work(some: Sequence[Record]) -> Iterator[tuple[int, Any]]:
+        return results(pipe, verb, [record.fields for record in some], settings, a.seed or 0)
+
     while window := list(itertools.islice(jobs, WINDOW)):
-        sound = [record for record in window if record.error is None]
         yield from ((record, fault_of(record)) for record in window if record.error is not None)
-        for k, result in results(pipe, verb, [record.fields for record in sound], settings, seed):
-            yield sound[k], fault_of(sound[k], result) if isinstance(result, AskedError) else result
+        sound = [record for record in window if record.error is None]
+        failed: list[tuple[Record, Exception]] = []
+        for record, result in sheltered(sound, work):
+            if isinstance(result, Exception) and not isinstance(result, AskedError):
+                failed.append((record, result))
+            else:
+                yield record, fault_of(record, result) if isinstance(result, AskedError) else result
+        if not worked and len(failed) == len(sound) > 1:
+            raise failed[0][1]
+        worked = len(failed) < len(sound)
+        for record, error in failed:
+            yield record, _failure(record, error, a.debug)
+
+
+def _failure(record: Record, error: Exception, debug: bool) -> TextdiffError:
+    """What is said of a job that met a fault of the model or of textdiff, on stderr and in its result."""
+    what = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+    if debug:
+        traceback.print_exception(error)
+    log(f"textdiff: {record.place}: {what}" + ("" if debug else " (--debug shows where)"))
+    return TextdiffError(f"{record.place}: {what}")
