@@ -33,8 +33,8 @@ from textdiff.verify.tokens import Setting, sampler_line, sequence
 from textdiff.verse.constrained import constrained
 from textdiff.verse.law import E, Law, P, W, Z
 
-# Six tokens: level, level, either, oblique, one without a reading, which is never written, and either.
-LETTERS, GROUPS = (P, P, E, Z, W, E), ("a", "ab", "b", "", "", "b")
+# Five tokens: level, level, either, oblique, and one without a reading, which is never written.
+LETTERS, GROUPS = (P, P, E, Z, W), ("a", "ab", "b", "", "")
 SEQUENCES = ("p·z·", "z·p·")  # and the second position of each line is a rhyme word
 
 
