@@ -273,7 +273,9 @@ def test_poem_k_is_the_poem_of_its_seed_at_any_batch_size(pipe, options):
     n = 2 if "particles" in options else 3
     together = pipe.generate(n=n, seed=6 - n, **options)
     assert pipe.generate(n=1, seed=5, **options)[0].text == together[-1].text
-    assert [one.text for one in pipe.generate(n=n, seed=6 - n, batch_size=n - 1, **options)] == [one.text for one in together]
+    assert [one.text for one in pipe.generate(n=n, seed=6 - n, batch_size=n - 1, **options)] == [
+        one.text for one in together
+    ]
     if options.get("prosody") == "strict":
         assert not any(check(one.text).broken for one in together)
 
