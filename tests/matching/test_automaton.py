@@ -57,6 +57,25 @@ def test_an_automaton_accepts_what_python_matches_in_full(expression, anything):
     assert [machine.matches(text) for text in TEXTS] == [bool(python.fullmatch(text)) for text in TEXTS]
 
 
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(EXPRESSIONS)
+def test_the_matches_in_a_text_are_the_longest_ones_from_left_to_right(expression):
+    machine, python = automaton(parse(expression), frozenset(ALPHABET)), re.compile(expression)
+    for text in TEXTS[::19]:
+        at, expected = 0, []
+        while at < len(text):
+            ends = [end for end in range(at + 1, len(text) + 1) if python.fullmatch(text, at, end)]
+            expected += [(at, ends[-1])] if ends else []
+            at = ends[-1] if ends else at + 1
+        assert list(machine.found(text)) == expected
+
+
+def test_an_expression_that_keeps_python_busy_forever_is_soon_done():
+    text = "a" * 3000 + "!"
+    machine = automaton(parse("((a|a)+)+b"), frozenset(text + "b"))
+    assert not list(machine.found(text)) and [*machine.found(text[:9] + "b")] == [(0, 10)]
+
+
 @pytest.mark.parametrize(
     "text", ["a[", "a)", "(a", "a**", "*a", "a{2", "{2}", "a{3,1}", "[b-a]", "[a-", "a\\", "(?P<n>a)"]
 )

@@ -162,10 +162,10 @@ REFUSED: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "too many candidates": (422, "generate", "asks for 66 texts", {"json": {"n": 33, "best_of": 2}}),
     "too many rounds": (422, "refine", "asks for 65 texts", {"json": {"text": QUATRAIN, "rounds": 65}}),
     "too many repeats": (422, "score", "asks for 999 texts", {"json": {"text": QUATRAIN, "repeats": 999}}),
-    "an expression without end": (
+    "an expression of another kind": (
         422,
         "augment",
-        "take forever",
+        "keep_pattern is '(a+)+$', and at character 6 $ stands for an end",
         {"json": {"text": QUATRAIN, "keep_pattern": "(a+)+$"}},
     ),
     "too many variants": (422, "augment", "asks for 128 texts", {"json": {"text": QUATRAIN, "n": 64, "tries": 2}}),

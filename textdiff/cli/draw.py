@@ -46,8 +46,9 @@ from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_image
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.jobs.lines import joined
 from textdiff.pipeline.options import Options
-from textdiff.pipeline.revision.keep import all_kept, compiled
+from textdiff.pipeline.revision.keep import all_kept
 from textdiff.processes import PROCESSES
+from textdiff.shaping.match.expression import parse
 
 if TYPE_CHECKING:
     from textdiff.data.records import Record
@@ -117,7 +118,10 @@ def add(verbs: Any) -> None:
         help="this stays wherever it stands; may be repeated (the record's keep)",
     )
     p.add_argument(
-        "--keep-pattern", type=pattern, metavar="REGEX", help="and so does what this regular expression finds"
+        "--keep-pattern",
+        type=pattern,
+        metavar="REGEX",
+        help="and so does what this regular expression finds, as --match reads it",
     )
     p.add_argument("--tries", type=int, help="draws of a variant that is like its text or another one (4)")
     p.add_argument("--levels", type=int, help="stratified levels of the bound on −log p; 0: no bound (16)")
@@ -301,7 +305,7 @@ def _variant_line(one: Any) -> str:
 def pattern(text: str) -> str:
     """Reads a regular expression."""
     try:
-        compiled(text)
+        parse(text, "--keep-pattern")
     except AskedError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -208,4 +208,4 @@ def test_the_command_line_gives_a_line_for_each_variant_with_the_keys_of_its_rec
     assert len(out.splitlines()) == 2 and re.match(r"\d\.\d\d changed  \d+ edits  The ", out)
     assert err == "" or "variants are like their text or another variant" in err
     assert cli.main(["augment", SENTENCE, "--keep-pattern", "(", "--model", model]) == 2
-    assert "'(', which is no regular expression" in capsys.readouterr().err
+    assert "--keep-pattern is '(', and at character 1 a group begins" in capsys.readouterr().err

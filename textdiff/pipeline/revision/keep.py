@@ -3,8 +3,10 @@
     "Paris"                 every place where the text has this string
     re.compile(r"\\d+")      every match of a regular expression
     (3, 8)                  the characters from 3 up to 8, counted from 0: an entity's offsets
+    parse(r"\\d+")           every match of an expression as `match` reads it
 
-A kept thing is one of these, or a list of them.
+What is kept is one of these, or a list of them.  What comes from a file or a request is never given to Python's `re`: some
+expressions keep it busy forever.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from textdiff.core.errors import AskedError
+from textdiff.shaping.match.expression import Expression, parse
 
-Kept = str | re.Pattern[str] | Sequence[Any] | None  # for all texts; or a list of lists, one for each text
+Kept = str | re.Pattern[str] | Expression | Sequence[Any] | None  # for all texts; or a list of lists, one for each text
 
 
 def per_text(keep: Kept, n: int) -> list[Any]:
@@ -27,18 +30,10 @@ def per_text(keep: Kept, n: int) -> list[Any]:
     return [keep] * n
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression; AskedError where it is none."""
-    try:
-        return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise AskedError(f"keep_pattern is {pattern!r}, which is no regular expression ({error})") from None
-
-
 def all_kept(keep: Any, pattern: str | None) -> list[Any]:
     """What is kept by itself, and by a regular expression, as one list."""
     some = list(keep) if isinstance(keep, (list, tuple)) and not _is_span(keep) else [] if keep is None else [keep]
-    return some if pattern is None else [*some, compiled(pattern)]
+    return some if pattern is None else [*some, parse(pattern, "keep_pattern")]
 
 
 def kept(text: str, keep: Any) -> list[bool]:
@@ -54,6 +49,10 @@ def _spans(text: str, keep: Any) -> Iterator[tuple[int, int]]:
         return
     if isinstance(keep, re.Pattern):
         yield from (match.span() for match in keep.finditer(text))
+    elif isinstance(keep, Expression):
+        from textdiff.shaping.match.automaton import automaton
+
+        yield from automaton(keep, frozenset(text)).found(text)
     elif isinstance(keep, str):
         if not keep:
             raise AskedError("keep has an empty string; name what stays")
@@ -68,7 +67,7 @@ def _spans(text: str, keep: Any) -> Iterator[tuple[int, int]]:
         yield begin, end
     elif isinstance(keep, Sequence):
         for one in keep:
-            if not isinstance(one, (str, re.Pattern)) and not _is_span(one):
+            if not isinstance(one, str | re.Pattern | Expression) and not _is_span(one):
                 raise AskedError(f"keep has {one!r}; pass strings, regular expressions or (begin, end) pairs")
             yield from _spans(text, one)
     else:

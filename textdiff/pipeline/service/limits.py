@@ -11,7 +11,6 @@ from textdiff.pipeline.options import at_least
 from textdiff.pipeline.text import TextPipeline
 
 COUNTED = ("n", "variations", "tries", "rounds", "repeats")  # numbers of a job by which the work on it is multiplied
-UNBOUNDED = "keep_pattern"  # an option for which Python's `re` is used, which no limit of time ends
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,8 @@ class Limits:
 def texts_of(pipe: TextPipeline, verb: Verb, settings: Settings, job: Job) -> int:
     """How many texts a job (`prepared`) asks for, each candidate, particle, round and repeat counted as one.
 
-    AskedError where no job could be done with these options, or where the work on it could not be ended.
+    AskedError where no job could be done with these options.
     """
-    if job.get(UNBOUNDED) is not None and UNBOUNDED in verb.own:
-        raise AskedError(f"{UNBOUNDED} is a regular expression, which may take forever; name what is kept by keep")
     plan = verb.plan(pipe, settings)
     says = {**settings, **{name: job.get(name) for name in verb.own}}
     factors = [max(1, int(says.get(name) or 1)) for name in COUNTED]

@@ -9,7 +9,7 @@ map are one class as well: of a vocabulary of thousands few classes are left, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -58,6 +58,22 @@ class Automaton:
         """Whether the whole of a text is accepted."""
         return bool(self.accepts[self.after(text)[0]])
 
+    def found(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where the matches in a text begin and end: from left to right, each the longest that begins there, and none empty."""
+        letters, ends = np.array([self.class_of[c] for c in text]), [0] * len(text)
+        begins, states = np.arange(len(text)), np.zeros(len(text), dtype=np.int64)
+        for read in range(len(text)):  # from all places at once
+            states = self.following[states, letters[begins + read]]
+            for begin in begins[self.accepts[states]].tolist():
+                ends[begin] = begin + read + 1
+            goes_on = (states < self.states) & (begins + read + 1 < len(text))
+            begins, states = begins[goes_on], states[goes_on]
+        at = 0
+        while at < len(text):
+            if ends[at]:
+                yield at, ends[at]
+            at = max(at + 1, ends[at])
+
 
 @lru_cache(maxsize=64)
 def automaton(expression: Expression, alphabet: frozenset[str]) -> Automaton:
@@ -103,7 +119,7 @@ class _Nodes:
         """A new node, which leads nowhere so far."""
         if len(self.sets) > MOST_PARTS:
             raise AskedError(
-                f"match comes to more than {MOST_PARTS} parts once its repetitions are written out; shorten it"
+                f"the expression comes to more than {MOST_PARTS} parts once its repetitions are written out; shorten it"
             )
         self.sets.append(None)
         self.goes.append([])
@@ -171,7 +187,7 @@ class _Nodes:
         self.moves += moves
         if self.moves > MOST_MOVES:
             raise AskedError(
-                "match leaves too many ways open, one part behind the other; write fewer parts such as (a?){500}"
+                "the expression leaves too many ways open, one part behind the other; write fewer parts such as (a?){500}"
             )
 
 
@@ -197,7 +213,7 @@ def _determined(
                 states.append(goal)
                 if len(states) > MOST_STATES:
                     raise AskedError(
-                        f"match needs more than {MOST_STATES} states to be checked from left to right; let it count less, "
+                        f"the expression needs more than {MOST_STATES} states to be checked from left to right; let it count less, "
                         f"above all behind parts that overlap, such as .*a.{{20}}"
                     )
             row.append(index[goal] if goal else -1)

@@ -80,11 +80,11 @@ LINE_BREAK = frozenset("\n")
 REPEATS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
-def parse(text: str) -> Expression:
+def parse(text: str, name: str = "match") -> Expression:
     """The syntax tree of an expression; AskedError for what is none, or is not of the part that we read."""
     if len(text) > LONGEST:
-        raise AskedError(f"match has {len(text)} characters; write at most {LONGEST}")
-    reader = _Reader(text, text.startswith("(?s)"))
+        raise AskedError(f"{name} has {len(text)} characters; write at most {LONGEST}")
+    reader = _Reader(text, text.startswith("(?s)"), name)
     found = reader.either(0)
     if not reader.at_end:
         reader.fail("this ) closes no group", "leave it out, or write \\)")
@@ -94,8 +94,8 @@ def parse(text: str) -> Expression:
 class _Reader:
     """Reads an expression from left to right (recursive descent)."""
 
-    def __init__(self, text: str, anything: bool):
-        self.text = text
+    def __init__(self, text: str, anything: bool, name: str):
+        self.text, self.name = text, name
         self.at = 4 if anything else 0
         self.dot = Chars(other=True) if anything else Chars(LINE_BREAK, other=True)
 
@@ -106,7 +106,7 @@ class _Reader:
     def fail(self, what: str, way: str, at: int | None = None) -> NoReturn:
         place = (self.at if at is None else at) + 1
         shown = self.text if len(self.text) <= 60 else self.text[:59] + "…"
-        raise AskedError(f"match is {shown!r}, and at character {place} {what}; {way}")
+        raise AskedError(f"{self.name} is {shown!r}, and at character {place} {what}; {way}")
 
     def next(self) -> str:
         self.at += 1
@@ -186,7 +186,7 @@ class _Reader:
             return self.escaped(start)
         if sign in "^$":
             self.fail(
-                f"{sign} stands for an end", f"leave it out, as the whole text is matched, or write \\{sign}", start
+                f"{sign} stands for an end, and ends are not read here", f"leave it out, or write \\{sign}", start
             )
         if sign in "*+?{":
             self.fail(f"{sign} repeats nothing", f"write what is repeated before it, or \\{sign}", start)
