@@ -32,7 +32,7 @@ def test_every_sampler_is_timed_against_its_plain_loop(monkeypatch, pays):
         half = [row.sampler for row in rows if row.precision == "bf16"]
         assert half == (["plain-bf16", *(name for name, _ in bench.OURS)] if pays else [])
         for row in rows:
-            assert row.baseline == ("plain" if row.process == "mask" else "plain-edit")
+            assert row.baseline == ("plain-edit" if row.process == "replacement" else "plain")
             assert 0 < row.lowest <= row.ratio <= row.highest and row.texts_per_second > 0
             if row.sampler == row.baseline:
                 assert row.lowest == row.highest == 1 and row.evaluations is None

@@ -9,7 +9,8 @@ All cases generate from the same randomly initialised BERT and take turns within
     plain-edit      random replacement: a full softmax over (B, L, V); multinomial picks positions in proportion to the chance
                     that their token differs, and then tokens other than the one that stands there
 
-Ours is `Pipeline.generate` on a saved folder, with its defaults, at float32 and, where that is faster here, at bf16.
+Ours is `Pipeline.generate` on a saved folder, with its defaults, at float32 and, where that is faster here, at bf16.  The
+ascending process has a network of its own, of the same size, which writes a token a step, however many steps the others make.
 """
 
 from __future__ import annotations
@@ -94,11 +95,15 @@ def float32_path() -> str:
     return "float32 through oneDNN: not exact or not faster on this CPU, not used"
 
 
-def model(vocabulary: int = 8000, layers: int = 6, width: int = 384, length: int = 56) -> TextModel:
-    """A randomly initialised BERT with `vocabulary` tokens and no prefix."""
+def model(
+    vocabulary: int = 8000, layers: int = 6, width: int = 384, length: int = 56, writes: bool = False
+) -> TextModel:
+    """A randomly initialised BERT with `vocabulary` tokens and no prefix, for one that `writes` by the ascending process."""
     from transformers import BertConfig, BertForMaskedLM
 
-    tokenizer = character_tokenizer(chr(CHARACTERS + k) for k in range(vocabulary - 3))
+    next_ = [f"[next-{k}]" for k in range(length)] if writes else []
+    processes = ("ascending",) if writes else ("mask", "replacement")
+    tokenizer = character_tokenizer((chr(CHARACTERS + k) for k in range(vocabulary - 3 - len(next_))), next_)
     config = BertConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -110,7 +115,7 @@ def model(vocabulary: int = 8000, layers: int = 6, width: int = 384, length: int
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         network = BertForMaskedLM(config).eval()
-    return TextModel.from_parts(network, tokenizer, processes=("mask", "replacement"), name="random")
+    return TextModel.from_parts(network, tokenizer, processes=processes, name="random")
 
 
 def plain(text_model: TextModel, batch: int, length: int, steps: int, lean: bool = False) -> Callable[[int], Tensor]:
@@ -170,12 +175,14 @@ def ours(
     """A sampler of the table: seed -> texts."""
 
     def run(seed: int) -> list[str]:
-        told: dict[str, Any] = {"length": length, "steps": steps, "sampler": sampler, "process": process}
+        told: dict[str, Any] = {"length": length, "sampler": sampler, "process": process}
+        told["steps"] = None if PROCESSES[process].ordered else steps  # it writes one token a step
         return [one.text for one in pipe.generate(n=batch, seed=seed, batch_size=batch, **told)]
 
     return run
 
 
+Pipes = dict[str, dict[str, TextPipeline]]  # by process and precision
 OURS = (
     ("improved", "mask"),
     ("confidence", "mask"),
@@ -183,6 +190,7 @@ OURS = (
     ("entropy", "mask"),
     ("edit", "replacement"),
     ("edit-count", "replacement"),
+    ("improved", "ascending"),
 )
 
 
@@ -200,10 +208,15 @@ def sample(
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         cells, samplers = list(cells), list(samplers)
-        text_model = model(vocabulary, layers, width, max(length for length, _, _ in cells))
-        text_model.save_pretrained(folder)
+        longest = max(length for length, _, _ in cells)
+        text_model = model(vocabulary, layers, width, longest)
         precisions = ("float32", "bf16") if products.bf16_pays() else ("float32",)
-        pipes = {name: TextPipeline.from_pretrained(folder, precision=name) for name in precisions}
+        pipes: Pipes = {}
+        for made in (text_model, model(vocabulary, layers, width, longest, writes=True)):
+            saved = f"{folder}/{made.processes[0]}"
+            made.save_pretrained(saved)
+            loaded = {name: TextPipeline.from_pretrained(saved, precision=name) for name in precisions}
+            pipes |= dict.fromkeys(made.processes, loaded)
         foreign: list[float | None] = []
         for length, batch, steps in cells:
             cases = _cases(text_model, pipes, samplers, batch, length, steps)
@@ -219,7 +232,7 @@ def sample(
 
 def _cases(
     text_model: TextModel,
-    pipes: dict[str, TextPipeline],
+    pipes: Pipes,
     samplers: Iterable[tuple[str, str]],
     batch: int,
     length: int,
@@ -230,11 +243,12 @@ def _cases(
         Case("plain", "mask", "plain", plain(text_model, *shape)),
         Case("plain-edit", "replacement", "plain-edit", plain_edit(text_model, *shape)),
     ]
-    if "bf16" in pipes:
+    if "bf16" in pipes["mask"]:
         cases.append(Case("plain-bf16", "mask", "plain", plain(text_model, *shape, lean=True), "bf16"))
     for name, process in samplers:
         baseline = "plain" if PROCESSES[process].masks else "plain-edit"
-        cases += [Case(name, process, baseline, ours(pipes[p], name, process, *shape), p) for p in pipes]
+        own = pipes[process]
+        cases += [Case(name, process, baseline, ours(own[p], name, process, *shape), p) for p in own]
     return cases
 
 
@@ -254,6 +268,7 @@ def _row(case: Case, cases: list[Case], times: turns.Times, cell: tuple[int, int
     mine = case.sampler in SAMPLERS
     evaluations, outside = turns.profiled(lambda: case.run(0)) if mine else (None, None)
     length, batch, steps = cell
+    line = PROCESSES[case.process]
     return Row(
         length,
         batch,
@@ -268,7 +283,7 @@ def _row(case: Case, cases: list[Case], times: turns.Times, cell: tuple[int, int
         highest=max(ratios),
         evaluations=evaluations,
         outside=outside,
-        floor=least / seconds if PROCESSES[case.process].masks else None,
+        floor=least / seconds if line.masks and not line.ordered else None,
         memory=turns.memory_of(lambda: case.run(0)),
     )
 
