@@ -125,7 +125,8 @@ def at_home(folder: Path) -> Iterator[Home]:
     with pytest.MonkeyPatch.context() as patch:
         for pipeline in (Pipeline, ImagePipeline):
             patch.setattr(pipeline, "from_pretrained", _once(pipeline.from_pretrained, sound))
-        patch.setattr(cli, "parser", functools.cache(cli.parser))
+        whole = cli.parser()
+        patch.setattr(cli, "parser", lambda words=None: whole)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         with warnings.catch_warnings():

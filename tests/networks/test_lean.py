@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from textdiff import Pipeline
+from textdiff.cli import parser
+from textdiff.cli.common import VERBS
 from textdiff.core.contracts import Query
 from textdiff.core.predictions import positions_of
 from textdiff.networks import fast_float32
@@ -315,3 +317,8 @@ def test_the_package_itself_imports_next_to_nothing():
 def test_the_command_line_knows_its_verbs_before_it_imports_what_they_need():
     found = modules_of("from textdiff.cli import parser; parser().format_help()")
     assert not found & {"torch", "textdiff.verse.forms", "textdiff.data.records", "textdiff.samplers"}
+    found = modules_of("from textdiff.cli import parser; parser(['--help']).format_help()")
+    assert not found & {"dataclasses", *(f"textdiff.cli.{file}" for file, _ in VERBS.values())}
+    found = modules_of("from textdiff.cli import parser; parser(['forms', '--json'])")
+    assert found & {f"textdiff.cli.{file}" for file, _ in VERBS.values()} == {"textdiff.cli.lists"}
+    assert parser().format_help() == parser(["--help"]).format_help() == parser(["forms"]).format_help()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib
 import io
 import os
 import signal
@@ -20,9 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from textdiff import __version__
-from textdiff.cli import bench, draw, evaluate, judge, lists, train
-from textdiff.cli.common import Exit, Parser, fit_threads
-from textdiff.cli.service import demo, serve
+from textdiff.cli.common import VERBS, Exit, Parser, fit_threads
 from textdiff.core.errors import AskedError, TextdiffError
 
 
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise AskedError("a word of the command has a NUL character; leave it out")
             for word in words:
                 _check_encodable(word)
-            arguments, more = parser().parse_known_args(words)
+            arguments, more = parser(words).parse_known_args(words)
             _take_up(more, arguments)
             debug = debug or arguments.debug
             with _quiet_libraries(debug), _terminable():
@@ -99,16 +98,21 @@ def _take_up(words: list[str], arguments: argparse.Namespace) -> None:
         getattr(arguments, many).extend(words)
 
 
-def parser() -> argparse.ArgumentParser:
-    """All verbs and flags."""
+def parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """All verbs, and the flags of all of them or, for a command of these words, of those that stand with its verb in a file."""
     top = Parser(
         prog="textdiff", description="Discrete text diffusion: write, fill, score and train.", allow_abbrev=False
     )
     top.epilog = "'textdiff help VERB' says more about a verb."
     top.add_argument("--version", action="version", version=f"textdiff {__version__}")
     verbs = top.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for part in (draw, judge, evaluate, train, bench, serve, demo, lists):
-        part.add(verbs)
+    verb = None if words is None else next((word for word in words if not word.startswith("-")), "")
+    needed = VERBS[verb][0] if verb in VERBS else None
+    for name, (file, what) in VERBS.items():
+        if words is not None and file != needed:
+            verbs.add_parser(name, help=what)
+        elif name not in verbs.choices:
+            importlib.import_module(f"textdiff.cli.{file}").add(verbs)
     return top
 
 

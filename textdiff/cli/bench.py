@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from textdiff.cli.common import Parser, add_verb, check_writable, writing
+from textdiff.cli.common import Parser, add_parts, add_verb, check_writable, writing
 
 SIZES = {  # flag -> default, what it is
     "batch": (16, "texts at a time"),
@@ -26,8 +26,7 @@ NETWORK = ("vocabulary", "layers", "width")
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
-    bench = verbs.add_parser("bench", help="timings", description="Timings.", allow_abbrev=False)
-    tasks = bench.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
+    tasks = add_parts(verbs, "bench", "Timings.", "task")
     p = _task(tasks, "sample", bench_sample, "samplers against the plain loop", "batch", "length", "steps", *NETWORK)
     p.add_argument("--table", action="store_true", help="the six cells of docs/performance.md instead of one")
     p.add_argument("--plot", metavar="FILE", help="the ratios as a picture: .png, .svg or .pdf")

@@ -17,6 +17,32 @@ from typing import Any, NoReturn, TextIO
 
 from textdiff.core.errors import AskedError
 
+# The verbs in the order of the help page -> the file that has them, and what they do.  A command imports the one file.
+VERBS = {
+    "generate": ("draw", "write poems; draw images"),
+    "fill": ("draw", "fill the holes (□, _ or [MASK]) of poems and sentences"),
+    "refine": ("draw", "rewrite the weakest characters of poems where that makes them likelier"),
+    "augment": ("draw", "variants of texts to train on: a share is drawn anew, and what is kept stays"),
+    "score": ("judge", "bound on −log p of each text, in nats per character"),
+    "check": ("judge", "tones, rhyme and faults of regular verse; exit code 3 if a strict form is broken"),
+    "choose": ("judge", "which candidates fit best into the slots of a text, with their probabilities"),
+    "restore": ("judge", "the likeliest fillings of damaged texts, for each gap and all of it, with probabilities"),
+    "evaluate": ("evaluate", "bound on a data file, by form; or generated poems beside real ones"),
+    "train": ("train", "train by a recipe; the same command goes on where a stopped run ended"),
+    "recipes": ("train", "the recipes that travel with the package; with a name, what is in one"),
+    "curves": ("train", "the losses and bounds of training runs: a table, and curves in a picture"),
+    "data": ("train", "prepare data"),
+    "export": ("train", "a model for other programs"),
+    "bench": ("bench", "timings"),
+    "serve": ("service.serve", "answer requests over HTTP: generate, fill, refine, score"),
+    "demo": ("service.demo", "a page on this machine: poems that condense, frozen and redrawn by the character"),
+    "animate": ("lists", "make a moving picture of a trace: HTML, SVG or GIF"),
+    "verify": ("lists", "every process × sampler against an exact predictor on small spaces"),
+    "forms": ("lists", "the forms of poems"),
+    "samplers": ("lists", "the samplers, what they serve and cost"),
+    "env": ("lists", "versions, for reports of problems"),
+}
+
 
 class Exit(enum.IntEnum):
     """The exit codes of every verb; there are no others."""
@@ -49,10 +75,12 @@ def add_verb(
     verbs: Any,
     name: str,
     run: Callable[[argparse.Namespace], int | None],
-    what: str,
+    what: str | None = None,
     ending: Callable[[], str] | None = None,
     **more: Any,
 ) -> Parser:
+    """A verb, or a part of one, of which `what` says what it does."""
+    what = VERBS[name][1] if what is None else what
     p: Parser = verbs.add_parser(
         name,
         help=what,
@@ -66,6 +94,12 @@ def add_verb(
     p.set_defaults(run=run, parser=p)
     p.ending = ending
     return p
+
+
+def add_parts(verbs: Any, name: str, description: str, kind: str) -> Any:
+    """What the parts of a verb are added to; `kind` says what they are."""
+    p = verbs.add_parser(name, help=VERBS[name][1], description=description, allow_abbrev=False)
+    return p.add_subparsers(title=f"{kind}s", dest=kind, metavar=kind.upper(), required=True, parser_class=Parser)
 
 
 def model_flags(p: Parser) -> None:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
-    p = add_verb(verbs, "generate", generate, "write poems; draw images", ending=names_epilog)
+    p = add_verb(verbs, "generate", generate, ending=names_epilog)
     p.add_argument("-n", "--n", type=int, default=1, help="how many (1)")
     p.add_argument("--template", metavar="FILE", help="a text with holes (□ or _) to fill in n ways; - for stdin")
     p.add_argument("--upper", metavar="LINE", help="the upper line of a couplet, for which the lower one is written")
@@ -65,7 +65,7 @@ def add(verbs: Any) -> None:
     format_flags(p)
     job_flags(p)
 
-    p = add_verb(verbs, "fill", fill, "fill the holes (□, _ or [MASK]) of poems and sentences", ending=names_epilog)
+    p = add_verb(verbs, "fill", fill, ending=names_epilog)
     text_flags(p)
     images = drawing_flags(p, "fill")["images"]
     images.add_argument(
@@ -83,7 +83,6 @@ def add(verbs: Any) -> None:
         verbs,
         "refine",
         refine,
-        "rewrite the weakest characters of poems where that makes them likelier",
         ending=names_epilog,
     )
     text_flags(p)
@@ -105,7 +104,6 @@ def add(verbs: Any) -> None:
         verbs,
         "augment",
         augment,
-        "variants of texts to train on: a share is drawn anew, and what is kept stays",
         ending=names_epilog,
     )
     text_flags(p)

@@ -44,7 +44,7 @@ _KINDS = {
 
 def add(verbs: Any) -> None:
     """The verb and its flags."""
-    p = add_verb(verbs, "evaluate", evaluate, "bound on a data file, by form; or generated poems beside real ones")
+    p = add_verb(verbs, "evaluate", evaluate)
     p.add_argument(
         "file", nargs="?", metavar="FILE", help="JSON Lines with 'text', or one text a line; .gz too; - for stdin"
     )

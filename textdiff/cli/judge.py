@@ -35,7 +35,7 @@ _PLACE = re.compile(r"\s*\d+\s*:\s*\d+\s*")
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
-    p = add_verb(verbs, "score", score, "bound on −log p of each text, in nats per character")
+    p = add_verb(verbs, "score", score)
     text_flags(p)
     p.add_argument("--form", help="the form of every text (by default what its shape says)")
     p.add_argument("--process", help="the bound of this process (the model's first one)")
@@ -53,9 +53,7 @@ def add(verbs: Any) -> None:
     format_flags(p)
     job_flags(p)
 
-    p = add_verb(
-        verbs, "check", check, "tones, rhyme and faults of regular verse; exit code 3 if a strict form is broken"
-    )
+    p = add_verb(verbs, "check", check)
     text_flags(p)
     p.add_argument("--form", help="the form of every text (by default what its shape says)")
     p.add_argument(
@@ -70,9 +68,7 @@ def add(verbs: Any) -> None:
     p.add_argument("--json", action="store_true", help="JSON Lines")
     p.add_argument("--out", metavar="FILE", help="write here instead of to stdout")
 
-    p = add_verb(
-        verbs, "choose", choose, "which candidates fit best into the slots of a text, with their probabilities"
-    )
+    p = add_verb(verbs, "choose", choose)
     text_flags(p)
     p.add_argument(
         "--slot",
@@ -103,7 +99,6 @@ def add(verbs: Any) -> None:
         verbs,
         "restore",
         restore,
-        "the likeliest fillings of damaged texts, for each gap and all of it, with probabilities",
     )
     text_flags(p)
     p.add_argument("--form", help="the form of every text (by default what its shape says)")

@@ -18,16 +18,14 @@ from textdiff.core.errors import AskedError
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
-    p = add_verb(verbs, "animate", animate, "make a moving picture of a trace: HTML, SVG or GIF")
+    p = add_verb(verbs, "animate", animate)
     p.add_argument("trace", metavar="TRACE", help="a file of --trace")
     p.add_argument("--out", metavar="FILE", required=True, help="a name that ends in .html, .svg or .gif")
     p.add_argument("-n", type=int, help="the first so many texts (all)")
     p.add_argument("--delay", type=float, default=0.25, help="seconds a state (0.25)")
     p.add_argument("--font", metavar="FILE", help="for GIF: a font with the characters (one of the system's)")
 
-    p = add_verb(
-        verbs, "verify", verify, "every process × sampler against an exact predictor on small spaces", epilog=_COLUMNS
-    )
+    p = add_verb(verbs, "verify", verify, epilog=_COLUMNS)
     p.add_argument("--full", action="store_true", help="larger spaces, more step counts; some minutes")
     p.add_argument("--process", help="this one only: a name, or your own as module:attribute")
     p.add_argument("--sampler", help="this one only: a name, or your own as module:attribute")
@@ -38,12 +36,8 @@ def add(verbs: Any) -> None:
     )
     p.add_argument("--json", action="store_true", help="JSON Lines")
 
-    for name, run, what in (
-        ("forms", forms, "the forms of poems"),
-        ("samplers", samplers, "the samplers, what they serve and cost"),
-        ("env", env, "versions, for reports of problems"),
-    ):
-        add_verb(verbs, name, run, what).add_argument("--json", action="store_true", help="JSON Lines")
+    for name, run in (("forms", forms), ("samplers", samplers), ("env", env)):
+        add_verb(verbs, name, run).add_argument("--json", action="store_true", help="JSON Lines")
 
 
 _COLUMNS = """columns:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from textdiff.cli.common import Parser, add_verb, json_lines, log, sign_of_life, stage_line
+from textdiff.cli.common import add_parts, add_verb, json_lines, log, sign_of_life, stage_line
 from textdiff.core.errors import AskedError
 
 
 def add(verbs: Any) -> None:
     """The verbs of this file and their flags."""
-    p = add_verb(verbs, "train", train, "train by a recipe; the same command goes on where a stopped run ended")
+    p = add_verb(verbs, "train", train)
     p.add_argument(
         "recipe", metavar="RECIPE", help="a YAML file, or one of 'textdiff recipes' by name, such as quickstart"
     )
@@ -27,13 +27,13 @@ def add(verbs: Any) -> None:
     p.add_argument("--fresh", action="store_true", help="begin anew although there are checkpoints")
     p.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
 
-    p = add_verb(verbs, "recipes", recipes, "the recipes that travel with the package; with a name, what is in one")
+    p = add_verb(verbs, "recipes", recipes)
     p.add_argument(
         "name", nargs="?", metavar="NAME", help="print this recipe, to be changed: 'recipes NAME > mine.yaml'"
     )
     p.add_argument("--json", action="store_true", help="JSON Lines")
 
-    p = add_verb(verbs, "curves", curves, "the losses and bounds of training runs: a table, and curves in a picture")
+    p = add_verb(verbs, "curves", curves)
     p.add_argument(
         "folder", nargs="+", metavar="RUN", help="the folder of a run, such as runs/quickstart; several are compared"
     )
@@ -43,8 +43,7 @@ def add(verbs: Any) -> None:
     p.add_argument("--png", metavar="FILE", help="draw the curves (.png, .svg or .pdf) instead of printing the table")
     p.add_argument("--json", action="store_true", help="JSON Lines instead of csv")
 
-    data = verbs.add_parser("data", help="prepare data", description="Prepare data.", allow_abbrev=False)
-    tasks = data.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True, parser_class=Parser)
+    tasks = add_parts(verbs, "data", "Prepare data.", "task")
     p = add_verb(
         tasks, "prepare", data_prepare, "from a clone of chinese-poetry, or texts of any kind, to fixed-form data"
     )
@@ -58,10 +57,7 @@ def add(verbs: Any) -> None:
     p.add_argument("--test", type=float, default=0.05, help="share of the texts (0.05)")
     p.add_argument("--json", action="store_true", help="the report in one line")
 
-    other = verbs.add_parser(
-        "export", help="a model for other programs", description="Export a model.", allow_abbrev=False
-    )
-    kinds = other.add_subparsers(title="kinds", dest="kind", metavar="KIND", required=True, parser_class=Parser)
+    kinds = add_parts(verbs, "export", "Export a model.", "kind")
     p = add_verb(kinds, "onnx", export_onnx, "the network as ONNX, held against the one it is made of (textdiff[onnx])")
     p.add_argument("model", metavar="MODEL", help="a model folder or hub id, or poems-zh, the packaged model")
     p.add_argument("folder", metavar="DIR", help="where to write model.onnx, the tokenizer and textdiff.json")

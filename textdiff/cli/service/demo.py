@@ -11,9 +11,7 @@ from textdiff.cli.service.serve import address_flags, limit_flags, listening, op
 
 def add(verbs: Any) -> None:
     """The verb of this file and its flags."""
-    p = add_verb(
-        verbs, "demo", demo, "a page on this machine: poems that condense, frozen and redrawn by the character"
-    )
+    p = add_verb(verbs, "demo", demo)
     address_flags(p)
     limit_flags(p)
     model_flags(p)

@@ -14,7 +14,7 @@ PORT = 8765
 
 def add(verbs: Any) -> None:
     """The verb of this file and its flags."""
-    p = add_verb(verbs, "serve", serve, "answer requests over HTTP: generate, fill, refine, score", lambda: _ENDING)
+    p = add_verb(verbs, "serve", serve, ending=lambda: _ENDING)
     address_flags(p)
     limit_flags(p)
     model_flags(p)
