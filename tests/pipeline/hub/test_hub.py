@@ -72,7 +72,7 @@ def test_lists_and_data_sets_have_a_list_of_texts_for_each_input(folders):
     assert [one["seed"] for found in several for one in found] == [5, 6, 7, 8]
     assert pipe([HOLED, "床前□□光"], num_return_sequences=2, seed=5, batch_size=1) == several
     lazy = pipe((one for one in (HOLED, "床前□□光")), num_return_sequences=2, seed=5)
-    assert not isinstance(lazy, list) and list(lazy) == several
+    assert list(lazy) == several
     with_seeds = pipe([{"text": HOLED, "seed": 5}, {"text": "床前□□光", "seed": 7}], num_return_sequences=2)
     assert with_seeds == several and pipe([]) == []
 
