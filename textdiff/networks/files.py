@@ -77,7 +77,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         raise ModelError(
             f"{name}: {path.name} is missing; a model folder holds config.json, model.safetensors and a tokenizer"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # bytes that are no UTF-8, and numbers of thousands of digits, too
         raise ModelError(f"{name}: {path.name} is not JSON ({error}); copy or save the model again") from error
     except RecursionError:
         raise ModelError(f"{name}: {path.name} is nested too deeply; copy or save the model again") from None
