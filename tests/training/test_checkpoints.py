@@ -22,7 +22,7 @@ from textdiff.core.resolve import attribute
 from textdiff.training import checkpoints, run
 from textdiff.training.recipe import load
 from textdiff.training.sections import KINDS, Data, Model, Recipe
-from textdiff.training.trainer import diverged
+from textdiff.training.watching.keeper import diverged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

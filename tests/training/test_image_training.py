@@ -24,7 +24,7 @@ from textdiff.training.data import Group
 from textdiff.training.images import reading as images
 from textdiff.training.loss import Denoiser, corrupted
 from textdiff.training.recipe import load
-from textdiff.training.trainer import bound_on, held_out, loss_on
+from textdiff.training.watching.held_out import bound_on, held_out, loss_on
 
 ROOT = Path(__file__).parents[2]
 DIGITS = [ROOT / "recipes" / f"digits-{name}.yaml" for name in ("ddpm", "cold-blur", "cold-pixelate", "inpaint")]

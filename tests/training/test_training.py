@@ -24,7 +24,7 @@ from textdiff.training.data import Group
 from textdiff.training.loss import Denoiser
 from textdiff.training.recipe import load
 from textdiff.training.texts import start
-from textdiff.training.trainer import bound_on
+from textdiff.training.watching.held_out import bound_on
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

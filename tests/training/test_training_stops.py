@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import begin
-from runs import LONG, ROOT, assert_one_line, digest, losses, recipe_file, still
+from runs import LONG, assert_one_line, digest, losses, recipe_file
 
 from textdiff.core.errors import RecipeError
 from textdiff.training import run
@@ -109,25 +107,10 @@ def test_a_run_does_not_go_on_with_another_recipe_unless_begun_afresh(tmp_path: 
     assert losses(changed.folder).keys() == {1}
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    path = recipe_file(tmp_path / "one", model=still(), run={"steps": 3, "batch": 16})
-    one = load(path)
-    run.train(one)
-    two = tmp_path / "two"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "textdiff.cli"]
-        + ["train", str(path), f"out={two}"],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{two / 'model'}\n"
-    assert done.stderr.count("2 processes") == 1, done.stderr  # both at work, one of them speaks
-    assert losses(two).keys() == losses(one.folder).keys()
-    for step, loss in losses(one.folder).items():
-        assert losses(two)[step] == pytest.approx(loss, abs=1e-5)
+def test_a_run_to_which_steps_are_added_goes_on_at_the_rate_of_the_longer_one(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, optimizer={"decay": 0.0}, run={"steps": 2})
+    whole, longer = load(path, ["run.steps=4", f"out={tmp_path / 'whole'}"]), load(path, ["run.steps=4"])
+    run.train(load(path))
+    for recipe in (longer, whole):
+        run.train(recipe)
+    assert losses(longer.folder) == losses(whole.folder)

@@ -1,9 +1,9 @@
 """The checkpoints of a run: folders that are whole, or do not count.
 
-A checkpoint is a model folder (raw weights, float32) with `training.safetensors` and `training.json` (optimiser, rate,
-averaged weights), `trainer_state.json` and the run's `recipe.yaml`.  It is written under a hidden name, sealed by
-`complete.json` (data/sealed.py) when all else is on the disk, and then renamed: a stop at any instant leaves a whole
-checkpoint, or a hidden folder that the next start removes.
+A checkpoint is a model folder (raw weights, float32) with `training.safetensors`, or `shards/` of a divided network, and
+`training.json` (optimiser, rate, averaged weights), `trainer_state.json` and the run's `recipe.yaml`.  It is written under a
+hidden name, sealed by `complete.json` (data/sealed.py) when all else is on the disk, and then renamed: a stop at any instant
+leaves a whole checkpoint, or a hidden folder that the next start removes.
 """
 
 from __future__ import annotations
@@ -64,10 +64,15 @@ def about(checkpoint: Path) -> dict[str, Any]:
     return sealed.about(checkpoint, NAME)
 
 
+def hidden(run: Path, step: int) -> Path:
+    """Where checkpoint-<step> is written until it is whole."""
+    return run / f".checkpoint-{step}.new"
+
+
 @contextlib.contextmanager
 def writing(run: Path, step: int, about: dict[str, Any], *, keep: int) -> Iterator[Path]:
     """A hidden folder that becomes checkpoint-<step> when the block ends well; then the newest `keep` are left."""
-    folder, new = run / f"checkpoint-{step}", run / f".checkpoint-{step}.new"
+    folder, new = run / f"checkpoint-{step}", hidden(run, step)
     try:
         with room(run, f"checkpoint-{step}"):
             shutil.rmtree(new, ignore_errors=True)

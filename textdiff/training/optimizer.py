@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from textdiff.training.devices.shards import like, whole
 from textdiff.training.sections import Optimizer
 
 
@@ -15,7 +16,7 @@ class Muon(torch.optim.Muon):
     """PyTorch's Muon with the matrices of one shape made orthogonal together, in `dtype`.
 
     PyTorch's own takes them one by one and in bfloat16, whose products are thirty times slower than float32's on a CPU that has
-    none of them.  Up to the rounding of bfloat16 both take the same step.
+    none of them.  Up to the rounding of bfloat16 both take the same step.  Divided matrices are put together by every process.
     """
 
     def __init__(self, parameters: Iterable[torch.Tensor], *, dtype: torch.dtype, lr: float, weight_decay: float):
@@ -30,11 +31,11 @@ class Muon(torch.optim.Muon):
                 if parameter.grad is not None:
                     alike.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in alike.items():
-                updates = torch.stack([self._with_momentum(one, group["momentum"]) for one in parameters])
+                updates = torch.stack([whole(self._with_momentum(one, group["momentum"])) for one in parameters])
                 updates = orthogonal(updates.to(self.dtype), group["ns_coefficients"], group["ns_steps"], group["eps"])
                 step = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, updates.to(parameters[0].dtype), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-step)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(like(update, parameter), alpha=-step)
 
     def _with_momentum(self, parameter: torch.Tensor, momentum: float) -> torch.Tensor:
         """The gradient with Nesterov's momentum."""

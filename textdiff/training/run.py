@@ -85,7 +85,7 @@ def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path 
     with trainer.keeper.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step, stopped = trainer.state.global_step, trainer.keeper.stopped
-        if step == recipe.run.steps and trainer.args.should_save:
+        if step == recipe.run.steps:
             _save(trainer, made)
     if stopped is not None:
         left = f"{folder / 'model'} is written" if step == recipe.run.steps else "the same command goes on from there"
@@ -122,9 +122,13 @@ def _checkpoint(recipe: Recipe, log: Log) -> Path | None:
 
 def _save(trainer: DiffusionTrainer, made: Plan) -> None:
     """Write the model with averaged weights, its card, and the model without averaging."""
-    folder, recipe = trainer.recipe.folder, trainer.recipe
-    trainer.text_model.save_pretrained(folder / "raw")
+    folder, recipe, leads = trainer.recipe.folder, trainer.recipe, trainer.args.should_save
+    raw = trainer.current()
+    if leads:
+        raw.save_pretrained(folder / "raw")
     model = trainer.averaged()
+    if not leads:
+        return
     if recipe.kind.finished:
         model = attribute(recipe.kind.finished)(model, made.batches.groups)
     model.save_pretrained(folder / "model")

@@ -146,6 +146,7 @@ class Run:
     previews: int = 2  # samples shown at each evaluation
     log_every: int = 20
     minutes: float | None = None  # stop (with a checkpoint) after so many minutes of this start
+    shard: bool = False  # divide the weights and their state among the processes, by FSDP2 (devices/shards.py)
     report_to: str = "none"  # none or tensorboard
 
 

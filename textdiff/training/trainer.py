@@ -5,12 +5,9 @@ No state of a random generator is kept: corruption and dropout are keyed by the 
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import json
-import math
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
 from textdiff.core.contracts import Model
-from textdiff.core.errors import AskedError, TextdiffError
-from textdiff.core.likelihood import nelbo, ratio
+from textdiff.core.errors import AskedError
 from textdiff.training import checkpoints
 from textdiff.training.data import Group, MicroBatches, processes, unsaid
-from textdiff.training.loss import Denoiser, corrupted, weighted_nll
+from textdiff.training.devices import shards
+from textdiff.training.loss import Denoiser
 from textdiff.training.optimizer import build, flatten, rate, unflatten
 from textdiff.training.sections import Recipe, to_yaml
+from textdiff.training.watching.held_out import held_out
+from textdiff.training.watching.keeper import Keeper, diverged
 
 Log = Callable[[str], None]
 
@@ -49,61 +48,6 @@ def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-@torch.no_grad()
-def bound_on(
-    text_model: Model, groups: list[Group], *, process: str, levels: int, seed: int = 0
-) -> tuple[float, float]:
-    """(nats per token or value, standard error) of the bound of `process` over all texts of `groups`."""
-    totals, counts = [], []
-    for group in groups:
-        ids = group.ids[:].to(text_model.device)
-        free = group.free.to(ids.device).expand_as(ids)
-        total = nelbo(
-            ids,
-            free,
-            predictor=text_model.predictor(process),
-            process=text_model.process(process),
-            seeds=torch.arange(len(ids), device=ids.device) + seed,
-            levels=levels,
-            condition=group.condition[:].to(ids.device),
-        )
-        totals.append(total)
-        counts.append(free.flatten(1).sum(-1))
-    return ratio(torch.cat(totals), torch.cat(counts))
-
-
-@torch.no_grad()
-def loss_on(text_model: Model, groups: list[Group], *, process: str, levels: int, seed: int = 0) -> tuple[float, float]:
-    """(the training loss, standard error) of `process` over all texts of `groups`, each at `levels` even levels."""
-    totals, counts = [], []
-    predictor, forward = text_model.predictor(process), text_model.process(process)
-    for group in groups:
-        ids = group.ids[:].to(text_model.device)
-        free = group.free.to(ids.device).expand(len(ids), *group.free.shape)
-        for rows in torch.arange(len(ids), device=ids.device).split(16):
-            total = torch.zeros((), device=ids.device)
-            for level in range(levels):
-                t = free[rows].double() * ((level + 0.5) / levels)
-                seeds = rows + (seed + level * len(ids))
-                x_t = corrupted(forward, ids[rows], t, seeds)
-                condition = group.condition[:].to(ids.device)[rows]
-                total += weighted_nll(predictor, forward, ids[rows], x_t, t, condition) / levels
-            totals.append(total)
-            counts.append(ids[rows].numel())
-    return ratio(torch.stack(totals), torch.tensor(counts))
-
-
-def held_out(text_model: Model, groups: list[Group], *, process: str, levels: int) -> dict[str, float]:
-    """The bound of `process` over `groups` where it has one, else its loss; each with its standard error."""
-    for name, measure in (("bound", bound_on), ("loss", loss_on)):
-        try:
-            value, error = measure(text_model, groups, process=process, levels=levels)
-        except NotImplementedError:  # what a process without a bound says of it
-            continue
-        return {name: value, "standard_error": error}
-    return {}
-
-
 class DiffusionTrainer(Trainer):
     """Trainer whose micro-batches come corrupted, in an order that only the recipe decides."""
 
@@ -120,6 +64,7 @@ class DiffusionTrainer(Trainer):
         data: str,
     ):
         """`data` is the fingerprint of what is learnt from, which a checkpoint carries."""
+        self.sharded = shards.wanted(recipe)
         args = arguments(recipe, batches.pieces // processes())
         text_model = text_model.to(args.device)
         self.text_model, self.recipe = text_model, recipe
@@ -136,9 +81,15 @@ class DiffusionTrainer(Trainer):
         self.tokens = 0
         self.finite = torch.ones((), dtype=torch.bool, device=args.device)  # all losses so far
         self.keeper = Keeper(self)
+        denoiser = Denoiser(text_model, keyed=not recipe.run.compile)
+        if self.sharded:
+            self.spare = copy.deepcopy(text_model.model).cpu()  # holds the whole network while it is evaluated or saved
+            shards.divide(denoiser)
+            if self.ema is not None:
+                shards.divide_alike(self.ema.module, text_model.model)
         Trainer.__init__(
             self,
-            model=Denoiser(text_model, keyed=not recipe.run.compile),
+            model=denoiser,
             args=args,
             train_dataset=batches,
             data_collator=lambda items: items[0],
@@ -147,15 +98,32 @@ class DiffusionTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
+    def current(self) -> Model:
+        """The model as it is; where it is divided, a whole copy, for which all processes must ask."""
+        return self._whole(self.text_model.model)
+
     def averaged(self) -> Model:
-        """The model with its averaged weights, ready to be evaluated."""
-        network = self.text_model.model if self.ema is None else self.ema.module
-        return self.text_model.with_network(network.eval())
+        """The model with its averaged weights, ready to be evaluated; else as `current`."""
+        model = self._whole(self.text_model.model if self.ema is None else self.ema.module)
+        model.model.eval()
+        return model
+
+    def _whole(self, network: Any) -> Model:
+        if self.sharded:
+            shards.fill(self.spare, network)
+            network = self.spare.to(self.args.device)
+        return self.text_model.with_network(network)
 
     # -- what Trainer asks for ----------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """Where the network is divided already, only what Trainer takes for a wrapped one: it would wrap it for DDP."""
+        return (
+            _Divided(model, self.accelerator.autocast) if self.sharded else Trainer._wrap_model(self, model, training)
+        )
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -196,7 +164,8 @@ class DiffusionTrainer(Trainer):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if not self.args.should_save:
+        leads = self.args.should_save
+        if not leads and not self.sharded:
             return
         step, run = self.state.global_step, self.recipe.folder
         rate_state = self.lr_scheduler.state_dict()  # type: ignore[union-attr]
@@ -205,23 +174,30 @@ class DiffusionTrainer(Trainer):
         if self.ema is not None:
             state["averaged"] = {key: value.clone() for key, value in self.ema.state_dict().items()}
         tensors, rest = flatten(state)
-        weights = [*self.text_model.model.state_dict().values(), *tensors.values()]
-        if not all(bool(tensor.isfinite().all()) for tensor in weights):
+        raw = self.current()
+        if not shards.finite([*raw.model.state_dict().values(), *tensors.values()]):
             raise diverged("weights are not finite after", step, self.recipe)
         about = {"step": step, "seconds": self.seconds, "tokens": self.tokens, "data": self.data}
+        if not leads:
+            return shards.save(tensors, checkpoints.hidden(run, step))
         with checkpoints.writing(run, step, about, keep=self.recipe.run.keep) as folder:
-            self.text_model.save_pretrained(folder)
-            save_file(tensors, folder / "training.safetensors")
+            raw.save_pretrained(folder)
             (folder / "training.json").write_text(json.dumps(rest), encoding="utf-8")
             (folder / "recipe.yaml").write_text(to_yaml(self.recipe), encoding="utf-8")
             self.state.save_to_json(str(folder / "trainer_state.json"))
+            if self.sharded:
+                shards.save(tensors, folder)
+            else:
+                save_file(tensors, folder / shards.WHOLE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         network: Any = self.text_model.model
         weights = load_file(
             next(Path(resume_from_checkpoint).glob("*model.safetensors"))
         )  # diffusers puts another word before it
-        tied = set(network.state_dict()) - set(weights)  # safetensors keeps one of each tied pair
+        own = network.state_dict()
+        tied = set(own) - set(weights)  # safetensors keeps one of each tied pair
+        weights = {name: shards.like(weight, own.get(name, weight)) for name, weight in weights.items()}
         try:
             missing, unexpected = network.load_state_dict(weights, strict=False)
         except RuntimeError as error:  # shapes
@@ -234,12 +210,21 @@ class DiffusionTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        folder = Path(checkpoint)
+        folder, optimizer = Path(checkpoint), unwrapped(self.optimizer)
+        owners = shards.owners(optimizer, self.ema.state_dict() if self.ema is not None else {})
         tree = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        state = unflatten(load_file(folder / "training.safetensors"), tree)
-        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[union-attr]
-        lambdas = [None] * len(self.optimizer.param_groups)  # type: ignore[union-attr]
-        self.lr_scheduler.load_state_dict(state["rate"] | {"lr_lambdas": lambdas})  # type: ignore[union-attr]
+        state = unflatten(shards.load(folder, owners), tree)
+        optimizer.load_state_dict(state["optimizer"])
+        lambdas = [None] * len(optimizer.param_groups)
+        scheduler: Any = self.lr_scheduler
+        scheduler.load_state_dict(state["rate"] | {"lr_lambdas": lambdas})
+        # The rate of the next step is that of this recipe: where steps were added, a finished run had ended at 0.
+        rates = [
+            base * of(scheduler.last_epoch) for base, of in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, lr in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr
+        scheduler._last_lr = rates
         if self.ema is not None:
             self.ema.load_state_dict(state["averaged"])
         about = checkpoints.about(folder)
@@ -249,114 +234,21 @@ class DiffusionTrainer(Trainer):
         """Nothing: there is none."""
 
 
-def diverged(what: str, step: int, recipe: Recipe) -> TextdiffError:
-    """The error that ends a run whose numbers are lost: where, what is left, and what to change."""
-    o, kept = recipe.optimizer, checkpoints.checkpoints(recipe.folder)
-    left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
-    rates = f"lower optimizer.lr ({o.lr:g})" + (f" and optimizer.muon_lr ({o.muon_lr:g})" if o.name == "muon" else "")
-    clip = f"lower optimizer.clip ({o.clip:g})" if o.clip else "set optimizer.clip=1.0 (0 is none)"
-    return TextdiffError(
-        f"{what} step {step}; {left}; {rates}, lengthen optimizer.warmup ({o.warmup} steps), {clip}"
-        + (", or try run.bf16=false" if recipe.run.bf16 else "")
-        + ", and begin anew with --fresh or out=OTHER"
-        + (f" (model.init={kept[-1]} starts from its weights)" if kept and recipe.kind.started else "")
-    )
+def unwrapped(optimizer: Any) -> Any:
+    """The optimiser inside that of accelerate."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
-class Keeper(TrainerCallback):
-    """Averages the weights, keeps time, writes the log, and stops the run: on a signal, in time, or where a loss is lost."""
+class _Divided(torch.nn.Module):
+    """A divided module, under the autocast that accelerate would put around it."""
 
-    def __init__(self, trainer: DiffusionTrainer):
-        self.trainer = trainer
-        self.stopped: signal.Signals | None = None
+    def __init__(self, module: torch.nn.Module, autocast: Callable[[], Any]):
+        torch.nn.Module.__init__(self)
+        self.module, self.autocast = module, autocast
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the run after the step that is under way."""
-        try:
-            before = {n: signal.signal(n, self._stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # signals are the main thread's
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _stop(self, number: int, frame: Any) -> None:
-        if self.stopped is not None:  # the second time: now, without a checkpoint
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        self.stopped = signal.Signals(number)
-        self.trainer.report("stopping: writing a checkpoint after this step")
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began = self.last = time.monotonic()
-        self.first = state.global_step
-        state.save_steps, state.logging_steps = (
-            args.save_steps,
-            args.logging_steps,
-        )  # of this recipe, not the checkpoint's
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, run = self.trainer, self.trainer.recipe.run
-        now = time.monotonic()
-        lost = ~trainer.finite
-        stop = self.stopped is not None or (run.minutes is not None and now - self.began > 60 * run.minutes)
-        if args.world_size > 1:  # all ranks or none
-            flags = torch.stack([lost.float(), torch.tensor(float(stop), device=args.device)])
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-            lost, stop = flags[0] > 0, bool(flags[1] > 0)
-        if lost:
-            raise diverged("the loss is not finite at", state.global_step, trainer.recipe)
-        if trainer.ema is not None:
-            trainer.ema.update_parameters(trainer.text_model.model)
-        trainer.seconds += now - self.last
-        self.last = now
-        last = state.global_step == args.max_steps
-        control.should_training_stop |= stop
-        control.should_evaluate = last or state.global_step % run.eval_every == 0
-        control.should_save |= last or stop
-        control.should_log |= control.should_save  # the log's averages begin anew where a run may be resumed
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.last = time.monotonic()  # neither evaluation nor saving is training time
-
-    on_save = on_evaluate
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not args.should_save or not logs or "train_runtime" in logs:  # Trainer's summary is of this start alone
-            return
-        trainer, steps = self.trainer, self.trainer.recipe.run.steps
-        values = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in logs.items()}
-        record = {"step": state.global_step, "seconds": round(trainer.seconds, 2), "tokens": trainer.tokens, **values}
-        with (trainer.recipe.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
-        shown = {
-            k.removeprefix("eval_"): v
-            for k, v in logs.items()
-            if k == "loss" or (k.startswith("eval_") and not k.endswith("_standard_error"))
-        }
-        if shown:
-            done, passed = state.global_step - self.first, time.monotonic() - self.began
-            numbers = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-            pace = (
-                f"  {speed(done, passed)}, {duration(passed / done * (steps - state.global_step))} left" if done else ""
-            )
-            trainer.report(f"step {state.global_step}/{steps}  {numbers}{pace}")
-
-
-def speed(steps: int, seconds: float) -> str:
-    """Steps in a second, or the seconds of a step where they are slower than that."""
-    pace = steps / max(seconds, 1e-9)
-    return f"{pace:.3g} steps/s" if pace >= 1 else f"{1 / pace:.3g} s/step"
-
-
-def duration(seconds: float) -> str:
-    """A time in the two units that fit it: 40 s, 12 min, 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    def forward(self, **inputs: Any) -> Any:
+        with self.autocast():
+            return self.module(**inputs)
 
 
 def arguments(recipe: Recipe, accumulation: int) -> TrainingArguments:
