@@ -29,6 +29,14 @@ def test_philox_gives_the_published_answers(word, answer):
     assert tuple(int(w) for w in result) == answer
 
 
+def test_philox_gives_arrays_the_words_that_it_gives_tensors():
+    generator = torch.Generator().manual_seed(0)
+    counter = [torch.randint(2**32, shape, generator=generator) for shape in ((3, 5), (1, 5), (3, 1), (3, 1))]
+    key = [torch.randint(2**32, (3, 1), generator=generator) for _ in range(2)]
+    of_arrays = philox([part.numpy() for part in counter], [part.numpy() for part in key])
+    assert [word.tolist() for word in philox(counter, key)] == [word.tolist() for word in of_arrays]
+
+
 def test_uniform_is_never_0_or_1_even_at_the_extreme_bits():
     zeros, ones = torch.tensor([0]), torch.tensor([ALL_ONES])
     assert 0 < unit(zeros, zeros).item() < unit(ones, ones).item() < 1

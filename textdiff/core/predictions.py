@@ -78,11 +78,10 @@ class Categorical:
         """The part at `where` (B, L) bool; known tokens (this prediction's by default) elsewhere."""
         keep = where[self.at].nonzero()[:, 0]
         rows, positions = self.at
-        return Categorical(
-            lambda index: self.read(keep[index]),
-            (rows[keep], positions[keep]),
-            self.known if known is None else known,
-        )
+        known = self.known if known is None else known
+        if len(keep) == len(rows):
+            return replace(self, known=known)
+        return Categorical(lambda index: self.read(keep[index]), (rows[keep], positions[keep]), known)
 
     def pin(self, x: Tensor, where: Tensor) -> Categorical:
         """The prediction with x (B, L) certain at `where` (B, L) bool."""

@@ -16,7 +16,9 @@ or that needs more draws for them, does not shift its own later draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -28,18 +30,31 @@ _BLOCK = 64
 PIECE = 512  # rows of logits handled at a time
 
 
-def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor], rounds: int = 10) -> tuple[Tensor, ...]:
-    """Four 32-bit words (as int64) for four counter words and two key words, all broadcastable int64 in [0, 2³²)."""
-    words = torch.broadcast_tensors(*counter, *key)
-    pairs = torch.tensor([_MULTIPLIERS, _WEYL], device=words[0].device).view(2, 2, *[1] * words[0].ndim)
-    # c0 and c2, c1 and c3, k0 and k1.  On a CPU numpy takes a fifth of torch's time for an operation on so few numbers.
-    parts = [torch.stack(words[:4:2]), torch.stack(words[1:4:2]), torch.stack(words[4:]), *pairs]
-    even, odd, keys, factor, weyl = (part.numpy() if part.device.type == "cpu" else part for part in parts)
+def philox(counter: Sequence[Any], key: Sequence[Any], rounds: int = 10) -> tuple[Any, ...]:
+    """Four 32-bit words for four counter words and two key words, all int64 in [0, 2³²), which broadcast and have as many axes.
+
+    They are tensors, or arrays of numpy's, and so are the results.
+    """
+    of_numpy = isinstance(counter[0], numpy.ndarray)
+    kit: Any = numpy if of_numpy else torch
+    words = numpy.broadcast_arrays(*counter) if of_numpy else torch.broadcast_tensors(*counter)
+    pairs: Any = numpy.array([_MULTIPLIERS, _WEYL]).reshape(2, 2, *[1] * words[0].ndim)
+    factor, weyl = pairs if of_numpy else torch.as_tensor(pairs, device=words[0].device)
+    swapped: Any = slice(None, None, -1) if of_numpy else [1, 0]  # numpy alone can walk backwards
+    even, odd, keys = (
+        kit.stack(words[::2]),
+        kit.stack(words[1::2]),
+        kit.stack(tuple(key)),
+    )  # c0 and c2, c1 and c3, k0 and k1
     for _ in range(rounds):
-        product = (even * factor)[[1, 0]]  # 64 bits, of which wrapping keeps all
+        product = (even * factor)[swapped]  # 64 bits, of which wrapping keeps all
         even, odd, keys = (product >> 32) & _LOW ^ odd ^ keys, product & _LOW, (keys + weyl) & _LOW
-    (c0, c2), (c1, c3) = (torch.as_tensor(part) for part in (even, odd))
-    return c0, c1, c2, c3
+    return even[0], odd[0], even[1], odd[1]
+
+
+def _native(x: Tensor) -> Any:
+    """On a CPU an array of numpy's, which takes a fifth of torch's time for an operation on few numbers."""
+    return x.numpy() if x.device.type == "cpu" else x
 
 
 class Rng:
@@ -85,10 +100,13 @@ class Rng:
 
     # -- bits ---------------------------------------------------------------------------------------------------------
 
-    def _uniform(self, key: Tensor, stream: Tensor, turn: Tensor, position: Tensor) -> Tensor:
-        draw = torch.full_like(position, self.counter & _LOW)
+    def _uniform(self, rows: Any, position: Tensor) -> Tensor:
+        """U(0, 1) at positions of the rows that `rows`, an index, takes: the two broadcast."""
+        key, stream, turn = (_native(part)[rows] for part in (self.keys, self.streams, self.turns))
+        place = _native(position)
+        draw = place * 0 + (self.counter & _LOW)
         self.counter += 1
-        words = philox((position, draw, stream & _LOW, turn & _LOW), (key & _LOW, (key >> 32) & _LOW))
+        words = philox((place, draw, stream & _LOW, turn & _LOW), (key & _LOW, (key >> 32) & _LOW))
         return unit(words[0], words[1])
 
     def uniform(self, *shape: int) -> Tensor:
@@ -96,12 +114,12 @@ class Rng:
         size = 1
         for n in shape:
             size *= n
-        position = torch.arange(size, device=self.keys.device).repeat(len(self.keys), 1)
-        return self._uniform(self.keys[:, None], self.streams[:, None], self.turns[:, None], position).view(-1, *shape)
+        position = torch.arange(size, device=self.keys.device)[None]
+        return self._uniform((slice(None), None), position).view(len(self.keys), *shape)
 
     def uniform_at(self, rows: Tensor, positions: Tensor) -> Tensor:
         """U(0, 1) for flat (row, position) pairs, (N,), float64: what `uniform(L)` would hold there."""
-        return self._uniform(self.keys[rows], self.streams[rows], self.turns[rows], positions)
+        return self._uniform(_native(rows), positions)
 
     def _scalar(self) -> Tensor:
         """One U(0, 1) per row, (B,), from a block that serves many calls."""
@@ -173,9 +191,9 @@ class Rng:
         return torch.cat([inverse_cdf(unnormalised(read(index)), u[index]) for index in pieces])
 
 
-def unit(high: Tensor, low: Tensor) -> Tensor:
-    """(0, 1) in float64 from two 32-bit words; the 52 bits and the ½ fit the 53 of a float64 exactly."""
-    return (((high << 20) ^ (low >> 12)).to(torch.float64) + 0.5) * 2.0**-52
+def unit(high: Any, low: Any) -> Tensor:
+    """(0, 1) in float64 from two 32-bit words, tensors or arrays; the 52 bits and the ½ fit the 53 of a float64 exactly."""
+    return (torch.as_tensor((high << 20) ^ (low >> 12)).double() + 0.5) * 2.0**-52
 
 
 def unnormalised(logits: Tensor) -> Tensor:

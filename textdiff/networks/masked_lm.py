@@ -90,6 +90,7 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         banned[text_model.unk_id] = 0.0
     width = len(text_model.prefix)
     offset = width + len(before)
+    edges = [torch.tensor(edge, dtype=torch.long, device=text_model.device) for edge in (before, after)]
     fewest = fewest_of(model)
 
     def silence() -> Tensor:
@@ -111,27 +112,29 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         text = reading.tokens(x)
         if condition is None:
             condition = torch.full((len(x_t), width), pad, device=x_t.device)
-        first, last = (text.new_tensor(edge).expand(len(x), -1) for edge in (before, after))
+        first, last = (edge.expand(len(x), -1) for edge in edges)
         ids = torch.cat([fill(condition[rows], text, level), first, text, last], 1)  # (R, P + a + L + b)
         encoded = place  # which of the rows that are encoded each position is in
         alike = reading.by_ids and x_t.shape[1] >= fewest and len(rows) > 1 and not torch.is_grad_enabled()
         if alike and bool((ids == ids[:1]).all()):
             ids, encoded = ids[:1], torch.zeros_like(place)
         live = ids != pad
-        slots = torch.arange(width, device=x.device).expand(len(ids), -1)
-        order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width
-        position = torch.cat([slots, order], 1) + start
+        full = bool(live.all())
         column = there = torch.arange(ids.shape[1], device=x.device)  # where each column went, and those that are left
+        position = (column + start).expand(len(ids), -1)
+        if not full:
+            order = (live[:, width:].cumsum(-1) - 1).clamp(min=0) + width + start
+            position = torch.cat([position[:, :width], order], 1)
         last_draft = None if previous is None else previous[rows]
         inputs = reading.inputs(ids, x, level, offset, last_draft) if len(ids) else {}
-        if head.first is not None and len(ids):
+        if head.first is not None and len(ids) and not full:
             keep = live.any(0)
             column, there = keep.cumsum(0) - 1, keep.nonzero()[:, 0]
             live, position = live[:, keep], position[:, keep]
             inputs = {name: columns[:, keep] for name, columns in inputs.items()}
         if head.first is not None:
             inputs["position_ids"] = position
-        if not live.all():
+        if not full and not live.all():
             inputs["attention_mask"] = live.long()
         context = _autocast(x.device.type)
         hidden = None

@@ -147,7 +147,8 @@ class Encoder(nn.Module):
             return made(x)
         weight = self.words.weight if name == "vocabulary" else self.weights[f"{name} weight"]
         bias = self._found(name if name == "vocabulary" else f"{name} bias")
-        weight, bias = weight[first:last], None if bias is None else bias[first:last]
+        if first is not None or last is not None:
+            weight, bias = weight[first:last], None if bias is None else bias[first:last]
         if self.make is None:
             return functional.linear(x, weight, bias)
         made = self.products[name, first, last] = self.make(weight, bias)
