@@ -52,3 +52,13 @@ def test_two_words_of_the_documentation() -> None:
     table = rhyme_table(groups, torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool), 2)
     every = torch.ones(1, 2, dtype=torch.bool)
     assert OpenWords.of(table, True, torch.ones(1, 2, 3).double(), every, every).mass().item() == pytest.approx(4)
+
+
+def test_the_least_mass_of_a_text_does_not_depend_on_the_texts_beside_it() -> None:
+    """Weights so small that rounding eats their mass, for one open word and for two."""
+    table = rhyme_table(GROUPS, torch.ones(8, dtype=torch.bool), torch.ones(8, dtype=torch.bool), 2)
+    weights = torch.full((2, 2, len(table.tokens)), 1e-200, dtype=torch.float64)
+    counts = torch.tensor([[True, False], [True, True]])
+    together = OpenWords.of(table, True, weights, counts, counts).mass().tolist()
+    alone = [OpenWords.of(table, True, weights[[k]], counts[[k]], counts[[k]]).mass().item() for k in range(2)]
+    assert together == alone == [pytest.approx(1e-24), pytest.approx(1e-36)]

@@ -143,7 +143,7 @@ class OpenWords:
             total = total + term
         mass = (total * self.table.sign * self.common).sum(-1)
         reach = self._reached(self.common, self.weights, self.open)
-        least = reach.any(-1) * LEAST ** (self.weights.shape[1] + 1)
+        least = reach.any(-1) * LEAST ** (self.open.sum(-1) + 1.0).double()
         return torch.where(self.open.any(-1), torch.maximum(mass, least), 1.0) * self.possible
 
     def draw(self, size: int, rows: Tensor, rng: Rng) -> Tensor:
