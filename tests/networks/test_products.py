@@ -168,3 +168,11 @@ def test_an_unknown_precision_is_an_error_and_so_is_bf16_where_the_network_is_no
 def test_the_command_line_takes_a_precision(folder, capsys):
     assert main(["generate", "--model", folder, "--form", "五绝", "--precision", "bf16"]) == 0
     assert len(capsys.readouterr().out) > 20
+
+
+@pytest.mark.parametrize(("gains", "pays"), [([2.0, 2.0, 2.0], True), ([2.0, 2.0, 1.0], False), ([1.0], False)])
+def test_a_busy_moment_does_not_decide_what_pays(monkeypatch, gains, pays):
+    """A product must be clearly faster each time that it is looked at; where it is not, there is no second look."""
+    left = [*gains]
+    monkeypatch.setattr(products, "_gain", lambda *_: left.pop(0))
+    assert products._pays(products.plain, products.packed) == pays and not left
