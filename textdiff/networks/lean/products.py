@@ -128,4 +128,4 @@ def _gain(make: Make, than: Make) -> float:
                     product(x)
                     spent.append(time.perf_counter() - start)
             gain *= min(times[1]) / min(times[0])
-    return gain ** (1 / len(SHAPES))
+    return float(gain ** (1 / len(SHAPES)))
