@@ -88,6 +88,7 @@ def test_real_images_of_the_same_labels_are_compared():
     assert sorted(chosen[:5].tolist()) == [0, 1, 2, 3, 4] and chosen[5] == chosen[0]  # again only where none is left
 
 
+@pytest.mark.slow
 def test_the_command_compares_and_paints(unet, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     tiny.flow_model(unet).save_pretrained(tmp_path / "run" / "model")

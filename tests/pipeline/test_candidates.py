@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from test_control import POEMS, SMALL, STRICT, kept, packaged, texts
+from test_control import POEMS, SMALL, STRICT, kept, of_all_characters, texts
 from tiny import QUATRAIN
 from torch import Tensor
 
@@ -35,12 +33,15 @@ from textdiff.verse.forms import get_form, regulated
 
 
 def test_one_particle_is_the_plain_chain_with_its_weight() -> None:
-    plain, weighed = packaged().generate(n=3, **STRICT), packaged().generate(n=3, particles=1, **STRICT)
+    plain, weighed = (
+        of_all_characters().generate(n=3, **STRICT),
+        of_all_characters().generate(n=3, particles=1, **STRICT),
+    )
     assert texts(weighed) == texts(plain)
     assert all(poem.log_weight is None for poem in plain)
     assert all(math.isfinite(poem.log_weight) and poem.log_weight for poem in weighed)
     assert [poem.forwards for poem in weighed] == [4] * 3
-    several = packaged().generate(n=3, particles=3, **STRICT)
+    several = of_all_characters().generate(n=3, particles=3, **STRICT)
     assert all(math.isfinite(poem.log_weight) and kept(poem) for poem in several)
     assert [poem.forwards for poem in several] == [12] * 3
 
@@ -55,7 +56,7 @@ def merits(pipe: Pipeline, found: Sequence[str], form: str, title: str | None = 
 
 
 def test_merit_is_broken_verse_then_nats_under_what_is_told() -> None:
-    pipe = packaged()
+    pipe = of_all_characters()
     texts = [pipe.generate(**STRICT)[0].text, QUATRAIN]
     whole = canvas.about_all(canvas.read_all(canvas.whole, texts, pipe.model), pipe.model, "静夜思", None)
     rank = merit(pipe.model, whole, torch.stack([one.ids for one in whole]), "mask")
@@ -80,7 +81,7 @@ def candidates(pipe: Pipeline, n: int, seed: int, **settings: Any) -> tuple[list
     "more", [{}, {"process": "replacement", "prosody": "strict"}, {"title": "明月", "temperature": 1.3}]
 )
 def test_the_best_candidate_has_the_least_merit(more: dict[str, Any]) -> None:
-    pipe, settings = packaged() if "prosody" in more else POEMS, SMALL | more
+    pipe, settings = of_all_characters() if "prosody" in more else POEMS, SMALL | more
     found, rank = candidates(pipe, 3, 2, **settings)
     assert len(set(found)) == 3 and found[0] == pipe.generate(seed=2, **settings)[0].text
     (best,) = pipe.generate(seed=2, best_of=3, **settings)
@@ -120,7 +121,7 @@ def test_no_two_chains_of_a_run_have_the_same_stream_of_numbers() -> None:
 
 
 def test_candidates_and_particles_together_give_a_weighed_poem() -> None:
-    (poem,) = packaged().generate(best_of=2, particles=2, **STRICT)
+    (poem,) = of_all_characters().generate(best_of=2, particles=2, **STRICT)
     assert kept(poem) and math.isfinite(poem.log_weight) and poem.forwards == 16
 
 
@@ -222,12 +223,9 @@ def test_retrieval_says_what_it_lacks() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged model's folder, told that it may be told titles and dynasties."""
+    """A model that is told titles and dynasties, in a folder."""
     target = tmp_path_factory.mktemp("models") / "told"
-    shutil.copytree(str(resources.files("textdiff.networks") / "poems-zh"), target)
-    described = json.loads((target / "textdiff.json").read_text(encoding="utf-8"))
-    described["told"] = list(SLOTS)
-    (target / "textdiff.json").write_text(json.dumps(described), encoding="utf-8")
+    of_all_characters().model.save_pretrained(target)
     return target
 
 
@@ -257,9 +255,11 @@ def test_evaluation_tells_what_is_asked_for(folder: Path) -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command with the packaged model, which is loaded already: (exit code, stdout, stderr)."""
+    """Runs a command, with a model in the place of the packaged one: (exit code, stdout, stderr)."""
     whole = Pipeline.from_pretrained
-    monkeypatch.setattr(Pipeline, "from_pretrained", lambda model=None, **k: whole(model, **k) if model else packaged())
+    monkeypatch.setattr(
+        Pipeline, "from_pretrained", lambda model=None, **k: whole(model, **k) if model else of_all_characters()
+    )
 
     def call(*words: object) -> tuple[int, str, str]:
         code = cli.main([str(word) for word in words])
@@ -291,7 +291,7 @@ def test_the_flags_of_generate_are_those_of_the_library(
 ) -> None:
     code, out, err = run("generate", *SHORT, "-n", 2, "--seed", 1, *flags, "--json")
     found = [json.loads(line) for line in out.splitlines()]
-    expected = [dataclasses.asdict(poem) for poem in packaged().generate(n=2, seed=1, **SMALL | settings)]
+    expected = [dataclasses.asdict(poem) for poem in of_all_characters().generate(n=2, seed=1, **SMALL | settings)]
     assert (code, err) == (0, "") and found == json.loads(json.dumps(expected))
     assert all(("particles" in settings) == isinstance(poem["log_weight"], float) for poem in found)
 
@@ -308,12 +308,12 @@ def test_holes_are_filled_strictly_from_the_command_line(run: Any) -> None:
 
 def test_a_file_is_evaluated_told_and_by_title(run: Any, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "poems.jsonl"
-    poems = packaged().generate(n=3, **SMALL)
+    poems = of_all_characters().generate(n=3, **SMALL)
     rows = [
         {"text": p.text, "title": t, "dynasty": "song"} for p, t in zip(poems, ("明月", "春风", "山中"), strict=True)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    pipe = Pipeline(packaged().model)
+    pipe = Pipeline(of_all_characters().model)
     flags = ("evaluate", path, "--levels", 2, "--json")
     for told, limit in (((), 3), (("title", "dynasty"), 2)):
         code, out, _ = run(*flags, "--model", folder, *(["--told", ",".join(told)] if told else []), "--limit", limit)

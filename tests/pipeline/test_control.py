@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import RHYMES, poem_model, sentence_model
+from tiny import RHYMES, network, poem_model, sentence_model
 from torch import Tensor
 
 from textdiff.core.contracts import Query
@@ -31,10 +31,11 @@ HOLED = "白_依山_，__入海流。\n欲穷___，更__层_。"
 
 
 @cache
-def packaged() -> Pipeline:
-    """The packaged model, told titles and dynasties whether it was trained to or not."""
-    pipe = Pipeline.from_pretrained()
-    return Pipeline(dataclasses.replace(pipe.model, told=SLOTS, defaults=pipe.model.defaults | {"steps": None}))
+def of_all_characters() -> Pipeline:
+    """The characters of the packaged model under a small random network, which is told titles and dynasties."""
+    model = Pipeline.from_pretrained().model
+    model = model.with_network(network(len(model.tokenizer)))
+    return Pipeline(dataclasses.replace(model, told=SLOTS, defaults=model.defaults | {"steps": None}))
 
 
 def texts(outputs: Sequence[Output]) -> list[str]:
@@ -81,7 +82,7 @@ def kept(poem: Output, openings: Sequence[str] = tuple(SEQUENCES), **asked: Any)
 @pytest.mark.parametrize("form", [*FORMS, "couplet:5", "couplet:7"])
 def test_a_strict_poem_keeps_its_tones_and_rhyme_in_every_form(form: str, process: str) -> None:
     told = {"among": slice(2, 4)} if form.startswith("couplet") else {}
-    for poem in packaged().generate(form=form, n=2, seed=5, steps=4, process=process, prosody="strict"):
+    for poem in of_all_characters().generate(form=form, n=2, seed=5, steps=4, process=process, prosody="strict"):
         assert poem.form == form and kept(poem, **told), poem.text
         assert told or regulated(poem.lines)
 
@@ -89,14 +90,14 @@ def test_a_strict_poem_keeps_its_tones_and_rhyme_in_every_form(form: str, proces
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_what_is_given_stays_when_holes_are_filled_strictly(process: str) -> None:
     for steps in (4, None):
-        (poem,) = packaged().fill(HOLED, process=process, steps=steps, prosody="strict")
+        (poem,) = of_all_characters().fill(HOLED, process=process, steps=steps, prosody="strict")
         assert kept(poem) and all(a in ("_", b) for a, b in zip(HOLED, poem.text, strict=True)), poem.text
 
 
 def test_strict_verse_at_temperature_0_is_the_likeliest_that_fits() -> None:
     """Not below the temperature at which the tokens that fit can still be told apart where one that does not is likelier."""
     settings = STRICT | {"n": 2, "sampler": "confidence", "steps": None}
-    zero, coldest = (packaged().generate(temperature=t, **settings) for t in (0, COLDEST))
+    zero, coldest = (of_all_characters().generate(temperature=t, **settings) for t in (0, COLDEST))
     assert texts(zero) == texts(coldest) and all(map(kept, zero))
 
 
@@ -123,7 +124,7 @@ def test_rhymes_too_few_to_be_exchanged_are_refused_to_the_replacement_process_a
 @pytest.mark.parametrize("name", PAIRED)
 def test_a_row_does_not_notice_its_neighbours(name: str) -> None:
     settings, n = SMALL | PAIRED[name], 3
-    pipe = packaged() if settings.get("prosody") == "strict" else POEMS
+    pipe = of_all_characters() if settings.get("prosody") == "strict" else POEMS
     together = pipe.generate(n=n, seed=3, **settings)
     assert len(set(texts(together))) == n
     assert together == pipe.generate(n=n, seed=3, batch_size=2, **settings)
@@ -144,7 +145,7 @@ def test_nor_does_it_where_a_keyword_takes_more_of_another_row(process: str, sam
 
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_a_pattern_a_group_and_what_to_avoid_are_kept(process: str) -> None:
-    pipe, asked = packaged(), SMALL | {"n": 2, "process": process}
+    pipe, asked = of_all_characters(), SMALL | {"n": 2, "process": process}
     for pattern in ("平起首句入韵", "仄起首句不入韵"):
         opening = [o for o, names in SEQUENCES.items() if names[0] == pattern]
         assert all(kept(poem, opening) for poem in pipe.generate(tones=pattern, rhyme="strict", **asked))
@@ -159,7 +160,7 @@ def test_a_pattern_a_group_and_what_to_avoid_are_kept(process: str) -> None:
 
 
 def test_no_character_stands_twice_where_that_is_asked() -> None:
-    pipe, asked = packaged(), {"form": "qiyan-jueju", "n": 4}
+    pipe, asked = of_all_characters(), {"form": "qiyan-jueju", "n": 4}
     plain = pipe.generate(steps=4, **asked)
     alone = pipe.generate(steps=4, no_repeat=True, **asked)
     strict = pipe.generate(steps=4, no_repeat=True, prosody="strict", **asked)
@@ -215,10 +216,10 @@ def test_prefer_leans_and_weighs() -> None:
 )
 def test_what_cannot_be_is_refused_in_one_sentence(settings: dict[str, Any], says: str | None) -> None:
     if says is None:
-        assert all(kept(poem, ["bAaB", "BAaB"]) for poem in packaged().generate(**STRICT | settings))
+        assert all(kept(poem, ["bAaB", "BAaB"]) for poem in of_all_characters().generate(**STRICT | settings))
         return
     with pytest.raises(ValueError, match=says) as error:
-        packaged().generate(**STRICT | settings)
+        of_all_characters().generate(**STRICT | settings)
     assert "\n" not in str(error.value)
 
 
@@ -229,17 +230,17 @@ def test_prosody_needs_a_poem_and_a_process_that_keeps_it() -> None:
         with pytest.raises(ValueError, match="tones and rhyme belong to poems"):
             WORDS.fill("the _ sat", prosody=prosody)
     with pytest.raises(ValueError, match="text 2: '月'"):
-        packaged().fill(["白日依山_", "白日依山_，黄河入海月。欲穷千里_，更上一层_。"], prosody="strict")
+        of_all_characters().fill(["白日依山_", "白日依山_，黄河入海月。欲穷千里_，更上一层_。"], prosody="strict")
 
 
 def test_a_stream_is_checked_at_the_door_and_ends_as_generate_does() -> None:
-    *_, last = packaged().stream(keyword="明月", **STRICT)
-    assert list(last.texts) == texts(packaged().generate(keyword="明月", **STRICT))
+    *_, last = of_all_characters().stream(keyword="明月", **STRICT)
+    assert list(last.texts) == texts(of_all_characters().generate(keyword="明月", **STRICT))
     with pytest.raises(ValueError, match=r"'月'.*does not fit"):
-        packaged().stream(acrostic_end="_月__", **STRICT)
+        of_all_characters().stream(acrostic_end="_月__", **STRICT)
     for more in ({"best_of": 2}, {"particles": 2}, {"quality": "best"}):
         with pytest.raises(ValueError, match="a stream shows one chain a text"):
-            packaged().stream(**STRICT | more)
+            of_all_characters().stream(**STRICT | more)
 
 
 # -- keyword --------------------------------------------------------------------------------------------------------------
@@ -276,17 +277,17 @@ def test_a_keyword_stands_where_the_model_would_have_it() -> None:
 
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_a_keyword_given_characters_and_strict_prosody_go_together(process: str) -> None:
-    for poem in packaged().generate(n=4, process=process, keyword="明月", acrostic="春_山_", **STRICT):
+    for poem in of_all_characters().generate(n=4, process=process, keyword="明月", acrostic="春_山_", **STRICT):
         assert within_a_line(poem, "明月") and kept(poem) and (poem.lines[0][0], poem.lines[2][0]) == ("春", "山")
-    (poem,) = packaged().fill(HOLED, process=process, keyword="明月", prosody="strict")
+    (poem,) = of_all_characters().fill(HOLED, process=process, keyword="明月", prosody="strict")
     assert within_a_line(poem, "明月") and kept(poem) and poem.lines[1].endswith("入海流")
 
 
 def test_a_keyword_may_be_there_already_and_is_read_in_the_models_characters() -> None:
-    (poem,) = packaged().fill("床前明月光，_____。\n举头望__，_____。", keyword="明月", steps=4)
+    (poem,) = of_all_characters().fill("床前明月光，_____。\n举头望__，_____。", keyword="明月", steps=4)
     assert within_a_line(poem, "明月")
     pytest.importorskip("opencc")
-    (poem,) = packaged().generate(keyword="遠見", **SMALL)
+    (poem,) = of_all_characters().generate(keyword="遠見", **SMALL)
     assert within_a_line(poem, "远见")
 
 
@@ -306,17 +307,19 @@ def test_a_keyword_may_be_there_already_and_is_read_in_the_models_characters() -
 )
 def test_a_keyword_that_cannot_be_is_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says.replace("[", r"\[")):
-        packaged().generate(**SMALL | settings)
+        of_all_characters().generate(**SMALL | settings)
 
 
 def test_a_keyword_that_contradicts_the_rhyme_everywhere_is_refused() -> None:
     """Only the end of the second line is open, and must rhyme."""
     open_end = "白日依山尽，黄河入海_。欲穷千里目，更上一层楼。"
-    assert packaged().fill(open_end, keyword="流", prosody="strict")[0].lines[1] == "黄河入海流"
-    assert packaged().fill(open_end, keyword="楼", prosody="strict")[0].lines[3] == "更上一层楼", "it is there already"
+    assert of_all_characters().fill(open_end, keyword="流", prosody="strict")[0].lines[1] == "黄河入海流"
+    assert of_all_characters().fill(open_end, keyword="楼", prosody="strict")[0].lines[3] == "更上一层楼", (
+        "it is there already"
+    )
     for wrong in ("光", "月"):
         with pytest.raises(ValueError, match="fits no place"):
-            packaged().fill(open_end, keyword=wrong, prosody="strict")
+            of_all_characters().fill(open_end, keyword=wrong, prosody="strict")
 
 
 # -- guidance -------------------------------------------------------------------------------------------------------------

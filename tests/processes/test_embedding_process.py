@@ -275,7 +275,7 @@ def excess(space: Space, process: Any, predictor: Any) -> float:
     return bound - space.entropy
 
 
-@pytest.mark.parametrize("schedule", [COSINE, FLOW, LINEAR])
+@pytest.mark.parametrize("schedule", [COSINE, *(pytest.param(s, marks=pytest.mark.slow) for s in (FLOW, LINEAR))])
 def test_the_bound_of_one_position_is_above_the_entropy_and_comes_down_to_it(schedule):
     space = Space.random(1, 2, seed=7)
     few, many = (

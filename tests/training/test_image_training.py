@@ -93,6 +93,7 @@ def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any],
     assert "UNet2DModel.from_pretrained" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # the trainer is that of texts, which are cut off often
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole = run.train(load(recipe_file(tmp_path / "a", model={"config": TINY | {"dropout": 0.2}})))
     recipe = load(recipe_file(tmp_path / "b", model={"config": TINY | {"dropout": 0.2}}))

@@ -360,7 +360,7 @@ def test_ten_thousand_poems_of_random_logits_keep_strict_prosody(
 @pytest.mark.parametrize("process", ["mask", "replacement"])
 def test_a_named_group_and_pattern_are_kept_and_faults_avoided(prosody: Prosody, process: str) -> None:
     form = get_form("qiyan-jueju")
-    for poem in verses("improved" if process == "mask" else "edit", process, None, 12, form, prosody):
+    for poem in verses("improved" if process == "mask" else "edit", process, None, 6, form, prosody):
         assert not faults(poem, form, prosody), poem
         for line, kind in zip(form.split(poem), tone_fit(form.split(poem)).types, strict=True):
             tones = [tone(c) for c in line]
