@@ -48,3 +48,11 @@ def test_a_file_that_is_not_as_it_was_sealed_is_named_with_what_is_wrong(kind: s
     assert sealed.damage(tmp_path, NAME) is None
     damage(tmp_path / "a.ids")
     assert sealed.damage(tmp_path, NAME) == said
+
+
+def test_files_of_folders_inside_are_sealed_too(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    sealed.seal(folder_of(tmp_path / "shards").parent, NAME, {})
+    assert sealed.damage(tmp_path, NAME) is None
+    os.truncate(tmp_path / "shards" / "a.ids", 4)
+    assert sealed.damage(tmp_path, NAME) == "shards/a.ids has 4 of its 6 bytes"

@@ -1,4 +1,4 @@
-"""Folders with a description that is written last and has the size and the checksum of every other file.
+"""Folders with a description that is written last and has the size and the checksum of every other file, in folders inside, too.
 
 A folder without its description was never finished.  `damage` names a file that was cut, emptied, changed or lost later.
 """
@@ -15,10 +15,12 @@ from typing import Any
 def seal(folder: Path, name: str, about: dict[str, Any]) -> None:
     """Write `about` and the list of the files to the description `name`, after all these files are on the disk."""
     files = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != name):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / name):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        files[path.name] = [path.stat().st_size, checksum(path)]
+        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, checksum(path)]
+    for inside in (p for p in folder.rglob("*") if p.is_dir()):
+        sync(inside)
     with (folder / name).open("w", encoding="utf-8") as described:
         json.dump(about | {"files": files}, described, ensure_ascii=False)
         described.flush()

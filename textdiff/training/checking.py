@@ -43,6 +43,7 @@ RANGES = {  # low ≤ value < high
     "optimizer.ema": (0, 1),
     **{f"run.{key}": (1, MANY) for key in ("steps", "batch", "accumulation", "eval_every", "eval_texts")},
     **{f"run.{key}": (1, MANY) for key in ("eval_levels", "save_every", "keep", "log_every")},
+    "run.patience": (1, MANY),
     "run.seed": (0, 1 << 32),
     "run.previews": (0, MANY),
     "diffusion.factor": (1e-9, math.inf),

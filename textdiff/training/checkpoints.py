@@ -70,8 +70,11 @@ def hidden(run: Path, step: int) -> Path:
 
 
 @contextlib.contextmanager
-def writing(run: Path, step: int, about: dict[str, Any], *, keep: int) -> Iterator[Path]:
-    """A hidden folder that becomes checkpoint-<step> when the block ends well; then the newest `keep` are left."""
+def writing(run: Path, step: int, about: dict[str, Any], *, keep: int, best: int | None = None) -> Iterator[Path]:
+    """A hidden folder that becomes checkpoint-<step> when the block ends well.
+
+    Of the checkpoints the newest `keep` are left then, and that of step `best`.
+    """
     folder, new = run / f"checkpoint-{step}", hidden(run, step)
     try:
         with room(run, f"checkpoint-{step}"):
@@ -85,7 +88,8 @@ def writing(run: Path, step: int, about: dict[str, Any], *, keep: int) -> Iterat
     finally:
         shutil.rmtree(new, ignore_errors=True)
     for old in checkpoints(run)[:-keep]:
-        remove(old)
+        if step_of(old) != best:
+            remove(old)
 
 
 @contextlib.contextmanager

@@ -18,14 +18,17 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import TrainerState
 
 from textdiff.core.errors import RecipeError, TextdiffError
 from textdiff.core.resolve import attribute
+from textdiff.data import sealed
 from textdiff.training import checkpoints
 from textdiff.training.data import processes
 from textdiff.training.planning import Plan, dry_run, plan
 from textdiff.training.recipe import Recipe, load, to_yaml
-from textdiff.training.trainer import DiffusionTrainer, Log, silent
+from textdiff.training.trainer import DiffusionTrainer, Log, silent, state_of
+from textdiff.training.watching.best import settled
 
 __all__ = ["Stopped", "dry_run", "leader", "plan", "train"]
 
@@ -83,17 +86,31 @@ def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path 
     previews = attribute(recipe.kind.previews)(recipe, folder, log)
     trainer = DiffusionTrainer(made.text_model, recipe, made.batches, made.validation, log, previews, made.data)
     with trainer.keeper.listening():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint is not None and _settled(recipe, state_of(checkpoint)):
+            trainer.take(checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step, stopped = trainer.state.global_step, trainer.keeper.stopped
-        if step == recipe.run.steps:
+        done = step == recipe.run.steps
+        if not done and _settled(recipe, trainer.state):
+            done = True
+            log(
+                f"stopped at step {step} of {recipe.run.steps}, because the last {recipe.run.patience} evaluations were no "
+                f"better than one before them (run.patience)"
+            )
+        if done:
             _save(trainer, made)
     if stopped is not None:
-        left = f"{folder / 'model'} is written" if step == recipe.run.steps else "the same command goes on from there"
+        left = f"{folder / 'model'} is written" if done else "the same command goes on from there"
         raise Stopped(f"stopped by {stopped.name} at step {step} of {recipe.run.steps}; {left}", stopped)
-    if step < recipe.run.steps:
+    if not done:
         log(f"stopped after run.minutes at step {step} of {recipe.run.steps}; the same command goes on from there")
         return None
     return folder / "model"
+
+
+def _settled(recipe: Recipe, state: TrainerState) -> bool:
+    return settled(state.log_history, recipe.processes, recipe.run.patience)
 
 
 def _checkpoint(recipe: Recipe, log: Log) -> Path | None:
@@ -121,11 +138,16 @@ def _checkpoint(recipe: Recipe, log: Log) -> Path | None:
 
 
 def _save(trainer: DiffusionTrainer, made: Plan) -> None:
-    """Write the model with averaged weights, its card, and the model without averaging."""
+    """Write the model with averaged weights, its card, and the model without averaging.
+
+    With a patience the model is that of the best evaluation; the one without averaging is always that of the last step.
+    """
     folder, recipe, leads = trainer.recipe.folder, trainer.recipe, trainer.args.should_save
     raw = trainer.current()
     if leads:
         raw.save_pretrained(folder / "raw")
+    if recipe.run.patience is not None and (leads or trainer.sharded):
+        _go_back_to_the_best(trainer)
     model = trainer.averaged()
     if not leads:
         return
@@ -140,6 +162,20 @@ def _save(trainer: DiffusionTrainer, made: Plan) -> None:
     for name in ("raw", "model"):
         for left in folder.glob(f".{name}-*"):  # of a start that was killed while it wrote this folder
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _go_back_to_the_best(trainer: DiffusionTrainer) -> None:
+    """Take the checkpoint of the best evaluation, unless the run is there."""
+    best, last = trainer.best(), trainer.state.global_step
+    if best is None or best.step == last:
+        return
+    checkpoint = trainer.recipe.folder / f"checkpoint-{best.step}"
+    fault = sealed.damage(checkpoint, checkpoints.NAME)
+    if fault is None:
+        trainer.take(checkpoint)
+        trainer.report(f"the model is that of step {best.step}, which was the best by the held-out examples")
+    else:
+        trainer.report(f"{checkpoint.name} was the best, and is damaged ({fault}); the model is that of step {last}")
 
 
 def _forget(folder: Path, after: int) -> None:

@@ -145,6 +145,7 @@ class Run:
     keep: int = 2  # checkpoints
     previews: int = 2  # samples shown at each evaluation
     log_every: int = 20
+    patience: int | None = None  # stop after so many evaluations in a row that are no better; keep the best model
     minutes: float | None = None  # stop (with a checkpoint) after so many minutes of this start
     shard: bool = False  # divide the weights and their state among the processes, by FSDP2 (devices/shards.py)
     report_to: str = "none"  # none or tensorboard

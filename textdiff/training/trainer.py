@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState, TrainingArguments
 
 from textdiff.core.contracts import Model
 from textdiff.core.errors import AskedError
@@ -27,6 +27,7 @@ from textdiff.training.devices import shards
 from textdiff.training.loss import Denoiser
 from textdiff.training.optimizer import build, flatten, rate, unflatten
 from textdiff.training.sections import Recipe, to_yaml
+from textdiff.training.watching.best import Best, best
 from textdiff.training.watching.held_out import held_out
 from textdiff.training.watching.keeper import Keeper, diverged
 
@@ -108,6 +109,18 @@ class DiffusionTrainer(Trainer):
         model.model.eval()
         return model
 
+    def best(self) -> Best | None:
+        """The best evaluation so far, whose checkpoint is kept where the recipe has a patience."""
+        return best(self.state.log_history, self.recipe.processes)
+
+    def take(self, checkpoint: Path) -> None:
+        """Become what the run was at a checkpoint, without training from there."""
+        self.create_optimizer()
+        self.create_scheduler(self.recipe.run.steps)
+        self._load_from_checkpoint(str(checkpoint))
+        self._load_optimizer_and_scheduler(str(checkpoint))
+        self.state = state_of(checkpoint)
+
     def _whole(self, network: Any) -> Model:
         if self.sharded:
             shards.fill(self.spare, network)
@@ -155,11 +168,20 @@ class DiffusionTrainer(Trainer):
             for name, groups in self.validation.items():
                 measured = held_out(model, groups, process=process, levels=self.recipe.run.eval_levels)
                 metrics |= {f"eval_{process}{name}_{what}": value for what, value in measured.items()}
+        metrics = self._agreed(metrics)
         self.log(metrics)
         if self.args.should_save:
             self.previews(model, self.validation[""], self.state.global_step)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _agreed(self, figures: dict[str, float]) -> dict[str, float]:
+        """The figures of the first process: where all judge by the same ones, all stop at the same step."""
+        if self.args.world_size == 1:
+            return figures
+        values = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.args.device)
+        torch.distributed.broadcast(values, 0)
+        return dict(zip(figures, values.tolist(), strict=True))
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -180,7 +202,10 @@ class DiffusionTrainer(Trainer):
         about = {"step": step, "seconds": self.seconds, "tokens": self.tokens, "data": self.data}
         if not leads:
             return shards.save(tensors, checkpoints.hidden(run, step))
-        with checkpoints.writing(run, step, about, keep=self.recipe.run.keep) as folder:
+        best = self.best() if self.recipe.run.patience is not None else None
+        with checkpoints.writing(
+            run, step, about, keep=self.recipe.run.keep, best=best.step if best else None
+        ) as folder:
             raw.save_pretrained(folder)
             (folder / "training.json").write_text(json.dumps(rest), encoding="utf-8")
             (folder / "recipe.yaml").write_text(to_yaml(self.recipe), encoding="utf-8")
@@ -232,6 +257,12 @@ class DiffusionTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: there is none."""
+
+
+def state_of(checkpoint: Path) -> TrainerState:
+    """Trainer's state at a checkpoint: the step, and all figures so far."""
+    state: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state
 
 
 def unwrapped(optimizer: Any) -> Any:

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from textdiff.core.errors import TextdiffError
 from textdiff.training import checkpoints
 from textdiff.training.sections import Recipe
+from textdiff.training.watching.best import settled
 
 
 def diverged(what: str, step: int, recipe: Recipe) -> TextdiffError:
@@ -85,12 +86,19 @@ class Keeper(TrainerCallback):
         control.should_training_stop |= stop
         control.should_evaluate = last or state.global_step % run.eval_every == 0
         control.should_save |= last or stop
-        control.should_log |= control.should_save  # the log's averages begin anew where a run may be resumed
+        may_save = control.should_save or (control.should_evaluate and run.patience is not None)
+        control.should_log |= may_save  # the log's averages begin anew where a run may be resumed
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.last = time.monotonic()  # neither evaluation nor saving is training time
+        recipe, best = self.trainer.recipe, self.trainer.best()
+        if recipe.run.patience is not None and best is not None:
+            control.should_save |= best.step == state.global_step
+            if settled(state.log_history, recipe.processes, recipe.run.patience):
+                control.should_training_stop = control.should_save = True
 
-    on_save = on_evaluate
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.last = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not args.should_save or not logs or "train_runtime" in logs:  # Trainer's summary is of this start alone
