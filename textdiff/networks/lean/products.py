@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from textdiff.core.errors import AskedError
 from textdiff.networks.lean.choices import by_timing
+from textdiff.networks.lean.kernels import keep_few
 
 Product = Callable[[Tensor], Tensor]
 Make = Callable[[Tensor, Tensor | None], Product]  # (weight (E, D), bias (E,)) -> their product
@@ -38,6 +39,8 @@ ROUNDS = 5
 LOOKS = 3
 FEW = (1, 2, 4, 8, 16)  # numbers of rows; 16 is enough for every product that was tried
 MOST_COLUMNS = 4096  # of an example
+
+keep_few()
 
 
 def plain(weight: Tensor, bias: Tensor | None) -> Product:
