@@ -67,7 +67,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_two_processes_train_as_one(launcher: list[str], one: tuple[Path, Recipe], tmp_path: Path) -> None:
     path, recipe = one
-    said = launched(launcher, 2, path, f"out={tmp_path / 'two'}")
+    said = launched(
+        launcher, 2, path, f"out={tmp_path / 'two'}", f"run.recompute={str(launcher is ACCELERATE).lower()}"
+    )
     assert said.count("2 processes") == 1, said  # both at work, one of them speaks
     assert_same(recipe.folder, tmp_path / "two")
 
@@ -76,7 +78,7 @@ def test_a_divided_run_goes_on_with_another_number_of_processes(one: tuple[Path,
     """A step by two, a step by three, and the others by a single one."""
     path, recipe = one
     out, kept = f"out={tmp_path / 'divided'}", tmp_path / "divided"
-    launched(TORCHRUN, 2, path, out, "run.shard=true", ONE_STEP)
+    launched(TORCHRUN, 2, path, out, "run.shard=true", "run.recompute=true", ONE_STEP)
     for count, step in ((2, 1), (3, 2)):
         if count == 3:
             assert "going on from checkpoint-1" in launched(ACCELERATE_FSDP, 3, path, out, ONE_STEP)

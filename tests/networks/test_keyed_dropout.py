@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from runs import micro_batches
+from runs import assert_same_step, micro_batches, one_step
 from torch.nn import functional
 
 from textdiff.networks.dropout.keyed import KeyedDropout
 from textdiff.networks.folder import TextModel
+from textdiff.training.devices.recompute import recompute
 from textdiff.training.loss import Denoiser
 
 
@@ -36,21 +37,35 @@ def test_pieces_with_dropout_add_up_to_the_whole_step(process: str, made: Any, a
     whole = micro_batches(
         28, 28, model, processes={process: model.process(process)}, shares={process: 1.0}, conditions={"title": 1.0}
     )
-    found: list[tuple[float, torch.Tensor]] = []
-    for pieces in (1, 14):
-        cut = dataclasses.replace(whole, pieces=pieces)
-        denoiser.zero_grad()
-        total = 0.0
-        for index in range(pieces):
-            loss = denoiser(**cut[index])
-            loss.backward()
-            total += loss.item()
-        gradient = torch.cat([p.grad.flatten() for p in denoiser.parameters() if p.grad is not None])
-        found.append((total, gradient))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    assert (found[0][1] - found[1][1]).norm() < 1e-5 * found[0][1].norm()
+    found = one_step(denoiser, whole)
+    assert_same_step(found, one_step(denoiser, dataclasses.replace(whole, pieces=14)))
     model.model.eval()
-    assert denoiser(**whole[0]).item() != pytest.approx(found[0][0], rel=1e-4)  # something was dropped
+    assert denoiser(**whole[0]).item() != pytest.approx(found[0], rel=1e-4)  # something was dropped
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize(("process", "made"), [("mask", tiny.poem_model), ("ascending", tiny.ordered_model)])
+def test_layers_that_are_computed_twice_give_the_same_loss_and_gradient(process: str, made: Any, rate: float) -> None:
+    """With titles of different lengths, and dropout in attention, too."""
+    model = dropping(made(), rate, "sdpa")
+    denoiser = Denoiser(model)
+    batches = micro_batches(
+        12,
+        28,
+        model,
+        batch=12,
+        processes={process: model.process(process)},
+        shares={process: 1.0},
+        conditions={"title": 1.0},
+    )
+    calls: list[int] = []
+    layer: Any = model.model.get_submodule("bert.encoder.layer.1.intermediate")
+    layer.register_forward_hook(lambda *about: calls.append(1))
+    found = one_step(denoiser, batches)
+    assert len(calls) == 1
+    recompute(denoiser)
+    assert_same_step(found, one_step(denoiser, batches))
+    assert len(calls) == 3
 
 
 def test_each_call_drops_its_share_anew_and_for_each_row_by_its_seed() -> None:

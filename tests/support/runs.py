@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 import torch
 import yaml
@@ -88,6 +89,23 @@ def micro_batches(texts: int, length: int, model: TextModel | None = None, **cha
         "pad": model.pad_id,
     }
     return MicroBatches(**made | changes)
+
+
+def one_step(denoiser: torch.nn.Module, batches: MicroBatches) -> tuple[float, torch.Tensor]:
+    """(the loss, its gradient as one vector) of the first optimiser step, whose pieces are added up."""
+    denoiser.zero_grad()
+    loss = torch.zeros(())
+    for index in range(batches.pieces):
+        piece = denoiser(**batches[index])
+        piece.backward()
+        loss = loss + piece.detach()
+    return loss.item(), torch.cat([p.grad.flatten() for p in denoiser.parameters() if p.grad is not None])
+
+
+def assert_same_step(one: tuple[float, torch.Tensor], other: tuple[float, torch.Tensor]) -> None:
+    """But for rounding."""
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    assert (one[1] - other[1]).norm() < 1e-5 * one[1].norm()
 
 
 def counts(batch: dict[str, Any]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from runs import POEMS, assert_one_line, losses, micro_batches, recipe_file, still, x_t_of
+from runs import POEMS, assert_one_line, assert_same_step, losses, micro_batches, one_step, recipe_file, still, x_t_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from textdiff.core.errors import RecipeError
@@ -53,19 +53,7 @@ def test_pieces_add_up_to_the_loss_and_gradient_of_the_whole_step(process: str) 
     model = tiny.poem_model()
     denoiser = Denoiser(model)
     whole = micro_batches(40, 28, processes={process: model.process(process)}, shares={process: 1.0})
-    found = []
-    for pieces in (1, 4):
-        cut = dataclasses.replace(whole, pieces=pieces)
-        denoiser.zero_grad()
-        total = 0.0
-        for index in range(pieces):
-            loss = denoiser(**cut[index])
-            loss.backward()
-            total += loss.item()
-        gradient = torch.cat([p.grad.flatten() for p in denoiser.parameters() if p.grad is not None])
-        found.append((total, gradient))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    assert (found[0][1] - found[1][1]).norm() < 1e-5 * found[0][1].norm()
+    assert_same_step(*(one_step(denoiser, dataclasses.replace(whole, pieces=pieces)) for pieces in (1, 4)))
 
 
 @pytest.mark.parametrize("optimizer", ["muon"])

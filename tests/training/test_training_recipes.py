@@ -41,6 +41,8 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, override: st
         ("run.keep=0", "at least 1"),
         ("run.batch=10 run.accumulation=4", "do not divide"),
         ("run.minutes=-1", "at least 0"),
+        ("run.patience=0", "at least 1"),
+        ("run.recompute=true run.compile=true", "leave one of them out"),
         ("run.report_to=wandb", "none, tensorboard"),
         ("optimizer.name=sgd", "adamw, muon"),
         ("optimizer.lr=fast", "expected float"),

@@ -107,6 +107,10 @@ def check(recipe: Recipe) -> None:
             f"run.report_to is {run.report_to!r}, which is not installed; install it with "
             f"pip install 'textdiff[{run.report_to}]', or leave run.report_to out (log.jsonl has the same figures)"
         )
+    if run.recompute and run.compile:
+        raise RecipeError(
+            "run.recompute does not go with run.compile, which chooses itself what is kept; leave one of them out"
+        )
     attribute(recipe.kind.check)(recipe)
 
 

@@ -162,7 +162,9 @@ def _step_bytes(recipe: Recipe, made: Plan) -> int:
     """About what one piece of a step takes: its rows, and the activations of the network."""
     config = made.text_model.model.config
     rows = recipe.run.batch // made.batches.pieces * math.prod(_longest(made).ids.shape[1:])
-    activations = getattr(config, "hidden_size", 512) * getattr(config, "num_hidden_layers", 6) * 34 * 4
+    layers = getattr(config, "num_hidden_layers", 6)
+    kept = layers + 34 if recipe.run.recompute else layers * 34  # hidden states for each token
+    activations = getattr(config, "hidden_size", 512) * kept * 4
     return int(rows) * (int(activations) if made.unknown is not None else 8192) + 32 * recipe.run.batch
 
 

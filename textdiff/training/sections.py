@@ -147,6 +147,7 @@ class Run:
     log_every: int = 20
     patience: int | None = None  # stop after so many evaluations in a row that are no better; keep the best model
     minutes: float | None = None  # stop (with a checkpoint) after so many minutes of this start
+    recompute: bool = False  # compute activations twice instead of keeping them (devices/recompute.py)
     shard: bool = False  # divide the weights and their state among the processes, by FSDP2 (devices/shards.py)
     report_to: str = "none"  # none or tensorboard
 

@@ -24,6 +24,7 @@ from textdiff.core.errors import AskedError
 from textdiff.training import checkpoints
 from textdiff.training.data import Group, MicroBatches, processes, unsaid
 from textdiff.training.devices import shards
+from textdiff.training.devices.recompute import recompute
 from textdiff.training.loss import Denoiser
 from textdiff.training.optimizer import build, flatten, rate, unflatten
 from textdiff.training.sections import Recipe, to_yaml
@@ -88,6 +89,8 @@ class DiffusionTrainer(Trainer):
             shards.divide(denoiser)
             if self.ema is not None:
                 shards.divide_alike(self.ema.module, text_model.model)
+        if recipe.run.recompute:
+            recompute(denoiser)
         Trainer.__init__(
             self,
             model=denoiser,

@@ -11,6 +11,7 @@ Attention drops weights inside torch's kernel, out of reach; where its rate is a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -31,6 +32,12 @@ def reading(rows: Tensor, columns: Tensor, width: int) -> None:
         now.rows, now.columns, now.width = rows.tolist(), columns, width
 
 
+def again() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """For torch's `checkpoint(context_fn=again)`: what is computed a second time drops what it dropped the first time."""
+    now = _NOW.get()
+    return nullcontext(), nullcontext() if now is None else now.from_here()
+
+
 class KeyedDropout(TorchFunctionMode):
     """The dropout of a batch of B rows, row k drawn with seeds[k]."""
 
@@ -41,6 +48,12 @@ class KeyedDropout(TorchFunctionMode):
         self.rows: Sequence[int] = range(len(seeds))
         self.columns: Tensor | None = None  # None: rows of another kind than text, which are read whole
         self.width = 0
+
+    def from_here(self) -> KeyedDropout:
+        """One that draws what this one is going to draw from now on."""
+        same = KeyedDropout(self.seeds)
+        same.calls, same.rows, same.columns, same.width = self.calls, self.rows, self.columns, self.width
+        return same
 
     def __enter__(self) -> KeyedDropout:
         self.token = _NOW.set(self)

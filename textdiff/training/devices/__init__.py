@@ -1,1 +1,1 @@
-"""What a run needs where its network is divided among the devices of several processes."""
+"""What makes large networks fit: their parameters divided among processes, and activations that are computed twice."""
