@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,48 @@ def test_every_verb_ends_where_nobody_waits(pipe, verb, job):
     worker.start()
     assert isinstance(found.get(timeout=20), Stopped)
     worker.stop()
+
+
+@pytest.mark.parametrize("strange", [{3}, {1, 4}, set(range(6))])
+def test_a_fault_in_one_request_is_its_own_and_the_others_of_its_batch_are_answered(pipe, strange):
+    verb, log, begun = VERBS["generate"], list[str](), list[int]()
+
+    def faulty(pipe: TextPipeline, jobs: Any, options: Any, watch: Any) -> Any:
+        begun.append(len(jobs))
+        for k, result in verb.work(pipe, jobs, options, watch):
+            if jobs[k]["seed"] in strange:
+                raise KeyError(jobs[k]["seed"])
+            yield k, result
+
+    worker, found = Worker(pipe, Limits(window=0), log=log.append), {}
+    for seed in range(6):
+        one = ticket(pipe, {"seed": seed, "steps": 1}, lambda result, seed=seed: found.setdefault(seed, result))
+        worker.put(dataclasses.replace(one, verb=dataclasses.replace(verb, work=faulty)))
+    worker.start()
+    worker.stop(at_once=False)
+    assert begun[0] == 6, "they are of one batch"
+    assert {seed for seed, result in found.items() if isinstance(result, KeyError)} == strange
+    assert sorted(log) == [f"KeyError: {seed}" for seed in sorted(strange)]
+    for seed in set(range(6)) - strange:
+        assert found[seed] == pipe.generate(seed=seed, steps=1)[0]
+
+
+def test_where_memory_fails_all_that_were_not_answered_hear_of_it_and_the_next_is_answered(pipe):
+    verb, failures = VERBS["generate"], [MemoryError("no more")]
+
+    def short(pipe: TextPipeline, jobs: Any, options: Any, watch: Any) -> Any:
+        for k, result in verb.work(pipe, jobs, options, watch):
+            if k == 1 and failures:
+                raise failures.pop()
+            yield k, result
+
+    worker, found = Worker(pipe, Limits(window=0)), list[Any]()
+    for steps in (1, 1, 1, 2):
+        one = ticket(pipe, {"seed": len(found), "steps": steps}, found.append)
+        worker.put(dataclasses.replace(one, verb=dataclasses.replace(verb, work=short)))
+    worker.start()
+    worker.stop(at_once=False)
+    assert [isinstance(one, MemoryError) for one in found] == [False, True, True, False]
 
 
 def test_those_who_left_make_room(pipe):

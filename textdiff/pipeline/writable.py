@@ -20,10 +20,13 @@ from textdiff.pipeline.canvas import Canvas, spelled
 from textdiff.pipeline.match.law import check_match, pattern_for, trellis_of, unfit
 from textdiff.pipeline.page import together
 from textdiff.pipeline.plan import Plan
+from textdiff.shaping.match.kept import Kept
 from textdiff.verse.forms import Form, split_at_punctuation
 from textdiff.verse.law import LEVEL as LEVEL_TONE
 from textdiff.verse.law import OBLIQUE, Law, P, W, Z
 from textdiff.verse.prosody import Prosody, check_given, possible, verse_law
+
+KEPT = 64 << 20  # bytes of the laws of a model that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class Vocabulary:
     content: Tensor  # (C,) ids of the tokens that are text
     never: Tensor  # (N,) ids that are never written: the unknown token
     never_in_poems: Tensor  # the same for poems, where a character is a token: all that is no single character, too
-    laws: dict[tuple[Form, Prosody], Law] = field(default_factory=dict)  # by form and prosody, as they are needed
+    laws: Kept[Law] = field(default_factory=lambda: Kept(KEPT))  # by form and prosody, as they are needed
 
     def banned(self, poem: bool) -> Tensor:
         """The ids that are never written."""
@@ -43,14 +46,14 @@ class Vocabulary:
 
     def law(self, form: Form, prosody: Prosody) -> Law:
         """The law of the strict parts of a prosody."""
-        if (form, prosody) not in self.laws:
+
+        def made() -> Law:
             writable = torch.zeros(len(self.characters), dtype=torch.bool)
             writable[self.content.cpu()] = True
             writable[self.never_in_poems.cpu()] = False
-            self.laws[form, prosody] = verse_law(
-                form, prosody, self.characters, self.mask_id, writable, self.content.device
-            )
-        return self.laws[form, prosody]
+            return verse_law(form, prosody, self.characters, self.mask_id, writable, self.content.device)
+
+        return self.laws.get((form, prosody), made)
 
 
 _KNOWN: WeakKeyDictionary[TextModel, Vocabulary] = WeakKeyDictionary()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ def readings(character: str) -> tuple[Reading, ...]:
     return _table().get(character, ())
 
 
-@cache
+@lru_cache(maxsize=1 << 15)
 def tone(character: str) -> str:
     """'level', 'oblique', 'either' (it has readings of both kinds) or 'unknown'."""
     kinds = {"level" if reading.tone == "平" else "oblique" for reading in readings(character)}

@@ -8,7 +8,7 @@ character.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 
 from textdiff.core.errors import AskedError
 from textdiff.shaping.match.expression import Chars, Either, Expression, Then
@@ -20,7 +20,7 @@ ANY = Chars(frozenset("\n"), other=True)
 TONES = {"平": "平", "仄": "上去入", "中": ""}  # the tones of a mark; none: every character
 
 
-@cache
+@lru_cache(maxsize=32)  # anyone may write a tune
 def pattern_of(form: Form, tones: bool, rhyme: bool) -> Expression:
     """What the lines of a form with a tune match, a line break between two of them: its tones, its rhymes, or both."""
     if not rhyme:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -17,16 +16,17 @@ from textdiff.pipeline.page import Canvas, shorten, spelled
 from textdiff.pipeline.plan import Plan
 from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
 from textdiff.shaping.match.expression import Expression, parse
+from textdiff.shaping.match.kept import Kept
 from textdiff.shaping.match.matched import Accepted
 from textdiff.shaping.match.trellis import Layout, Trellis
 from textdiff.verse.forms import HOLE, Form
 from textdiff.verse.pattern import Pattern as Classes
 from textdiff.verse.tunes import pattern_of
 
-KEPT = 64  # trellises of a model that are kept
+KEPT = 128 << 20  # bytes of the trellises of a model that are kept
 
 # By expression, layout, banned tokens and allowed ones; the last are kept beside, so that their identity stays theirs.
-_MADE: WeakKeyDictionary[TextModel, OrderedDict[Hashable, tuple[Trellis | None, Tensor | None]]] = WeakKeyDictionary()
+_MADE: WeakKeyDictionary[TextModel, Kept[tuple[Trellis | None, Tensor | None]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,15 @@ def accepted(model: TextModel, canvases: Sequence[Canvas], pattern: Pattern, ban
 def trellis_of(model: TextModel, canvas: Canvas, pattern: Pattern, banned: Tensor) -> Trellis:
     """The texts of a canvas that match; AskedError if there is none."""
     layout, allowed = _layout(canvas), canvas.allowed
-    made = _MADE.setdefault(model, OrderedDict())
-    key = (pattern.key, layout, tuple(banned.tolist()), id(allowed))
-    if key not in made:
+
+    def made() -> tuple[Trellis | None, Tensor | None]:
         spelt = _spelling(model, canvas, banned)
         literals = "".join(literal for place in layout.places for _, literal in place.ways) + layout.ending
         machine = automaton(pattern.tree, spelt.alphabet | frozenset(literals))
-        made[key] = (Trellis.of(tokens_in(machine, spelt), layout, allowed, model.device), allowed)
-        if len(made) > KEPT:
-            made.popitem(last=False)
-    made.move_to_end(key)
-    found = made[key][0]
+        return Trellis.of(tokens_in(machine, spelt), layout, allowed, model.device), allowed
+
+    key = (pattern.key, layout, tuple(banned.tolist()), id(allowed))
+    found, _ = _MADE.setdefault(model, Kept(KEPT)).get(key, made)
     if found is None:
         raise AskedError(
             f"{pattern.name} fits no text like this, {shorten(canvas.read(canvas.ids))!r} ({HOLE} is one token); "

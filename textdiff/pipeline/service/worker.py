@@ -6,18 +6,22 @@ depend on the texts beside it, neither does an answer.
 
 A request that nobody waits for any more is not begun; if it is at work, the work ends before the next forward of the network
 where the others of its batch are done or gone, too.
+
+Where a batch fails by a fault of the model or of ours, halves of it are tried, down to the request that makes it fail.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from textdiff.core.errors import ModelError
+from textdiff.core.errors import AskedError, ModelError
+from textdiff.pipeline.jobs.faults import sheltered
 from textdiff.pipeline.jobs.verbs import Job, Settings, Verb, alike, done
 from textdiff.pipeline.outputs import Frame
 from textdiff.pipeline.run import BATCH
@@ -152,28 +156,38 @@ class Worker:
             raise _Left
 
     def _work(self, tickets: list[Ticket]) -> None:
-        self._at_work, texts, began = list(tickets), sum(one.texts for one in tickets), time.monotonic()
-        first, jobs = tickets[0], [one.job for one in tickets]
-        self.count(first.verb.name, texts)
+        texts, began = sum(one.texts for one in tickets), time.monotonic()
+        self.count(tickets[0].verb.name, texts)
+        left = list(tickets)
+        try:
+            for one, result in sheltered(tickets, self._done):
+                left.remove(one)
+                if isinstance(result, Exception) and not isinstance(result, AskedError):
+                    self._say(result)
+                one.deliver(result)
+            self._deliver(left, Stopped())
+        except Exception as error:  # memory or the device fails, which must not end the service
+            self._say(error)
+            self._deliver(left, error)
+        self._pace += 0.2 * ((time.monotonic() - began) / texts - self._pace)
+
+    def _done(self, tickets: Sequence[Ticket]) -> Iterator[tuple[int, Any]]:
+        """The results of tickets by their numbers, as long as somebody waits for one."""
+        self._at_work = list(tickets)
 
         def watch(k: int, frame: Frame) -> None:
             if (show := tickets[k].show) is not None:
                 show(frame)
 
-        watched = watch if any(one.show for one in tickets) else None
-        try:
-            for k, result in done(self.pipe, first.verb, jobs, first.shared, watched):
+        first, watched = tickets[0], watch if any(one.show for one in tickets) else None
+        with contextlib.suppress(_Left):
+            for k, result in done(self.pipe, first.verb, [one.job for one in tickets], first.shared, watched):
                 self._at_work.remove(tickets[k])
-                tickets[k].deliver(result)
-        except _Left:
-            self._deliver_to_all(Stopped())
-        except Exception as error:  # a fault of the model or of ours, which must not end the service
-            self.log(str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}")
-            self._deliver_to_all(error)
-        self._pace += 0.2 * ((time.monotonic() - began) / texts - self._pace)
+                yield k, result
 
-    def _deliver_to_all(self, what: Exception) -> None:
-        """To those that are at work still."""
-        for one in self._at_work:
+    def _say(self, error: Exception) -> None:
+        self.log(str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}")
+
+    def _deliver(self, tickets: Sequence[Ticket], what: Exception) -> None:
+        for one in tickets:
             one.deliver(what)
-        self._at_work = []

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textdiff.core.errors import AskedError
 from textdiff.shaping.match.expression import Chars, Either, Expression, Repeat, Then
+from textdiff.shaping.match.kept import Kept
 
 MOST_PARTS = 40_000  # characters and sets of an expression, every repetition written out
 MOST_MOVES = 1_500_000  # of nodes, while the deterministic automaton is made
 MOST_STATES = 8_000  # of the deterministic automaton
+MOST_ENTRIES = 1 << 24  # states times classes, of characters or of tokens
 Table = NDArray[np.int64]
 
 
@@ -41,18 +43,12 @@ class Automaton:
         """S."""
         return len(self.following) - 1
 
-    @cached_property
-    def _read(self) -> dict[str, Table]:
-        return {"": np.arange(self.states + 1)}
-
     def after(self, text: str) -> Table:
         """The state after a text, from each state, (S + 1,)."""
-        if text not in self._read:
-            state = self._read[""]
-            for character in text:
-                state = self.following[state, self.class_of[character]]
-            self._read[text] = state
-        return self._read[text]
+        state = np.arange(self.states + 1)
+        for character in text:
+            state = self.following[state, self.class_of[character]]
+        return state
 
     def matches(self, text: str) -> bool:
         """Whether the whole of a text is accepted."""
@@ -75,9 +71,16 @@ class Automaton:
             at = max(at + 1, ends[at])
 
 
-@lru_cache(maxsize=64)
+_AUTOMATA: Kept[Automaton] = Kept(64 << 20)
+_TOKENS: Kept[Tokens] = Kept(128 << 20, count=16)
+
+
 def automaton(expression: Expression, alphabet: frozenset[str]) -> Automaton:
     """The automaton of an expression over the characters of an alphabet; AskedError where it would be too large."""
+    return _AUTOMATA.get((expression, alphabet), lambda: _automaton(expression, alphabet))
+
+
+def _automaton(expression: Expression, alphabet: frozenset[str]) -> Automaton:
     nodes = _Nodes()
     start, end = nodes.add(), nodes.add()
     nodes.connect(expression, start, end)
@@ -211,7 +214,7 @@ def _determined(
             if goal and goal not in index:
                 index[goal] = len(states)
                 states.append(goal)
-                if len(states) > MOST_STATES:
+                if len(states) > MOST_STATES or len(states) * size > MOST_ENTRIES:
                     raise AskedError(
                         f"the expression needs more than {MOST_STATES} states to be checked from left to right; let it count less, "
                         f"above all behind parts that overlap, such as .*a.{{20}}"
@@ -273,9 +276,12 @@ class Tokens:
     written: NDArray[np.bool_]  # (forms, K) whether a class is written in a form
 
 
-@lru_cache(maxsize=16)
 def tokens_in(machine: Automaton, spelling: Spelling) -> Tokens:
     """The tokens of a vocabulary in an automaton over its characters."""
+    return _TOKENS.get((machine, spelling), lambda: _tokens_in(machine, spelling))
+
+
+def _tokens_in(machine: Automaton, spelling: Spelling) -> Tokens:
     parts = [_of_form(machine, form) for form in spelling.forms]
     index: dict[tuple[int, ...], int] = {(0,) * len(parts): 0}
     of_token = [index.setdefault(kinds, len(index)) for kinds in zip(*(kind for _, kind in parts), strict=True)]
@@ -305,8 +311,16 @@ def _of_form(machine: Automaton, texts: Sequence[str]) -> tuple[Table, list[int]
         if key not in index:
             index[key] = len(columns)
             columns.append(states[-1])
+            _check_size(len(columns) * len(nowhere))
         kind[read] = index[key]
     return np.stack(columns), [kind[read] for read in reads]
+
+
+def _check_size(entries: int) -> None:
+    if entries > MOST_ENTRIES:
+        raise AskedError(
+            "the expression tells too many tokens apart in too many states; write sets such as [a-z] for what can be alike"
+        )
 
 
 def distinct(rows: Table) -> tuple[Table, Table]:
