@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_images
 from tiny import QUATRAIN, poem_model
 
 from textdiff import cli
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.data.records import records
 from textdiff.networks.folder import TextModel
+from textdiff.networks.images import ImageModel
 from textdiff.pipeline.text import TextPipeline
 
 ONELINE = QUATRAIN.replace("\n", "")
@@ -142,6 +144,15 @@ def test_a_harmful_folder_is_refused_in_a_sentence(folder, what):
         assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
+@pytest.mark.parametrize("key", ["layers_per_block", "norm_num_groups"])
+def test_a_model_of_images_that_says_of_more_layers_than_it_has_weights_is_refused_at_once(key, tmp_path):
+    pytest.importorskip("diffusers")
+    small_images.model().save_pretrained(tmp_path / "images")
+    edit(tmp_path / "images" / "config.json", **{key: HUGE})
+    with pytest.raises(ModelError, match=f"config.json has {key} {HUGE}, and there are [0-9]+ weights"):
+        ImageModel.from_pretrained(tmp_path / "images")
+
+
 @pytest.mark.parametrize("text", ["床" * 10_000_000, '{"text": "' + "床" * 10_000_000 + '"}'], ids=["plain", "JSON"])
 def test_a_line_of_ten_million_characters_is_refused_by_its_length(tmp_path, text):
     (tmp_path / "long.txt").write_text(text + "\n", encoding="utf-8")
@@ -149,10 +160,11 @@ def test_a_line_of_ten_million_characters_is_refused_by_its_length(tmp_path, tex
         list(records(tmp_path / "long.txt"))
 
 
-@pytest.mark.parametrize("verb", ["fill", "score"])
+@pytest.mark.parametrize("verb", ["fill", "score", "check"])
 def test_a_text_of_two_hundred_thousand_characters_is_refused_in_a_short_line(verb, tmp_path, capsys, folder):
     (tmp_path / "long.txt").write_text("床□" * 100_000, encoding="utf-8")
-    assert cli.main([verb, "--file", str(tmp_path / "long.txt"), "--model", str(folder)]) == 2
+    words = [] if verb == "check" else ["--model", str(folder)]
+    assert cli.main([verb, "--file", str(tmp_path / "long.txt"), *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and len(err) < 2000
 

@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from textdiff.core.errors import ModelError
 from textdiff.networks.saving import interrupted
 
@@ -20,6 +22,7 @@ DESCRIPTION = "textdiff.json"
 CARD = "README.md"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")  # owner/name; the oldest models of the hub have no owner
+FEW = 100  # layers that any network may have
 
 
 def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path, str]:
@@ -128,3 +131,23 @@ def not_finite(name: str) -> ModelError:
         f"{name}: the network's answer is no number; its weights are damaged, or it was trained too fast: "
         f"take an earlier checkpoint, or train again at a lower rate"
     )
+
+
+def check_layers(folder: Path, config: Mapping[str, Any], name: str) -> None:
+    """ModelError where config.json says of more layers than there are weights; to make such a network could take forever."""
+    weights = 0
+    try:
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                weights += len(list(file.keys()))
+    except Exception as error:
+        raise ModelError(
+            f"{name}: the weights cannot be read ({first_line(error)}); copy or save the model again"
+        ) from error
+    for key, value in config.items():
+        counts = ("layer" in key or "group" in key) and isinstance(value, (int, float))
+        if counts and value > max(weights, FEW):
+            raise ModelError(
+                f"{name}: config.json has {key} {str(value)[:30]}, and there are {weights} weights; "
+                f"these files belong to different models, copy or save the model again"
+            )

@@ -36,6 +36,7 @@ from textdiff.networks.denoiser import denoiser
 from textdiff.networks.files import (
     DESCRIPTION,
     check_format,
+    check_layers,
     describe,
     describes_images,
     first_line,
@@ -381,6 +382,7 @@ def _check_fields(fields: Mapping[str, Any], name: str) -> None:
 def _read_tensors(folder: Path, device: torch.device | str, name: str) -> tuple[nn.Module, dict[str, Tensor] | None]:
     """The network, and the law of F_1(x0) where there is one."""
     kind = _unet_class()
+    check_layers(folder, read_json(folder / kind.config_name, name), name)
     try:
         network, about = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True

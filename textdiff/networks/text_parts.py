@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from textdiff.core.errors import ModelError
 from textdiff.core.schedules import SCHEDULES
-from textdiff.networks.files import DESCRIPTION, check_format, first_line, read_json
+from textdiff.networks.files import DESCRIPTION, check_format, check_layers, first_line, read_json
 from textdiff.networks.lean.network import read_encoder
 from textdiff.networks.lean.tokenizer import read_tokenizer
 from textdiff.networks.masked_lm import HEADS
@@ -24,7 +23,6 @@ from textdiff.processes import of_data
 SLOTS = ("form", "process", "level", "dynasty", "title")
 USUALLY_TOLD = SLOTS[:3]
 SCHEDULE = "sqrt"
-FEW = 100  # layers that any network may have
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -59,7 +57,7 @@ def read_description(folder: Path, name: str) -> tuple[str, dict[str, Any]]:
             f"{name}: model.safetensors is missing; save the model with safetensors (pickles are not read)"
         )
     _check_files(folder, name)
-    _check_layers(folder, config, name)
+    check_layers(folder, config, name)
     return kind, described
 
 
@@ -72,26 +70,6 @@ def _check_files(folder: Path, name: str) -> None:
         if not isinstance(file, str) or Path(file).name != file or "\\" in file:
             raise ModelError(
                 f"{name}: {index.name} names {file!r}, which is no file of the folder; copy or save the model again"
-            )
-
-
-def _check_layers(folder: Path, config: Mapping[str, Any], name: str) -> None:
-    """ModelError where config.json says of more layers than there are weights; to make such a network could take forever."""
-    weights = 0
-    try:
-        for path in folder.glob("*.safetensors"):
-            with safe_open(path, framework="pt") as file:
-                weights += len(list(file.keys()))
-    except Exception as error:
-        raise ModelError(
-            f"{name}: the weights cannot be read ({first_line(error)}); copy or save the model again"
-        ) from error
-    for key, value in config.items():
-        counts = ("layer" in key or "group" in key) and isinstance(value, (int, float))
-        if counts and value > max(weights, FEW):
-            raise ModelError(
-                f"{name}: config.json has {key} {str(value)[:30]}, and there are {weights} weights; "
-                f"these files belong to different models, copy or save the model again"
             )
 
 

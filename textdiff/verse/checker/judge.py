@@ -36,6 +36,8 @@ from textdiff.verse.checker.tones import (
 from textdiff.verse.forms import FORMS, SEQUENCES, Form, get_form, guess_form, line_template, split_at_punctuation
 from textdiff.verse.sounds import Reading, rhyme_name
 
+LONGEST = 10_000  # characters; 离骚 has 2,490
+
 
 def check(
     text: str, form: str | Form | None = None, *, pronounce: Mapping[int | str, str | Reading] | None = None
@@ -46,6 +48,10 @@ def check(
     said which needs no template.  `pronounce` decides readings: keys are 'line:position', the number of a character (from 1), or a
     character, for everywhere it stands; values a tone (平 上 去 入, or 仄) or a reading (平寒, Reading('平', '寒')).
     """
+    if len(text) > LONGEST:
+        raise AskedError(
+            f"text has {len(text)} characters and begins {text[:8]!r}; at most {LONGEST} are checked as one poem, give one at a time"
+        )
     if form is None:
         form = guess_form(text)
     elif not isinstance(form, Form):
