@@ -321,3 +321,13 @@ def test_two_branches_at_one_point_draw_apart_and_do_not_shift_what_follows():
 def test_weights_of_short_logits_are_those_of_the_same_numbers_in_float32(dtype):
     logits = torch.linspace(-9, 0, 50).to(dtype)[None]
     assert torch.equal(unnormalised(logits), unnormalised(logits.float()))
+
+
+def test_a_chain_draws_what_as_many_single_draws_would():
+    weights = [torch.rand(4, 9, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    at = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 5, 0, 2])
+    rng, other = Rng([5, 6, 7]), Rng([5, 6, 7])
+    rng.uniform(1), other.uniform(1)
+    drawn = rng.chain(3, lambda k, before: weights[k], at)
+    assert torch.equal(torch.stack(drawn), torch.stack([other.weighted(one, at=at) for one in weights]))
+    assert torch.equal(rng.uniform(2), other.uniform(2))

@@ -27,7 +27,9 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _BUFFER = 64
 _BLOCK = 64
+_FEW = 512  # weights that are summed on one level
 PIECE = 512  # rows of logits handled at a time
+_LEAST = torch.tensor(-torch.inf, dtype=torch.float64)
 
 
 def philox(counter: Sequence[Any], key: Sequence[Any], rounds: int = 10) -> tuple[Any, ...]:
@@ -41,14 +43,11 @@ def philox(counter: Sequence[Any], key: Sequence[Any], rounds: int = 10) -> tupl
     pairs: Any = numpy.array([_MULTIPLIERS, _WEYL]).reshape(2, 2, *[1] * words[0].ndim)
     factor, weyl = pairs if of_numpy else torch.as_tensor(pairs, device=words[0].device)
     swapped: Any = slice(None, None, -1) if of_numpy else [1, 0]  # numpy alone can walk backwards
-    even, odd, keys = (
-        kit.stack(words[::2]),
-        kit.stack(words[1::2]),
-        kit.stack(tuple(key)),
-    )  # c0 and c2, c1 and c3, k0 and k1
-    for _ in range(rounds):
+    even, odd = kit.stack(words[::2]), kit.stack(words[1::2])  # c0 and c2, c1 and c3
+    turn = kit.arange(rounds).reshape(-1, *[1] * factor.ndim)
+    for keys in (kit.stack(tuple(key)) + weyl * (turn if of_numpy else turn.to(weyl.device))) & _LOW:  # k0 and k1
         product = (even * factor)[swapped]  # 64 bits, of which wrapping keeps all
-        even, odd, keys = (product >> 32) & _LOW ^ odd ^ keys, product & _LOW, (keys + weyl) & _LOW
+        even, odd = (product >> 32) & _LOW ^ odd ^ keys, product & _LOW
     return even[0], odd[0], even[1], odd[1]
 
 
@@ -100,12 +99,12 @@ class Rng:
 
     # -- bits ---------------------------------------------------------------------------------------------------------
 
-    def _uniform(self, rows: Any, position: Tensor) -> Tensor:
-        """U(0, 1) at positions of the rows that `rows`, an index, takes: the two broadcast."""
+    def _uniform(self, rows: Any, position: Tensor, calls: Tensor | None = None) -> Tensor:
+        """U(0, 1) at positions of the rows that `rows`, an index, takes: the two broadcast, and with the numbers of `calls`."""
         key, stream, turn = (_native(part)[rows] for part in (self.keys, self.streams, self.turns))
         place = _native(position)
-        draw = place * 0 + (self.counter & _LOW)
-        self.counter += 1
+        draw = place * 0 + (self.counter & _LOW) if calls is None else (_native(calls) + self.counter) & _LOW
+        self.counter += 1 if calls is None else len(calls)
         words = philox((place, draw, stream & _LOW, turn & _LOW), (key & _LOW, (key >> 32) & _LOW))
         return unit(words[0], words[1])
 
@@ -120,6 +119,11 @@ class Rng:
     def uniform_at(self, rows: Tensor, positions: Tensor) -> Tensor:
         """U(0, 1) for flat (row, position) pairs, (N,), float64: what `uniform(L)` would hold there."""
         return self._uniform(_native(rows), positions)
+
+    def _uniforms_at(self, n: int, rows: Tensor, positions: Tensor) -> Tensor:
+        """What n calls of `uniform_at` would give, (n, N)."""
+        calls = torch.arange(n, device=self.keys.device)[:, None]
+        return self._uniform((None, _native(rows)), positions[None], calls)
 
     def _scalar(self) -> Tensor:
         """One U(0, 1) per row, (B,), from a block that serves many calls."""
@@ -186,9 +190,24 @@ class Rng:
         are never drawn; a row of −inf alone is an error of the caller's.
         """
         u = self._scalar() if at is None else self.uniform_at(*at)
+        if not callable(logits) and len(u) <= PIECE:
+            return inverse_cdf(unnormalised(logits), u)
         read = logits if callable(logits) else logits.__getitem__
         pieces = torch.arange(len(u), device=u.device).split(PIECE)
         return torch.cat([inverse_cdf(unnormalised(read(index)), u[index]) for index in pieces])
+
+    def chain(self, n: int, weights: Callable[[int, Tensor | None], Tensor], at: tuple[Tensor, ...]) -> list[Tensor]:
+        """n draws like `weighted`, one after the other: the k-th from weights(k, what was drawn before or None) (N, V), each (N,)."""
+        drawn: Tensor | None = None
+        result = []
+        for k, u in enumerate(self._uniforms_at(n, *at)):
+            drawn = inverse_cdf(weights(k, drawn), u)
+            result.append(drawn)
+        return result
+
+    def weighted(self, weights: Tensor, at: tuple[Tensor, ...] | None = None) -> Tensor:
+        """Ids in proportion to weights ≥ 0: (B, V) → (B,), or with `at` = (rows, positions) (N, V) → (N,)."""
+        return inverse_cdf(weights, self._scalar() if at is None else self.uniform_at(*at))
 
 
 def unit(high: Any, low: Any) -> Tensor:
@@ -211,22 +230,22 @@ def order_to_ranks(key: Tensor, free: Tensor) -> Tensor:
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """The index i with F(i−1) ≤ u·F(V−1) < F(i), for nonnegative weights (N, V) and u (N,) in (0, 1)."""
     n, v = weights.shape
-    if v <= _BLOCK:
+    if v <= _FEW:
         cumulative = weights.double().cumsum(-1)
-        return _cell(cumulative, u * cumulative[:, -1])[:, 0]
-    blocks = torch.nn.functional.pad(weights, (0, -v % _BLOCK)).view(n, -(-v // _BLOCK), _BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (N, V/64)
-    target = u * sums[:, -1]
-    block = _cell(sums, target)
-    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+        return _cell(cumulative, u[:, None] * cumulative[:, -1:])[:, 0]
+    blocks = torch.nn.functional.pad(weights, (0, -v % _BLOCK)) if v % _BLOCK else weights
+    blocks = blocks.view(n, -(-v // _BLOCK), _BLOCK)
+    sums = torch.nn.functional.pad(blocks.sum(-1, dtype=torch.float64).cumsum(-1), (1, 0))  # (N, 1 + V/64)
+    target = u[:, None] * sums[:, -1:]
+    block = _cell(sums[:, 1:], target)
     inside = blocks.gather(1, block[:, :, None].expand(-1, 1, _BLOCK))[:, 0].double()  # (N, 64)
-    return (block * _BLOCK + _cell(inside.cumsum(-1), target - before[:, 0]))[:, 0]
+    return (block * _BLOCK + _cell(inside.cumsum(-1), target - sums.gather(1, block)))[:, 0]
 
 
 def _cell(cumulative: Tensor, target: Tensor) -> Tensor:
-    """How many of the cumulative sums (N, K) the target (N,) has reached, (N, 1), but after rounding never past the last mass."""
-    reached = (cumulative <= target[:, None]).sum(-1, keepdim=True)
-    return torch.minimum(reached, (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True))
+    """How many of the cumulative sums (N, K) the target (N, 1) has reached, (N, 1), but after rounding never past the last mass."""
+    short = torch.nextafter(cumulative[:, -1:], _LEAST)  # a target that is the whole mass
+    return torch.searchsorted(cumulative.contiguous(), torch.minimum(target, short), right=True)
 
 
 def survivors(seeds: Sequence[int], rate: float, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:

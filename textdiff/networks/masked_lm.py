@@ -115,9 +115,14 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         first, last = (edge.expand(len(x), -1) for edge in edges)
         ids = torch.cat([fill(condition[rows], text, level), first, text, last], 1)  # (R, P + a + L + b)
         encoded = place  # which of the rows that are encoded each position is in
+        asked = at[1]  # columns of the text whose hidden states are computed, in the rows `encoded`
         alike = reading.by_ids and x_t.shape[1] >= fewest and len(rows) > 1 and not torch.is_grad_enabled()
+        same: Tensor | None = (
+            None  # where all rows are equal, each column is computed once: which of them a position has
+        )
         if alike and bool((ids == ids[:1]).all()):
-            ids, encoded = ids[:1], torch.zeros_like(place)
+            asked, same = asked.unique(return_inverse=True)
+            ids, encoded = ids[:1], torch.zeros_like(asked)
         live = ids != pad
         full = bool(live.all())
         column = there = torch.arange(ids.shape[1], device=x.device)  # where each column went, and those that are left
@@ -140,8 +145,8 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         hidden = None
         if len(ids):
             keyed.reading(rows[: len(ids)], there, ids.shape[1])
-            several = filled_up(torch.arange(len(place), device=x.device), fewest)
-            hidden = encode((encoded[several], column[offset + at[1][several]]), **inputs)
+            several = filled_up(torch.arange(len(asked), device=x.device), fewest)
+            hidden = encode((encoded[several], column[offset + asked[several]]), **inputs)
 
         def read(index: Tensor) -> Tensor:
             if hidden is None or not len(index):
@@ -150,7 +155,11 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
             row, there = place[several], at[1][several]
             with context():
                 evidence = reading.evidence(x[row, there], level[row, there])
-                logits = to_logits(hidden(several))
+                if same is None:
+                    logits = to_logits(hidden(several))
+                else:
+                    once, back = same[several].unique(return_inverse=True)
+                    logits = to_logits(hidden(filled_up(once, fewest)))[back]
             scores = (logits.float() + evidence)[: len(index)]  # a sum is cheaper than a fill
             # Training looks at its loss itself, and a forward that is differentiated must not wait for this.
             if not torch.is_grad_enabled() and not bool(scores.amax(-1).isfinite().all()):

@@ -120,15 +120,18 @@ class Restricted(OnlyDrawn):
     @cached_property
     def q(self) -> Tensor:
         """q̃ at the base's positions, with the floor (3), (N, V)."""
-        kept = self.base.logits().masked_fill(self.barred, -torch.inf)
+        logits, floor = self.base.logits(), math.log(LEAST)
+        kept = logits + torch.where(self.barred, -torch.inf, 0.0).to(logits.dtype)  # a sum is cheaper than a fill
         top = kept.amax(-1, keepdim=True)
-        kept = kept - torch.where(top > -torch.inf, top, 0.0)
-        floor = math.log(LEAST)
-        deep = (kept < floor) & ~self.barred
+        kept -= torch.where(top > -torch.inf, top, 0.0)
+        least = torch.maximum(kept, torch.where(self.barred, 0.0, -torch.inf).to(logits.dtype)).amin(-1)
+        rows = (least < floor).nonzero()[:, 0]  # those that have a token under the floor
         q = torch.exp(kept)
-        if deep.any():
-            q[deep] = torch.exp(floor - TAIL * torch.log1p(floor - kept[deep]).clamp(max=DEEPEST))
-        return q / q.sum(-1, keepdim=True)
+        if len(rows):
+            deep = (kept[rows] < floor) & ~self.barred.expand_as(kept)[rows]
+            tail = floor - TAIL * torch.log1p(floor - kept[rows]).clamp(max=DEEPEST)
+            q[rows] = torch.where(deep, tail.exp(), q[rows])
+        return q.div_(q.sum(-1, keepdim=True))
 
     def log_kept(self) -> Tensor:
         """Σ over the asked positions of log k_i of (2), (B,) float64."""

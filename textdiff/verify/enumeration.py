@@ -130,11 +130,20 @@ class Enumerating(Rng):
         return chosen[:, :-1]
 
     def categorical(self, logits: Tensor | Callable[[Tensor], Tensor], at: Positions | None = None) -> Tensor:
+        read = logits(torch.arange(len(at[0]))) if callable(logits) and at is not None else logits
+        return self.weighted(unnormalised(read), at)  # type: ignore[arg-type]
+
+    def chain(self, n: int, weights: Callable[[int, Tensor | None], Tensor], at: Positions) -> list[Tensor]:
+        result: list[Tensor] = []
+        for k in range(n):
+            result.append(self.weighted(weights(k, result[-1] if k else None), at))
+        return result
+
+    def weighted(self, weights: Tensor, at: Positions | None = None) -> Tensor:
         if at is None:
-            return self.choose(unnormalised(logits))  # type: ignore[arg-type]
-        rows = at[0]
+            return self.choose(weights)
+        table, rows = weights, at[0]
         index = torch.arange(len(rows))
-        table = unnormalised(logits(index) if callable(logits) else logits)
         slot = index - torch.searchsorted(rows, rows)  # the number of the draw within its row
         result = torch.zeros_like(rows)
         for k in range(self.length):

@@ -28,7 +28,7 @@ from textdiff.core.contracts import Positions, Predictor, Query
 from textdiff.core.predictions import TokenPredictor
 from textdiff.core.rng import Rng
 from textdiff.shaping.restricted import Restricted, asked_of
-from textdiff.verse.joint import Joint
+from textdiff.verse.joint import Ends, Joint
 from textdiff.verse.law import LETTERS, LEVEL, Law, W, present
 from textdiff.verse.rhymes import RhymeTable
 
@@ -110,17 +110,16 @@ class RestrictedPrediction(Restricted):
         law, (rows, positions) = self.law, self.base.at
         keep = where[rows, positions].nonzero()[:, 0]
         rows, positions = rows[keep], positions[keep]
-        fits = law.fitting[letter[rows, positions] - LEVEL]
-        logits = torch.where(fits, self.q[keep], 0.0).log()
+        weights = self.q[keep] * law.fitting[letter[rows, positions] - LEVEL]
         if not law.no_repeat:
-            return x.index_put((rows, positions), rng.categorical(logits, at=(rows, positions)))
+            return x.index_put((rows, positions), rng.weighted(weights, at=(rows, positions)))
         for column in range(x.shape[1]) if rng.lockstep else positions.unique().tolist():
             here = (positions == column).nonzero()[:, 0]
             at = (rows[here], positions[here])
             rng.counter = column  # whichever columns the other rows ask for
             waiting = where & (torch.arange(x.shape[1], device=x.device) >= column)
             barred = present(torch.where(waiting, law.unread, x), len(law.letter))[rows[here]]
-            token = rng.categorical(logits[here].masked_fill(barred, -torch.inf), at=at)
+            token = rng.weighted(weights[here].masked_fill(barred, 0.0), at=at)
             x = x.index_put(at, token)
         return x
 
@@ -166,23 +165,20 @@ class RestrictedPrediction(Restricted):
     def _joint(self) -> Joint:
         law, at, q = self.law, self.base.at, self.q
         letters = one_hot(law.known(self.base.known), LETTERS).double()
-        letters = letters.index_put(at, (q @ one_hot(law.letter, LETTERS).to(q.dtype)).double())
-        words = None if law.rhymes is None else _end_weights(law, law.rhymes, self.base.known, at, q)
+        letters = letters.index_put(at, (law.lettering.to(q.dtype) @ q.T).T.double())
+        words = None if law.rhymes is None else _ends(law, law.rhymes, self.base.known, at, q)
         return Joint(law, self.opened, self.asked & self.opened, letters, words)
 
 
-def _end_weights(law: Law, table: RhymeTable, known: Tensor, at: Positions, q: Tensor) -> tuple[Tensor, Tensor]:
-    """At the law's R ends: weights of the C rhyme tokens (B, R, C), and whether a token or a law is known (B, R) bool.
-
-    `known` (B, L) are the tokens that stand, q (N, V) the laws at the positions `at`.
-    """
+def _ends(law: Law, table: RhymeTable, known: Tensor, at: Positions, q: Tensor) -> Ends:
+    """What stands at the law's ends in `known` (B, L), and q (N, V), the laws at the positions `at`."""
     ends = torch.tensor(law.ends, device=known.device)
-    size = len(table.tokens)
-    weights = one_hot(table.place[known[:, ends]], size + 1)[..., :size].double()
-    there = law.known(known[:, ends]) != W
+    standing = known[:, ends]
     slot = torch.full((known.shape[1],), -1, device=known.device)
     slot[ends] = torch.arange(len(ends), device=known.device)
     chosen = (slot[at[1]] >= 0).nonzero()[:, 0]
     where = (at[0][chosen], slot[at[1][chosen]])
-    weights = weights.index_put(where, q[chosen][:, table.tokens].double())
-    return weights, there.index_put(where, torch.tensor(True, device=known.device))
+    weights = torch.zeros(*standing.shape, len(table.tokens), dtype=torch.float64, device=known.device)
+    weights[where] = q[chosen].index_select(1, table.tokens).double()
+    there = (law.known(standing) != W).index_put(where, torch.tensor(True, device=known.device))
+    return Ends(weights, table.place[standing], there)

@@ -53,6 +53,17 @@ from textdiff.verse.rhymes import OpenWords
 WAYS = 3  # in which the first line may end
 
 
+class Ends(NamedTuple):
+    """What is said of the R ends of B texts: C rhyme tokens by a prediction, or a token that stands."""
+
+    weights: Tensor  # (B, R, C) of an open end, float64; 0 elsewhere
+    place: Tensor  # (B, R) of the token that stands, in the table of the rhyme words
+    known: Tensor  # (B, R) bool: there is a prediction, or a token with a reading stands
+
+    def rows(self, index: Tensor) -> Ends:
+        return self if len(index) == len(self.place) else Ends(*(part[index] for part in self))
+
+
 class Sums(NamedTuple):
     """What forward–backward keeps for the draw; n is the number of sequences."""
 
@@ -69,13 +80,13 @@ class Joint:
     open: Tensor  # (B, L) bool: there is a prediction
     asked: Tensor  # (B, L) bool: some of them, which are to be drawn
     letters: Tensor  # (B, L, 4) m_i(c), float64
-    words: (
-        tuple[Tensor, Tensor] | None
-    )  # at the law's R ends: weights of the rhyme tokens (B, R, C); what is known (B, R) bool
+    words: Ends | None
 
     def rows(self, index: Tensor) -> Joint:
-        """The rows index (n,)."""
-        words = None if self.words is None else (self.words[0][index], self.words[1][index])
+        """The rows index (n,), in order."""
+        if len(index) == len(self.open):
+            return self
+        words = None if self.words is None else self.words.rows(index)
         return Joint(self.law, self.open[index], self.asked[index], self.letters[index], words)
 
     def with_tokens(self, x: Tensor) -> Joint:
@@ -84,9 +95,8 @@ class Joint:
         sure = one_hot(law.letter[x], LETTERS).double()
         letters = torch.where(self.asked[..., None], sure, self.letters)
         if words is not None and law.rhymes is not None:
-            ends, size = list(law.ends), len(law.rhymes.tokens)
-            certain = one_hot(law.rhymes.place[x[:, ends]], size + 1)[..., :size].double()
-            words = (torch.where(self.asked[:, ends][..., None], certain, words[0]), words[1])
+            ends = list(law.ends)
+            words = words._replace(place=torch.where(self.asked[:, ends], law.rhymes.place[x[:, ends]], words.place))
         return replace(self, open=self.open & ~self.asked, letters=letters, words=words)
 
     def log_mass(self) -> Tensor:
@@ -101,7 +111,7 @@ class Joint:
         """
         law = self.law
         terms, _, sums = self._terms(torch.zeros_like(self.asked[:, 0]))
-        place = rng.categorical(terms.flatten(1).log())
+        place = rng.weighted(terms.flatten(1))
         way = place % WAYS
         letter = self._draw_letters(place // WAYS, sums, rng)
         if law.rhymes is None:
@@ -125,33 +135,32 @@ class Joint:
     def _forward(self, letters: Tensor) -> list[Tensor]:
         """α_j of (1), (B, lines, S) for j = 0 … width."""
         law = self.law
-        alpha = letters.new_zeros(*letters.shape[:2], len(law.states))
+        none = letters.new_zeros(*letters.shape[:2], len(law.states))
+        alpha = none.clone()
         alpha[..., 0] = 1.0
         result = [alpha]
-        for j in range(law.width):
-            moved = (alpha[..., None] * letters[:, :, j, None, :]).flatten(-2)  # (B, lines, S · 4)
-            alpha = torch.zeros_like(alpha).index_add(-1, law.following[j].flatten(), moved)
+        for letter, following in zip(letters.unbind(2), law.following, strict=True):
+            moved = (alpha[..., None] * letter[:, :, None]).flatten(-2)  # (B, lines, S · 4)
+            alpha = none.index_add(-1, following.flatten(), moved)
             result.append(alpha)
         return result
 
     def _over_lines(self, last: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """λ_k of (2), γ_k of (3) and the log of what the γ were divided by (B,), from α_width (B, lines, S)."""
-        law, sets = self.law, torch.arange(2**self.law.sequences, device=last.device)
-        joined = (sets[:, None] & sets).flatten()
-        gamma = last.new_zeros(len(last), len(sets))
+        law = self.law
+        none = last.new_zeros(len(last), 2**law.sequences)
+        gamma = none.clone()
         gamma[:, -1] = 1.0
-        scale = last.new_zeros(len(last))
-        lines, gammas = [], [gamma]
-        for k in range(law.lines):
-            line = torch.zeros_like(gamma).index_add(1, law.kept[k], last[:, k])
-            gamma = torch.zeros_like(gamma).index_add(1, joined, (gamma[:, :, None] * line[:, None]).flatten(1))
-            gamma = gamma * (sets > 0)  # where no sequence is left, the text is not in C
-            total = gamma.sum(-1, keepdim=True)
-            gamma = gamma / torch.where(total > 0, total, 1.0)
-            scale = scale + total[:, 0].log()
+        lines, gammas, totals = [], [gamma], []
+        for kept, ends in zip(law.kept, last.unbind(1), strict=True):
+            line = none.index_add(1, kept, ends)
+            gamma = none.index_add(1, law.joined, (gamma[:, :, None] * line[:, None]).flatten(1))
+            gamma[:, 0] = 0.0  # where no sequence is left, the text is not in C
+            totals.append(gamma.sum(-1, keepdim=True))
+            gamma = gamma / torch.where(totals[-1] > 0, totals[-1], 1.0)
             lines.append(line)
             gammas.append(gamma)
-        return lines, gammas, scale
+        return lines, gammas, torch.cat(totals, 1).log().sum(-1)
 
     def _terms(self, rows: Tensor) -> tuple[Tensor, Tensor, Sums]:
         """The terms of (4), (B, 2^n, 3), as shares of exp(scale (B,)).
@@ -165,73 +174,83 @@ class Joint:
         lines, gammas, scale = self._over_lines(alphas[-1])
         mass, sums = gammas[-1], Sums(alphas, lines, gammas)
         if law.first is None:
-            only = (mass * self._rhyme_mass(0, rows)[:, None])[..., None]
+            only = (mass * self._rhyme_masses(rows))[..., None]
             return torch.cat([only, 0 * only, 0 * only], -1), scale, sums
         sets = torch.arange(2**law.sequences, device=scale.device)
         rhyming, other = (sets & law.rhyming_first) != 0, (sets & ~law.rhyming_first) != 0
         either = (mass * rhyming).any(-1) & (mass * other).any(-1)
-        rows = rows | (either & self.open[:, list(law.ends)].any(-1))
+        words = self._rhyme_masses(rows | (either & self.open[:, list(law.ends)].any(-1)))
         end = self.letters[:, law.first, :, None]  # (B, 4, 1)
         ways = [
-            ((end[:, Z] + end[:, E]) * other + end[:, W]) * self._rhyme_mass(0, rows)[:, None],
-            (rhyming & ~other) * self._rhyme_mass(1, rows)[:, None],
-            (rhyming & other) * self._rhyme_mass(2, rows)[:, None],
+            ((end[:, Z] + end[:, E]) * other + end[:, W]) * words[:, :1],
+            (rhyming & ~other) * words[:, 1:2],
+            (rhyming & other) * words[:, 2:],
         ]
         return mass[..., None] * torch.stack(ways, -1), scale, sums
 
     def _draw_letters(self, sets: Tensor, sums: Sums, rng: Rng) -> Tensor:
         """Letters (B, L) of texts that keep just these sets of sequences (B,), backwards through (3), (2) and (1)."""
         law, size = self.law, 2**self.law.sequences
-        pairs = torch.arange(size * size, device=sets.device)  # B · size + A
         kept = []
         for k in reversed(range(law.lines)):
-            fits = ((pairs // size) & (pairs % size))[None] == sets[:, None]
-            weight = (sums.gammas[k][:, :, None] * sums.lines[k][:, None]).flatten(1) * fits
-            chosen = rng.categorical(weight.log())
+            fits = law.joined == sets[:, None]  # (B, size²)
+            chosen = rng.weighted((sums.gammas[k][:, :, None] * sums.lines[k][:, None]).flatten(1) * fits)
             sets = chosen // size
             kept.append(chosen % size)
-        fits = law.kept[None] == torch.stack(kept[::-1], 1)[..., None]  # (B, lines, S)
+        fits = law.kept == torch.stack(kept[::-1], 1)[..., None]  # (B, lines, S)
         at = positions_of(torch.ones_like(fits[..., 0]))
-        state = rng.categorical((sums.alphas[-1] * fits).flatten(0, 1).log(), at=at)  # (B · lines,)
-        masses, letters = self._line_letters(), []
-        for j in reversed(range(law.width)):
-            fits = law.following[j].flatten() == state[:, None]  # (B · lines, S · 4)
-            weight = (sums.alphas[j][..., None] * masses[:, :, j, None, :]).flatten(-2).flatten(0, 1) * fits
-            chosen = rng.categorical(weight.log(), at=at)
-            state = chosen // LETTERS
-            letters.append(chosen % LETTERS)
-        return torch.stack(letters[::-1], -1).view_as(self.asked)
+        masses = self._line_letters()
+
+        def weights(k: int, chosen: Tensor | None) -> Tensor:
+            """Of the state at the lines' ends, then of the state before and the letter, from the last place to the first."""
+            if chosen is None:
+                return (sums.alphas[-1] * fits).flatten(0, 1)  # (B · lines, S)
+            state, j = chosen if k == 1 else chosen // LETTERS, law.width - k
+            leads = law.following[j].flatten() == state[:, None]  # (B · lines, S · 4)
+            return (sums.alphas[j][..., None] * masses[:, :, j, None, :]).view(leads.shape) * leads
+
+        _, *letters = rng.chain(1 + law.width, weights, at)
+        return (torch.stack(letters[::-1], -1) % LETTERS).view_as(self.asked)
 
     # -- rhyme words ----------------------------------------------------------------------------------------------------
 
-    def _rhyme_mass(self, way: int, rows: Tensor) -> Tensor:
-        """The mass (B,) of rhyme words, for a way of (4), that share a group and differ.
+    def _rhyme_masses(self, rows: Tensor) -> Tensor:
+        """The mass of rhyme words that share a group and differ, for each way of (4), (B, 3); (B, 1) where there is one way.
 
         Outside `rows` (B,) bool it is 1 or 0 only: whether the words that stand allow it.
         """
-        law = self.law
-        mass = torch.ones_like(self.letters[:, 0, 0])
-        if self.words is None:
+        law, words = self.law, self.words
+        mass = self.letters.new_ones(len(rows), 1 if law.first is None else WAYS)
+        if words is None:
             return mass
-        stands = torch.zeros_like(rows)
-        if way and law.first is not None:
-            end = self.letters[:, law.first]  # an end of which nothing is known, or without a reading, is no rhyme word
-            mass = mass * ((end[:, P] + (end[:, E] if way == 1 else 0.0)) > 0)
-            stands = self.words[1][:, -1] & ~self.open[:, law.first]
-        for there, exact in ((rows.nonzero()[:, 0], True), ((stands & ~rows).nonzero()[:, 0], False)):
+        there = rows.nonzero()[:, 0]
+        if law.first is None:
             if len(there):
-                words = self._open_words(torch.full_like(there, way), there)
-                found = words.mass() if exact else words.possible.double()
-                mass = mass.index_put((there,), found * mass[there])
+                mass[there, 0] = self._open_words(torch.zeros_like(there), there).mass()
+            return mass
+        end = self.letters[:, law.first]  # an end of which nothing is known, or without a reading, is no rhyme word
+        mass[:, 1:] = torch.stack([end[:, P] + end[:, E], end[:, P]], 1) > 0
+        if len(there):
+            mass[there] *= self._open_words(torch.ones_like(there), there).mass_by_last()
+        standing = ~self.open[:, law.first]
+        there = (standing & rows).nonzero()[:, 0]
+        if len(there):  # what stands there is no rhyme word in way 0
+            mass[there, 0] = self._open_words(torch.zeros_like(there), there).mass()
+        there = (standing & words.known[:, -1] & ~rows).nonzero()[:, 0]
+        if len(there):
+            mass[there, 1:] *= self._open_words(torch.ones_like(there), there).possible[:, None]
         return mass
 
     def _open_words(self, way: Tensor, rows: Tensor) -> OpenWords:
         """The rhyme words of `rows` (n,), the first line's end among them where its way (n,) says so."""
         law = self.law
         assert self.words is not None and law.rhymes is not None
-        weights, counts = self.words[0][rows], self.words[1][rows]
+        words, counts = self.words.rows(rows), self.words.known[rows]
+        weights = words.weights
         if law.first is not None:
-            last = weights[:, -1:] * torch.where((way == 2)[:, None, None], law.rhymes.level_only, True)
-            weights = torch.cat([weights[:, :-1], last], 1)
             counts = torch.cat([counts[:, :-1], counts[:, -1:] & (way > 0)[:, None]], 1)
-        return OpenWords.of(law.rhymes, law.distinct, weights, counts, self.open[rows][:, list(law.ends)])
+            doubtful = (way == 2).nonzero()[:, 0]
+            if len(doubtful):
+                weights = weights.index_put((doubtful, torch.tensor(-1)), weights[doubtful, -1] * law.rhymes.level_only)
+        open_ = self.open[rows][:, list(law.ends)]
+        return OpenWords.of(law.rhymes, law.distinct, weights, words.place, counts, open_)

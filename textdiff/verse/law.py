@@ -197,6 +197,17 @@ class Law:
         marked[list(self.ends)] = True
         return marked
 
+    @cached_property
+    def joined(self) -> Tensor:
+        """The intersection of every two sets of sequences, as bits, (2^sequences · 2^sequences,)."""
+        sets = torch.arange(2**self.sequences, device=self.letter.device)
+        return (sets[:, None] & sets).flatten()
+
+    @cached_property
+    def lettering(self) -> Tensor:
+        """Which letter a token has, (4, V) float32 of 0 and 1."""
+        return one_hot(self.letter, LETTERS).T.float().contiguous()
+
     def known(self, x: Tensor) -> Tensor:
         """Letters of x (B, L) where something stands, W where a position is open, (B, L)."""
         return torch.where(x == self.unread, W, self.letter[x])

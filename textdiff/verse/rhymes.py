@@ -28,7 +28,8 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,10 +52,23 @@ class RhymeTable:
     size: Tensor  # (K,) |G|
     member: Tensor  # (C, K) bool: the same pairs as a table
     level_only: Tensor  # (C,) bool: the token has no oblique reading
+    kind: Tensor  # (C,) the kind of a token: those of one kind have the same groups, and are all level only or none is
+    holds: Tensor  # (kinds, K) float64: 1 where a set holds the tokens of a kind
+    level_holds: Tensor  # (kinds, K) the same for the kinds that are level only, 0 for the others
 
-    def masses(self, w: Tensor) -> Tensor:
-        """Σ over the tokens of each set of weights w (n, C), (n, K)."""
-        return w.new_zeros(len(w), len(self.sign)).index_add(1, self.pair_set, w[:, self.pair_token])
+    @cached_property
+    def around(self) -> Tensor:
+        """(C + 1, K) bool: the sets that hold a token; none for the place of a token without a group."""
+        return torch.cat([self.member, torch.zeros_like(self.member[:1])])
+
+    def by_kind(self, w: Tensor) -> Tensor:
+        """Σ over the tokens of each kind of weights w (…, C), (…, kinds).  Times `holds` this is the sum over each set."""
+        flat = w.flatten(0, -2)
+        return (
+            flat.new_zeros(len(flat), len(self.holds))
+            .index_add(1, self.kind, flat)
+            .view(*w.shape[:-1], len(self.holds))
+        )
 
 
 def rhyme_table(groups: Sequence[frozenset[str]], level: Tensor, writable: Tensor, enough: int) -> RhymeTable:
@@ -89,7 +103,12 @@ def rhyme_table(groups: Sequence[frozenset[str]], level: Tensor, writable: Tenso
     place_of[index] = torch.arange(len(tokens), device=device)
     size = torch.tensor([len(chosen) for chosen in numbers], device=device)
     sign = 1.0 - 2.0 * (1 - size % 2).double()
-    return RhymeTable(index, place_of, pair_token, pair_set, sign, size, member, level[index])
+    level_only = level[index]
+    kinds, kind = torch.cat([member, level_only[:, None]], 1).unique(dim=0, return_inverse=True)
+    holds = kinds[:, :-1].double()
+    return RhymeTable(
+        index, place_of, pair_token, pair_set, sign, size, member, level_only, kind, holds, holds * kinds[:, -1:]
+    )
 
 
 @dataclass(frozen=True)
@@ -106,45 +125,71 @@ class OpenWords:
     words: int  # R
 
     @classmethod
-    def of(cls, table: RhymeTable, distinct: bool, weights: Tensor, counts: Tensor, read: Tensor) -> OpenWords:
-        """From weights (n, R, C), which words count (n, R) and which are read from a prediction (n, R), bool.
+    def of(
+        cls, table: RhymeTable, distinct: bool, weights: Tensor, place: Tensor, counts: Tensor, read: Tensor
+    ) -> OpenWords:
+        """From the R words of n texts: which of them count and which are read from a prediction, (n, R) bool.
 
-        A word that counts is open if it is read and stands if it is not; a word that stands has one token's weight.
+        A word that counts is open if it is read, with weights (n, R, C), and stands if it is not, with its `place` (n, R) in
+        the table.
         """
         standing, open_ = counts & ~read, counts & read
-        common = torch.ones(len(counts), len(table.sign), dtype=torch.bool, device=counts.device)
-        used = torch.zeros(len(counts), weights.shape[-1], dtype=torch.bool, device=counts.device)
-        possible = torch.ones(len(counts), dtype=torch.bool, device=counts.device)
-        for k in range(counts.shape[1]):
-            here, one = standing[:, k], weights[:, k] > 0
-            if not here.any():
-                continue
-            possible = possible & ~(here & ~one.any(-1))
-            if distinct:
-                possible = possible & ~(here & (one & used).any(-1))
-            common = common & (table.masses(weights[:, k]).gt(0) | ~here[:, None])
-            used = used | (one & here[:, None])
+        common = (table.around[place] | ~standing[..., None]).all(1)
+        grouped = place < len(table.tokens)
+        possible = (grouped | ~standing).all(-1) & (common.any(-1) | ~standing.any(-1))
+        if distinct:
+            apart = torch.where(standing, place, -1 - torch.arange(place.shape[1], device=place.device))
+            possible = possible & (apart.sort(-1).values.diff(dim=-1) != 0).all(-1)
         order = (~open_).long().argsort(dim=-1, stable=True)[:, : int(open_.sum(-1).max()) if len(counts) else 0]
         open_ = open_.gather(1, order)
-        weights = weights.gather(1, order[..., None].expand(-1, -1, weights.shape[-1]))
-        weights = weights * open_[..., None] * ~(used & distinct)[:, None]
-        possible = possible & (common.any(-1) | ~standing.any(-1))
+        weights = weights[torch.arange(len(order), device=order.device)[:, None], order]
+        if not open_.all():
+            weights = weights * open_[..., None]
+        rows, words = (standing & grouped & distinct).nonzero(as_tuple=True)
+        if len(rows):
+            weights[rows, :, place[rows, words]] = 0.0
         return cls(table, distinct, weights, open_, order, common, possible, counts.shape[1])
+
+    @cached_property
+    def _sums(self) -> Tensor:
+        """Of the product of weights of each block: the sum over the tokens of each kind, (blocks, n, kinds)."""
+        return self.table.by_kind(_products(self.weights, self.distinct))
 
     def mass(self) -> Tensor:
         """Z (n,) of (3); a tiny number where rounding eats a mass that there is."""
-        inner = {block: self.table.masses(product) for block, product in _blocks(self.weights, self.distinct)}
-        total = torch.zeros(self.common.shape, dtype=torch.float64, device=self.common.device)
-        for blocks, sign in partitions(self.weights.shape[1], self.distinct):
-            term = torch.full_like(total, float(sign))
-            for block in blocks:
-                alone = (~self.open[:, block[0], None]) & (len(block) == 1)
-                term = term * torch.where(alone, 1.0, inner[block])
+        return self._mass(self._sums @ self.table.holds, self.open)
+
+    def mass_by_last(self) -> Tensor:
+        """Z (n, 3) by what the last of the R words is, where it is open: no rhyme word, one, or one without an oblique reading."""
+        blocks, last = blocks_of(self.weights.shape[1], self.distinct), (self.slot == self.words - 1) & self.open
+        sums = self._sums @ self.table.holds
+        if not blocks:
+            return self._mass(sums, self.open)[:, None].expand(-1, 3)
+        inside = torch.stack([last[:, list(block)].any(-1) for block in blocks])[..., None]  # (blocks, n, 1)
+        level = torch.where(inside, self._sums @ self.table.level_holds, sums)
+        ways = torch.stack([torch.where(inside, 0.0, sums), sums, level])
+        return self._mass(ways, torch.stack([self.open & ~last, self.open, self.open])).T
+
+    def _mass(self, sums: Tensor, open_: Tensor) -> Tensor:
+        """(3) from the sums of the blocks (…, blocks, n, sets), and which words are open (…, n, K), (…, n)."""
+        blocks, size = blocks_of(self.weights.shape[1], self.distinct), self.weights.shape[1]
+        inner = list(sums.unbind(-3))  # single words come first
+        closed = ~open_[..., None]
+        reach = self.common
+        for k in range(size):
+            reach = reach & ((inner[k] > 0) | closed[..., k, :])
+            inner[k] = torch.where(closed[..., k, :], 1.0, inner[k])
+        of_block = dict(zip(blocks, inner, strict=True))
+        total: Any = 0.0
+        for parts, sign in partitions(size, self.distinct):
+            term: Any = float(sign)
+            for block in parts:
+                term = term * of_block[block]
             total = total + term
-        mass = (total * self.table.sign * self.common).sum(-1)
-        reach = self._reached(self.common, self.weights, self.open)
-        least = reach.any(-1) * LEAST ** (self.open.sum(-1) + 1.0).double()
-        return torch.where(self.open.any(-1), torch.maximum(mass, least), 1.0) * self.possible
+        mass = (total * (self.table.sign * self.common)).sum(-1)
+        count = open_.sum(-1)
+        least = reach.any(-1) * LEAST ** (count + 1.0).double()
+        return torch.where(count > 0, torch.maximum(mass, least), 1.0) * self.possible
 
     def draw(self, size: int, rows: Tensor, rng: Rng) -> Tensor:
         """Tokens (size, R) of a batch of `size` rows, in which these are the rows `rows` (n,); the other rows stay 0."""
@@ -153,14 +198,16 @@ class OpenWords:
         result = torch.zeros(size, self.words, dtype=torch.long, device=common.device)
         for k in range(self.words):  # as many draws whichever rows stand together
             if k >= weights.shape[1]:
-                rng.categorical(torch.zeros(size, 1, device=common.device))
+                rng.weighted(torch.ones(size, 1, dtype=torch.float64, device=common.device))
                 continue
             here, rest, open_ = self.open[:, k, None], weights[:, k + 1 :], self.open[:, k + 1 :]
-            inner = {block: (product, table.masses(product)) for block, product in _blocks(rest, self.distinct)}
+            blocks, products = blocks_of(rest.shape[1], self.distinct), _products(rest, self.distinct)
+            sums = table.by_kind(products) @ table.holds
+            inner = dict(zip(blocks, zip(products, sums, strict=True), strict=True))
             value = weights.new_zeros(len(rows), len(pairs))  # (3) for the words after k, for each pair of token and G
-            for blocks, sign in partitions(rest.shape[1], self.distinct):
+            for parts, sign in partitions(rest.shape[1], self.distinct):
                 term = torch.full_like(value, float(sign))
-                for block in blocks:
+                for block in parts:
                     product, masses = inner[block]
                     left = masses[:, table.pair_set] - (product[:, pairs] if self.distinct else 0.0)
                     alone = (~open_[:, block[0], None]) & (len(block) == 1)
@@ -168,32 +215,40 @@ class OpenWords:
                 value = value + term
             value = value * (table.sign * common)[:, table.pair_set]
             score = weights.new_zeros(len(rows), len(table.tokens)).index_add(1, pairs, value)
-            reach = self._reached(common, rest, open_)
-            able = (reach.double() @ table.member.T.double()) > 0
-            logits = (weights[:, k] * torch.where(able, score.clamp(min=LEAST**2), 0.0)).log()
-            chances = torch.full((size, len(table.tokens)), -torch.inf, dtype=torch.float64, device=common.device)
-            chances[:, 0] = 0.0
-            chances[rows] = torch.where(here, logits, chances[rows])
-            token = rng.categorical(chances)[rows]
+            reach = common
+            for j in range(rest.shape[1]):
+                reach = reach & ((inner[j,][1] > 0) | ~open_[:, j, None])
+            able = (reach.double() @ table.holds.T > 0)[:, table.kind]
+            chances = torch.zeros(size, len(table.tokens), dtype=torch.float64, device=common.device)
+            chances[:, 0] = 1.0
+            chances[rows] = torch.where(
+                here, weights[:, k] * torch.where(able, score.clamp(min=LEAST**2), 0.0), chances[rows]
+            )
+            token = rng.weighted(chances)[rows]
             result[rows, self.slot[:, k]] = torch.where(here[:, 0], table.tokens[token], result[rows, self.slot[:, k]])
             common = torch.where(here, common & table.member[token], common)
             if self.distinct:
                 weights = weights.masked_fill((one_hot(token, len(table.tokens)).bool() & here)[:, None], 0.0)
         return result
 
-    def _reached(self, common: Tensor, weights: Tensor, open_: Tensor) -> Tensor:
-        """The sets of `common` (n, sets) bool in which each open word has some token with weight, (n, sets) bool."""
-        for k in range(weights.shape[1]):
-            common = common & (self.table.masses(weights[:, k]).gt(0) | ~open_[:, k, None])
-        return common
 
-
-def _blocks(weights: Tensor, distinct: bool) -> list[tuple[tuple[int, ...], Tensor]]:
-    """(block, Π of its weights (n, C)) of all blocks that `partitions` uses, from weights (n, K, C)."""
-    n = weights.shape[1]
+@cache
+def blocks_of(n: int, distinct: bool) -> tuple[tuple[int, ...], ...]:
+    """All blocks that `partitions` uses, the smaller ones first."""
     sizes = range(1, (n if distinct else min(n, 1)) + 1)
-    blocks = [block for size in sizes for block in itertools.combinations(range(n), size)]
-    return [(block, weights[:, list(block)].prod(1)) for block in blocks]
+    return tuple(block for size in sizes for block in itertools.combinations(range(n), size))
+
+
+def _products(weights: Tensor, distinct: bool) -> Tensor:
+    """Π of the weights of each block of `blocks_of`, (blocks, n, C), from weights (n, K, C)."""
+    blocks = blocks_of(weights.shape[1], distinct)
+    result = weights.new_empty(len(blocks), len(weights), weights.shape[-1])
+    for k, block in enumerate(blocks):
+        if len(block) == 1:
+            result[k] = weights[:, block[0]]
+        else:
+            torch.mul(result[blocks.index(block[:-1])], weights[:, block[-1]], out=result[k])
+    return result
 
 
 @cache
