@@ -37,7 +37,7 @@ from textdiff.pipeline.page import (
     unknown_in,
 )
 from textdiff.verse import script
-from textdiff.verse.forms import FORMS, HOLE, Form, get_form, guess_form, split_at_punctuation
+from textdiff.verse.forms import FORMS, HOLE, Form, breaks, get_form, guess_form, split_at_punctuation
 from textdiff.verse.names import dynasty_of
 
 __all__ = ["HOLE", "Canvas", "spelled"]
@@ -319,7 +319,7 @@ def _poem(marked: str, model: TextModel, form: Form, *, score: bool = False) -> 
     def write(ids: list[int]) -> Pieces:
         printed = form.layout(read if score else "".join(tokens_of([ids[k] for k in shown.tolist()], model)))
         characters = iter(given)
-        return [(c, next(characters) if split_at_punctuation(c) else None) for c in printed]
+        return [(c, None if breaks(c) else next(characters)) for c in printed]
 
     laid = layouts.of_lines(shown.tolist(), form.starts())
     return Canvas(ids, free, form, write, unknown_in(ids, model), hidden, layout=laid)

@@ -274,7 +274,26 @@ def guess_form(text: str) -> Form | None:
 
 def split_at_punctuation(text: str) -> list[str]:
     """The runs of a text between white space and punctuation; `_` counts as a character, it stands for a hole."""
-    return "".join("\n" if c.isspace() or (unicodedata.category(c)[0] == "P" and c != "_") else c for c in text).split()
+    return text.translate(_BREAKS).split()
+
+
+def breaks(character: str) -> bool:
+    """Whether a text breaks at a character."""
+    return _BREAKS[ord(character)] == "\n"
+
+
+class _Breaks(dict[int, int | str]):
+    """Characters at which a text breaks lead to a line break, others to themselves; the first ones that are met are remembered."""
+
+    def __missing__(self, code: int) -> int | str:
+        c = chr(code)
+        value = "\n" if c.isspace() or (unicodedata.category(c)[0] == "P" and c != "_") else code
+        if len(self) < 1 << 15:
+            self[code] = value
+        return value
+
+
+_BREAKS = _Breaks()
 
 
 TYPES = {"a": "·z·pz", "b": "·p·zz", "A": "·z·pp", "B": "·p·zp"}

@@ -7,13 +7,24 @@ import math
 
 import pytest
 import torch
-from tiny import QUATRAIN, listed, oracle, ordered_model, poem_model, saved, sentence_model
+from tiny import (
+    QUATRAIN,
+    character_tokenizer,
+    listed,
+    network,
+    oracle,
+    ordered_model,
+    poem_model,
+    saved,
+    sentence_model,
+)
 
 import textdiff
 from textdiff import cli
 from textdiff.core.errors import AskedError
 from textdiff.core.likelihood import nelbo
 from textdiff.core.rng import example_seed
+from textdiff.networks.folder import TextModel
 from textdiff.pipeline.score.order import Order
 from textdiff.processes.ascending import Ascending
 from textdiff.shaping.tokens import banned
@@ -21,6 +32,7 @@ from textdiff.shaping.tokens import banned
 LAW = listed(2, 3, 4)
 EXACT = textdiff.TextPipeline(oracle(LAW))
 LEANING = textdiff.TextPipeline(oracle(LAW, lean=0.5))
+LETTERS = "Tbenort,. \n"
 ORDERS = ["left", "right", "random:3", "confidence", None]
 
 
@@ -111,6 +123,31 @@ def test_a_poem_keeps_what_stands_and_nothing_is_written_that_is_no_character():
     assert pipe.restore(QUATRAIN.replace("明月", "□{1,4}"), top=3, width=4)[0].gaps[0].lengths == {2: 1.0}, (
         "the other lengths make no poem"
     )
+
+
+def test_in_english_a_gap_has_the_law_that_the_network_gives_spaces_and_line_breaks_among_its_characters():
+    tokenizer = character_tokenizer(LETTERS)
+    model = TextModel.from_parts(network(len(tokenizer)), tokenizer, processes=("mask",), name="tiny-english")
+    start, behind = " To be,\nor", "ot to be. \n"
+    (found,) = textdiff.TextPipeline(model).restore(f"{start}□□{behind}", top=len(LETTERS) ** 2, width=len(LETTERS))
+    number = tokenizer.convert_tokens_to_ids(list(LETTERS))
+
+    def law_of_hole(text):  # of the first one
+        ids = torch.tensor([tokenizer.convert_tokens_to_ids(["[MASK]" if c == "□" else c for c in text])])
+        with torch.no_grad():
+            return model.model(ids).logits[0, text.index("□"), number].double().softmax(-1).tolist()
+
+    wanted = {
+        one + other: p * q
+        for one, p in zip(LETTERS, law_of_hole(f"{start}□□{behind}"), strict=True)
+        for other, q in zip(LETTERS, law_of_hole(f"{start}{one}□{behind}"), strict=True)
+    }
+    given = law_of(found.gaps[0])
+    assert given == pytest.approx({text: wanted[text] for text in given}, rel=1e-4, abs=1e-9)
+    assert {"\n", " "} < set("".join(given)) and found.gaps[0].covered == pytest.approx(sum(given.values()))
+    assert found.text == start + max(wanted, key=wanted.__getitem__) + behind
+    (ranged,) = textdiff.TextPipeline(model).restore(f"{start}□{{1,3}}{behind}", order="left")
+    assert set(ranged.gaps[0].lengths) == {1, 2, 3} and ranged.text.startswith(start) and ranged.text.endswith(behind)
 
 
 def test_a_writer_restores_in_its_own_order():
