@@ -55,7 +55,15 @@ def test_what_is_no_run_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no loss yet in run" in capsys.readouterr().err
 
 
-def test_a_run_leaves_its_curves_in_its_folder(tmp_path: Path) -> None:
-    path = recipe_file(tmp_path, run={"steps": 2, "log_every": 1, "eval_every": 2})
-    assert main(["train", str(path), "--quiet"]) == 0
-    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+def test_a_run_leaves_its_figures_in_its_folder_at_the_end_of_each_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = recipe_file(tmp_path, run={"steps": 2, "log_every": 1, "eval_every": 2}), tmp_path / "out"
+    for override, lines in (("run.minutes=1e-6", 2), ("run.minutes=60", 4)):  # one loss; two losses and a bound
+        assert main(["train", str(path), "--quiet", override]) == 0
+        capsys.readouterr()
+        assert main(["curves", str(out)]) == 0
+        table = (out / "log.csv").read_text(encoding="utf-8")
+        assert table == capsys.readouterr().out and table.count("\n") == lines
+        assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+        (out / "curves.png").unlink()

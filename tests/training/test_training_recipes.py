@@ -43,7 +43,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, override: st
         ("run.minutes=-1", "at least 0"),
         ("run.patience=0", "at least 1"),
         ("run.recompute=true run.compile=true", "leave one of them out"),
-        ("run.report_to=wandb", "none, tensorboard"),
+        ("run.report_to=comet", "tensorboard, wandb, mlflow"),
         ("optimizer.name=sgd", "adamw, muon"),
         ("optimizer.lr=fast", "expected float"),
         ("optimizer.lr=-1", "at least 0"),

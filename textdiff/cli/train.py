@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from textdiff.cli.common import add_parts, add_verb, json_lines, log, sign_of_life, stage_line
-from textdiff.core.errors import AskedError
+from textdiff.core.errors import AskedError, TextdiffError
 
 
 def add(verbs: Any) -> None:
@@ -79,20 +77,33 @@ def train(a: argparse.Namespace) -> int | None:
         return None
     try:
         folder = run.train(recipe, fresh=a.fresh, log=(lambda line: None) if a.quiet else log)
-    except run.Stopped as stop:
-        log(str(stop))
-        return 128 + stop.signal
-    if folder is not None and run.leader():
-        _draw_curves(recipe.folder, None if a.quiet else log)
-        print(folder)
+    except AskedError:  # nothing was trained
+        raise
+    except TextdiffError as error:
+        if run.leader():
+            _leave_figures(recipe.folder, None)
+        if not isinstance(error, run.Stopped):
+            raise
+        log(str(error))
+        return 128 + error.signal
+    if run.leader():
+        _leave_figures(recipe.folder, None if a.quiet else log)
+        if folder is not None:
+            print(folder)
     return None
 
 
-def _draw_curves(run: Path, log: Callable[[str], object] | None) -> None:
-    """The curves of a run in its folder, where matplotlib is installed; a run has not failed because it has no picture."""
+def _leave_figures(run: Path, log: Callable[[str], object] | None) -> None:
+    """The figures of a run in its folder: a table, and curves where matplotlib is installed.
+
+    A run has not failed because they cannot be written.
+    """
     from textdiff.measure import curves
 
     with contextlib.suppress(AskedError, OSError):
+        found = curves.readings(run)
+        with (run / "log.csv").open("w", encoding="utf-8", newline="") as file:
+            curves.write(found, file)
         curves.plot([run], run / "curves.png")
         if log is not None:
             log(f"  {run / 'curves.png'}")
@@ -104,15 +115,11 @@ def curves(a: argparse.Namespace) -> None:
     if a.png:
         curves.plot(a.folder, a.png, a.over)
         return
-    rows = [reading.row() for run in a.folder for reading in curves.readings(run)]
+    found = [reading for run in a.folder for reading in curves.readings(run)]
     if a.json:
-        json_lines(rows)
+        json_lines([reading.row() for reading in found])
     else:
-        table = csv.DictWriter(
-            sys.stdout, [field.name for field in dataclasses.fields(curves.Reading)], lineterminator="\n"
-        )
-        table.writeheader()
-        table.writerows(rows)
+        curves.write(found, sys.stdout)
 
 
 def recipes(a: argparse.Namespace) -> None:

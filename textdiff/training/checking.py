@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "data.channels": (1, 3),
     "tokenizer.kind": ("characters", "sentencepiece", "pretrained"),
     "optimizer.name": ("adamw", "muon"),
-    "run.report_to": ("none", "tensorboard"),
+    "run.report_to": ("none", "tensorboard", "wandb", "mlflow"),
 }
 
 MANY = 10**9  # of steps, texts, tokens: what is more was not meant

@@ -1,7 +1,7 @@
 """From a recipe to a trained model folder.
 
 <out>/recipe.yaml         the recipe, every default spelled out
-<out>/log.jsonl           step, seconds, tokens, loss, bounds
+<out>/log.jsonl           step, seconds, tokens, loss, bounds (the command leaves log.csv and curves.png of them)
 <out>/previews.txt        samples at each evaluation
 <out>/checkpoint-N/       what a killed run starts again from (checkpoints.py)
 <out>/model/              the result: averaged weights, tokenizer, textdiff.json, model card
@@ -31,6 +31,7 @@ from textdiff.training.trainer import DiffusionTrainer, Log, silent, state_of
 from textdiff.training.watching.best import settled
 
 __all__ = ["Stopped", "dry_run", "leader", "plan", "train"]
+from textdiff.training.watching.reports import reporting
 
 
 class Stopped(TextdiffError):
@@ -89,7 +90,8 @@ def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path 
         if checkpoint is not None and _settled(recipe, state_of(checkpoint)):
             trainer.take(checkpoint)
         else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with reporting(recipe.run.report_to):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step, stopped = trainer.state.global_step, trainer.keeper.stopped
         done = step == recipe.run.steps
         if not done and _settled(recipe, trainer.state):

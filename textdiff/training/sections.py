@@ -149,7 +149,7 @@ class Run:
     minutes: float | None = None  # stop (with a checkpoint) after so many minutes of this start
     recompute: bool = False  # compute activations twice instead of keeping them (devices/recompute.py)
     shard: bool = False  # divide the weights and their state among the processes, by FSDP2 (devices/shards.py)
-    report_to: str = "none"  # none or tensorboard
+    report_to: str = "none"  # or tensorboard, wandb, mlflow
 
 
 @dataclass(frozen=True)

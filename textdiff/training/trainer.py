@@ -306,4 +306,5 @@ def arguments(recipe: Recipe, accumulation: int) -> TrainingArguments:
         dataloader_pin_memory=False,
         disable_tqdm=True,
         logging_nan_inf_filter=False,
+        run_name=recipe.name,
     )

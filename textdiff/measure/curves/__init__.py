@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from textdiff.core.errors import AskedError
 from textdiff.measure import plots
@@ -56,6 +57,13 @@ def _readings(run: str, line: str) -> Iterator[Reading]:
         if (bound or key == LOSS) and value is not None:
             error = record.get(f"{key.rsplit('_', 1)[0]}{_ERROR}") if bound else None
             yield Reading(run, step, tokens, minutes, key.removeprefix(_HELD_OUT), value, error)
+
+
+def write(found: Sequence[Reading], file: TextIO) -> None:
+    """Write figures as csv."""
+    table = csv.DictWriter(file, [field.name for field in fields(Reading)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(reading.row() for reading in found)
 
 
 def plot(folders: Sequence[str | Path], path: str | Path, over: str = "tokens") -> None:
