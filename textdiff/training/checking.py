@@ -44,6 +44,7 @@ RANGES = {  # low ≤ value < high
     **{f"run.{key}": (1, MANY) for key in ("steps", "batch", "accumulation", "eval_every", "eval_texts")},
     **{f"run.{key}": (1, MANY) for key in ("eval_levels", "save_every", "keep", "log_every")},
     "run.patience": (1, MANY),
+    "model.lora": (1, 1 << 16),
     "run.seed": (0, 1 << 32),
     "run.previews": (0, MANY),
     "diffusion.factor": (1e-9, math.inf),
@@ -114,6 +115,18 @@ def check(recipe: Recipe) -> None:
     attribute(recipe.kind.check)(recipe)
 
 
+def _check_lora(model: Model) -> None:
+    if not model.pretrained and (model.init in STARTS or model.config):
+        raise RecipeError(
+            "model.lora trains adapters beside weights that stay, and this network is built anew; name the model to start from "
+            "by model.init or model.pretrained and leave out model.config, or leave out model.lora"
+        )
+    if importlib.util.find_spec("peft") is None:
+        raise RecipeError(
+            "model.lora needs peft; install it with pip install 'textdiff[lora]', or leave model.lora out"
+        )
+
+
 def check_texts(recipe: Recipe) -> None:
     if recipe.model.type == "unet" or recipe.diffusion != Diffusion():
         raise RecipeError("model.type unet and the section diffusion are for images; write data: {kind: images}")
@@ -145,6 +158,8 @@ def check_texts(recipe: Recipe) -> None:
         raise RecipeError(
             f"model.init is {model.init!r}; expected one of plain, statistics, packaged, or the folder of a model"
         )
+    if model.lora is not None:
+        _check_lora(model)
     if model.pretrained and (tokenizer.kind != "pretrained" or tokenizer.path):
         raise RecipeError(
             "model.pretrained brings its own tokenizer; write tokenizer: {kind: pretrained}, without a path"
@@ -181,7 +196,8 @@ def check_images(recipe: Recipe) -> None:
         raise RecipeError(
             f"processes is {', '.join(recipe.processes)}; images take one of {', '.join(of_data('values'))}"
         )
-    if recipe.model.type != "unet" or recipe.model.pretrained or recipe.model.init != "plain":
+    anew = not recipe.model.pretrained and recipe.model.init == "plain" and recipe.model.lora is None
+    if recipe.model.type != "unet" or not anew:
         raise RecipeError("a network of images is built from its configuration; write model: {type: unet, config: {…}}")
     if recipe.tokenizer != Tokenizer() or recipe.data.validation:
         raise RecipeError("images have no tokenizer, and their validation part is cut from them; leave both out")

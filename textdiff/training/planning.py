@@ -36,6 +36,7 @@ class Plan:
     batches: MicroBatches
     validation: list[Group]  # with their conditions
     parameters: int
+    trained: int  # of the parameters; all, but with adapters
     texts: int
     tokens: int  # over the whole run, without prefixes; of images, values
     data: str  # the fingerprint of the training data, which a resumed run must have again
@@ -66,8 +67,9 @@ def plan(recipe: Recipe, log: Log = silent) -> Plan:
     per_epoch = sum(int(g.free.expand(g.ids.shape[1:]).sum()) * len(g.ids) for g in train)
     tokens = int(per_epoch * recipe.run.steps / batches.steps_per_epoch())
     parameters = sum(p.numel() for p in text_model.model.parameters())
+    trained = sum(p.numel() for p in text_model.model.parameters() if p.requires_grad)
     texts = sum(len(g.ids) for g in train)
-    made = Plan(text_model, batches, validation, parameters, texts, tokens, _data(text_model, train), unknown)
+    made = Plan(text_model, batches, validation, parameters, trained, texts, tokens, _data(text_model, train), unknown)
     _check_room(recipe, made)
     _check_network(made)
     return made
@@ -139,10 +141,11 @@ def dry_run(recipe: Recipe, log: Log = silent) -> dict[str, Any]:
         loss.backward()
         seconds.append((time.perf_counter() - began) / inputs["x0"].numel())
         denoiser.zero_grad()
-    # The weights, their gradients, two moments of the optimiser, and the averaged weights.
-    network = made.parameters * 4 * (5 if recipe.optimizer.ema else 4)
+    # The weights and the averaged ones; of those that are trained, their gradients and two moments of the optimiser.
+    network = 4 * (made.parameters * (2 if recipe.optimizer.ema else 1) + made.trained * 3)
     return {
         "parameters": made.parameters,
+        "trained": made.trained,
         "vocabulary": vocabulary(made),
         "texts": made.texts,
         "validation_texts": sum(len(g.ids) for g in made.validation),

@@ -6,6 +6,7 @@
 <out>/checkpoint-N/       what a killed run starts again from (checkpoints.py)
 <out>/model/              the result: averaged weights, tokenizer, textdiff.json, model card
 <out>/raw/                the same without averaging
+<out>/adapters/           with model.lora: what was trained, in peft's format
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from textdiff.training import checkpoints
 from textdiff.training.data import processes
 from textdiff.training.planning import Plan, dry_run, plan
 from textdiff.training.recipe import Recipe, load, to_yaml
+from textdiff.training.texts import adapters
 from textdiff.training.trainer import DiffusionTrainer, Log, silent, state_of
 from textdiff.training.watching.best import settled
+from textdiff.training.watching.reports import reporting
 
 __all__ = ["Stopped", "dry_run", "leader", "plan", "train"]
-from textdiff.training.watching.reports import reporting
 
 
 class Stopped(TextdiffError):
@@ -78,7 +80,9 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = silent) -> Path | N
 def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path | None:
     folder = recipe.folder
     log(
-        f"{made.texts} texts, {made.parameters / 1e6:.2f} M parameters, {recipe.run.steps} steps"
+        f"{made.texts} texts, {made.parameters / 1e6:.2f} M parameters"
+        + (f" of which {made.trained / 1e6:.2f} M are trained" if made.trained < made.parameters else "")
+        + f", {recipe.run.steps} steps"
         + (f", {world} processes" if (world := processes()) > 1 else "")
         + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
@@ -155,6 +159,8 @@ def _save(trainer: DiffusionTrainer, made: Plan) -> None:
         return
     if recipe.kind.finished:
         model = attribute(recipe.kind.finished)(model, made.batches.groups)
+    if recipe.model.lora is not None:
+        adapters.save(trainer.averages(), folder / adapters.FOLDER)
     model.save_pretrained(folder / "model")
     bounds = {k: v for entry in trainer.state.log_history for k, v in entry.items() if k.startswith("eval_")}
     _write(

@@ -104,6 +104,7 @@ class Model:
     pretrained: str | None = None  # start from this folder or hub id
     type: str = "bert"  # transformers' model type; unet
     config: dict[str, Any] = field(default_factory=dict)  # passed to its configuration
+    lora: int | None = None  # rank of adapters, which alone are trained (texts/adapters.py)
     init: str = (
         "plain"  # plain; statistics: from the co-occurrences of train (see start.py); packaged, or a model folder
     )

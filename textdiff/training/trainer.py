@@ -28,6 +28,7 @@ from textdiff.training.devices.recompute import recompute
 from textdiff.training.loss import Denoiser
 from textdiff.training.optimizer import build, flatten, rate, unflatten
 from textdiff.training.sections import Recipe, to_yaml
+from textdiff.training.texts.adapters import merged
 from textdiff.training.watching.best import Best, best
 from textdiff.training.watching.held_out import held_out
 from textdiff.training.watching.keeper import Keeper, diverged
@@ -103,14 +104,18 @@ class DiffusionTrainer(Trainer):
         self.remove_callback(ProgressCallback)
 
     def current(self) -> Model:
-        """The model as it is; where it is divided, a whole copy, for which all processes must ask."""
+        """The model as it is; where it is divided, or has adapters, a whole copy, for which all processes must ask."""
         return self._whole(self.text_model.model)
 
     def averaged(self) -> Model:
         """The model with its averaged weights, ready to be evaluated; else as `current`."""
-        model = self._whole(self.text_model.model if self.ema is None else self.ema.module)
+        model = self._whole(self.averages())
         model.model.eval()
         return model
+
+    def averages(self) -> Any:
+        """The network with averaged weights, as it is trained: divided, or with adapters."""
+        return self.text_model.model if self.ema is None else self.ema.module
 
     def best(self) -> Best | None:
         """The best evaluation so far, whose checkpoint is kept where the recipe has a patience."""
@@ -124,11 +129,16 @@ class DiffusionTrainer(Trainer):
         self._load_optimizer_and_scheduler(str(checkpoint))
         self.state = state_of(checkpoint)
 
+    def _network(self) -> Any:
+        """The network that is trained, whose types are those of another library."""
+        return self.text_model.model
+
     def _whole(self, network: Any) -> Model:
         if self.sharded:
             shards.fill(self.spare, network)
             network = self.spare.to(self.args.device)
-        return self.text_model.with_network(network)
+        model = self.text_model.with_network(network)
+        return model if self.recipe.model.lora is None else merged(model)
 
     # -- what Trainer asks for ----------------------------------------------------------------------------------------
 
@@ -198,6 +208,8 @@ class DiffusionTrainer(Trainer):
         state = {"optimizer": self.optimizer.state_dict(), "rate": rate_state}  # type: ignore[union-attr]
         if self.ema is not None:
             state["averaged"] = {key: value.clone() for key, value in self.ema.state_dict().items()}
+        if self.recipe.model.lora is not None:  # the model in a checkpoint has them in its matrices
+            state["adapters"] = {name: p.detach() for name, p in self._network().named_parameters() if p.requires_grad}
         tensors, rest = flatten(state)
         raw = self.current()
         if not shards.finite([*raw.model.state_dict().values(), *tensors.values()]):
@@ -219,7 +231,9 @@ class DiffusionTrainer(Trainer):
                 save_file(tensors, folder / shards.WHOLE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        network: Any = self.text_model.model
+        if self.recipe.model.lora is not None:
+            return  # they come with the state of the optimiser
+        network = self._network()
         weights = load_file(
             next(Path(resume_from_checkpoint).glob("*model.safetensors"))
         )  # diffusers puts another word before it
@@ -253,6 +267,8 @@ class DiffusionTrainer(Trainer):
         for group, lr in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
         scheduler._last_lr = rates
+        if "adapters" in state:
+            self._network().load_state_dict(state["adapters"], strict=False)
         if self.ema is not None:
             self.ema.load_state_dict(state["averaged"])
         about = checkpoints.about(folder)
@@ -290,6 +306,7 @@ def arguments(recipe: Recipe, accumulation: int) -> TrainingArguments:
     run = recipe.run
     return TrainingArguments(
         output_dir=str(recipe.folder),
+        run_name=recipe.name,
         max_steps=run.steps,
         per_device_train_batch_size=1,  # one micro-batch, corrupted already
         gradient_accumulation_steps=accumulation,
@@ -306,5 +323,4 @@ def arguments(recipe: Recipe, accumulation: int) -> TrainingArguments:
         dataloader_pin_memory=False,
         disable_tqdm=True,
         logging_nan_inf_filter=False,
-        run_name=recipe.name,
     )

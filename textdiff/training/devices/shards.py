@@ -50,6 +50,10 @@ def wanted(recipe: Recipe) -> bool:
             raise RecipeError(
                 f"run.shard divides the embeddings, which process {name} needs whole; leave run.shard out, and start without FSDP"
             )
+    if recipe.model.lora is not None:
+        raise RecipeError(
+            "run.shard does not go with model.lora, whose state is small; leave one of them out, and start without FSDP"
+        )
     if recipe.run.compile:
         raise RecipeError("run.shard does not go with run.compile; leave one of them out")
     return True

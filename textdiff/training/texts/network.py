@@ -84,7 +84,13 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
         model: Any = start.model
         prefix = start.prefix
         check_start(_bare(tokenizer), prefix, start)
-        if len(tokenizer) > embedding_rows(model):
+        missing = len(tokenizer) - embedding_rows(model)
+        if missing > 0 and recipe.model.lora is not None:
+            raise RecipeError(
+                f"model.lora leaves the embeddings as they are, and {start.name} lacks those of {missing} tokens that the processes "
+                f"of this recipe need; leave model.lora out"
+            )
+        if missing > 0:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     else:
         before, after = frame(tokenizer)

@@ -19,6 +19,7 @@ from textdiff.networks.folder import TextModel
 from textdiff.training.data import Examples, Group
 from textdiff.training.packaged import data as located
 from textdiff.training.sections import Recipe
+from textdiff.training.texts.adapters import adapt
 from textdiff.training.texts.network import network, specials_of, start_of, tokenizer_of
 from textdiff.training.texts.preparation import Preparation
 from textdiff.training.texts.start import start_from_statistics
@@ -35,6 +36,8 @@ def read(recipe: Recipe, log: Log = silent) -> Examples:
     validation = _head([_group(text_model, data, table) for table in data.about["validation"]], recipe.run.eval_texts)
     if recipe.model.init == "statistics":
         start_from_statistics(text_model, train)
+    if recipe.model.lora is not None:
+        adapt(text_model.model, recipe.model.lora, recipe.run.seed, recipe.model.pretrained or recipe.model.init)
     return Examples(text_model, train, validation, data.about["unknown"])
 
 
