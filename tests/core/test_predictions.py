@@ -22,7 +22,7 @@ from textdiff.core.predictions import (
     log1mexp,
     positions_of,
 )
-from textdiff.core.rng import PIECE, Rng
+from textdiff.core.rng import PIECE, STRIP, Rng
 from textdiff.verify.enumeration import enumerate_draws
 
 INF = math.inf
@@ -226,11 +226,15 @@ def test_only_asked_rows_are_read_and_in_pieces():
     prediction.pin(x, ~where).mode()
     assert table.read == [2, 2]
     table.read.clear()
-    prediction.log_prob(x)
-    prediction.draw(rng=Rng(range(30)))
-    prediction.statistic(lambda log_q, *_: log_q.amax(-1))
+    with torch.no_grad():
+        prediction.log_prob(x)
+        prediction.draw(rng=Rng(range(30)))
+        prediction.statistic(lambda log_q, *_: log_q.amax(-1))
     assert sum(table.read) == 3 * 30 * 40
-    assert max(table.read) <= PIECE
+    assert max(table.read) <= STRIP
+    table.read.clear()
+    prediction.log_prob(x)  # a gradient would be summed up once for each piece
+    assert max(table.read) == PIECE
 
 
 def test_log_probabilities_are_those_of_softmax_and_known_positions_are_certain():

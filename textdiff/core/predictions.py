@@ -36,7 +36,7 @@ from textdiff.core.contracts import (
     spread,
 )
 from textdiff.core.errors import AskedError
-from textdiff.core.rng import PIECE, Rng
+from textdiff.core.rng import PIECE, STRIP, Rng
 from textdiff.core.schedules import Schedule
 
 
@@ -115,7 +115,7 @@ class Categorical:
         def gather(logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
             index = torch.stack([x[rows, positions] for x in tokens], -1)  # (n, k)
             largest = logits.amax(-1, keepdim=True)
-            total = torch.exp(logits - largest).sum(-1, keepdim=True, dtype=torch.float64)
+            total = (logits - largest).exp_().sum(-1, keepdim=True, dtype=torch.float64)
             return (logits.gather(-1, index) - largest).double() - total.log()
 
         values = self.per_position(gather)  # (N, k)
@@ -167,7 +167,8 @@ class Categorical:
         """f(logits, rows, positions) over all N positions, a piece at a time, (N, …)."""
         rows, positions = self.at
         index = torch.arange(len(rows), device=self.known.device)
-        return torch.cat([f(self.read(i), rows[i], positions[i]) for i in index.split(PIECE)])
+        pieces = index.split(PIECE if torch.is_grad_enabled() else STRIP)
+        return torch.cat([f(self.read(i), rows[i], positions[i]) for i in pieces])
 
     def _put(self, base: Tensor, values: Tensor) -> Tensor:
         return base.index_put(self.at, values)
@@ -320,14 +321,13 @@ def differing_table(stay: Tensor, size: int) -> Tensor:
     """log R_k^{(i)} of (1) for i = 0 … L and k = 0 … size, (L + 1, B, size + 1), float64."""
     stay = stay.double()
     change = log1mexp(stay)
-    row = torch.full((len(stay), size + 1), -torch.inf, dtype=torch.float64, device=stay.device)
-    row[:, 0] = 0.0
-    table = [row]
-    for i in range(stay.shape[1]):
-        shifted = torch.nn.functional.pad(row[:, :-1], (1, 0), value=-torch.inf)
-        row = torch.logaddexp(row + stay[:, i : i + 1], shifted + change[:, i : i + 1])
-        table.append(row)
-    return torch.stack(table)
+    shape = (stay.shape[1] + 1, len(stay), size + 1)
+    table = torch.full(shape, -torch.inf, dtype=torch.float64, device=stay.device)
+    table[0, :, 0] = 0.0
+    table[1:, :, 0] = stay.T.cumsum(0)
+    for before, row, stays, moves in zip(table, table[1:], stay.T[..., None], change.T[..., None], strict=False):
+        row[:, 1:] = torch.logaddexp(before[:, 1:] + stays, before[:, :-1] + moves)
+    return table
 
 
 def draw_differing(stay: Tensor, low: Tensor, high: Tensor, *, rng: Rng) -> Tensor:
@@ -340,18 +340,16 @@ def draw_differing(stay: Tensor, low: Tensor, high: Tensor, *, rng: Rng) -> Tens
     distance = torch.where(table[-1] > -torch.inf, distance, length + 1)
     allowed = distance == distance.amin(-1, keepdim=True)
     left = rng.categorical(torch.where(allowed, table[-1], -torch.inf))  # (B,)
-    taken = []
-    for i in reversed(range(length)):
-        now = table[i + 1].gather(1, left[:, None])[:, 0]
-        before = table[i].gather(1, (left - 1).clamp(min=0)[:, None])[:, 0]
-        stays = (
-            stay[:, i] + table[i].gather(1, left[:, None])[:, 0]
-        )  # log-probability of leaving i and keeping the count
-        p = torch.where(left > 0, (change[:, i] + before - now).exp(), 0.0).clamp(max=1.0)
-        take = rng.bernoulli(torch.where(stays == -torch.inf, 1.0, p))  # rounding must not lose the last way out
+    before, after = table[:-1], table[1:]  # (L, B, L + 1)
+    p = torch.zeros_like(before)  # (1) for every count that may be left
+    p[..., 1:] = (change.T[..., None] + before[..., :-1] - after[..., 1:]).exp().clamp(max=1.0)
+    p = torch.where(stay.T[..., None] + before == -torch.inf, 1.0, p)  # rounding must not lose the last way out
+    left, taken = left[:, None], []
+    for chance in reversed(p.unbind()):
+        take = rng.bernoulli(chance.gather(1, left)[:, 0])[:, None]
         left = left - take.long()
         taken.append(take)
-    return torch.stack(taken[::-1], -1)
+    return torch.cat(taken[::-1], -1)
 
 
 def inclusion(stay: Tensor, count: Tensor) -> Tensor:

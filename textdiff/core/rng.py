@@ -28,7 +28,8 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _BUFFER = 64
 _BLOCK = 64
 _FEW = 512  # weights that are summed on one level
-PIECE = 512  # rows of logits handled at a time
+PIECE = 512  # rows of logits handled at a time where a gradient may be taken
+STRIP = 64  # and where none is: they stay in the processor's cache from one operation to the next
 _LEAST = torch.tensor(-torch.inf, dtype=torch.float64)
 
 
@@ -190,10 +191,10 @@ class Rng:
         are never drawn; a row of −inf alone is an error of the caller's.
         """
         u = self._scalar() if at is None else self.uniform_at(*at)
-        if not callable(logits) and len(u) <= PIECE:
+        if not callable(logits) and len(u) <= STRIP:
             return inverse_cdf(unnormalised(logits), u)
         read = logits if callable(logits) else logits.__getitem__
-        pieces = torch.arange(len(u), device=u.device).split(PIECE)
+        pieces = torch.arange(len(u), device=u.device).split(STRIP)
         return torch.cat([inverse_cdf(unnormalised(read(index)), u[index]) for index in pieces])
 
     def chain(self, n: int, weights: Callable[[int, Tensor | None], Tensor], at: tuple[Tensor, ...]) -> list[Tensor]:
