@@ -5,7 +5,7 @@
               from layer to layer stay in float32
     auto      bf16 on a CPU that multiplies so in clearly less time, float32 elsewhere
 
-What pays is found out by computing an example, in a few hundredths of a second, and remembered for the rest of the process.  A CPU
+What pays is found out by computing an example, in a few hundredths of a second, and remembered on this machine (`choices`).  A CPU
 without bfloat16 products emulates them at a tenth of the speed.
 
 A product of few rows may take another path and round differently, but a text must not notice how many others are computed with
