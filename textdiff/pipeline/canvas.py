@@ -321,7 +321,7 @@ def _poem(marked: str, model: TextModel, form: Form, *, score: bool = False) -> 
         characters = iter(given)
         return [(c, None if breaks(c) else next(characters)) for c in printed]
 
-    laid = layouts.of_lines(shown.tolist(), form.starts())
+    laid = layouts.of_lines(tuple(shown.tolist()), form.starts())
     return Canvas(ids, free, form, write, unknown_in(ids, model), hidden, layout=laid)
 
 
@@ -346,7 +346,7 @@ def _opening(marked: str, model: TextModel) -> Canvas:
             places = [k for k, character in enumerate(characters) if character == HOLE]
             signs = [hole.span() for hole in re.finditer(HOLE, marked)]
             spans = [(*span, k) for span, k in zip(signs, places, strict=True)]
-            laid = layouts.of_lines(range(len(characters)), form.starts())
+            laid = layouts.of_lines(tuple(range(len(characters))), form.starts())
             return Canvas(poem.ids, poem.free, form, filled(spelled(marked, model), marked, spans, model), layout=laid)
     raise _no_form(marked, ", or fewer whole lines of one width")
 

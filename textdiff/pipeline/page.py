@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -171,13 +172,21 @@ def unknown_in(ids: Tensor, model: TextModel) -> int:
 
 
 def check_length(ids: Tensor, model: TextModel) -> None:
+    if model not in _LONGEST:
+        _LONGEST[model] = _longest(model)
+    if len(ids) > _LONGEST[model]:
+        raise AskedError(f"text has {len(ids)} tokens, but the model takes {_LONGEST[model]}; pass shorter pieces")
+
+
+_LONGEST: WeakKeyDictionary[TextModel, int] = WeakKeyDictionary()  # how many tokens of a text a model takes
+
+
+def _longest(model: TextModel) -> int:
     config: Any = model.model.config
     places = getattr(config, "max_position_embeddings", model.tokenizer.model_max_length)
     places -= model.pad_id + 1 if HEADS[config.model_type].first == "padding" else 0
     around = len(model.prefix) + sum(map(len, frame(model.tokenizer)))
-    limit = min(places, model.tokenizer.model_max_length) - around
-    if len(ids) > limit:
-        raise AskedError(f"text has {len(ids)} tokens, but the model takes {limit}; pass shorter pieces")
+    return int(min(places, model.tokenizer.model_max_length) - around)
 
 
 def outside(character: str, place: str, way: str = "write another character, or '_' to leave it open") -> AskedError:

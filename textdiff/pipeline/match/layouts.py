@@ -15,14 +15,16 @@ How a token reads depends on where it stands, in one of these *forms*:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from textdiff.shaping.match.trellis import Layout, Place
 
 CHARACTER, PLAIN, CONTINUED, SPACED, FIRST, NEXT = FORMS = range(6)
 
 
-def of_lines(positions: Sequence[int], starts: Sequence[int]) -> Layout:
-    """A poem whose lines begin with the characters `starts`."""
+@lru_cache(maxsize=64)
+def of_lines(positions: tuple[int, ...], starts: tuple[int, ...]) -> Layout:
+    """A poem whose lines begin with the characters `starts`; made once for all poems of a form."""
     return Layout(tuple(Place(p, ((CHARACTER, "\n" * (k in starts[1:])),)) for k, p in enumerate(positions)))
 
 
