@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks import growth
 from textdiff.cli import main
 from textdiff.measure import bench
 from textdiff.measure.timing import machine, tasks, turns
@@ -141,3 +142,21 @@ def test_a_start_is_timed_in_a_new_interpreter(monkeypatch):
 
 def test_the_float32_path_is_told_in_a_sentence():
     assert bench.float32_path().startswith("float32 ")
+
+
+def test_random_tokens_have_names_that_can_be_written():
+    names = "".join(map(chr, bench.CHARACTERS))
+    assert names.encode().decode() == names and len(set(names)) == len(names) > 60_000
+
+
+def test_a_point_of_growth_is_timed_and_all_that_grows_is_drawn():
+    point = growth.measured(growth.COUNT, 8, 1, layers=1, width=8)
+    assert (point.grows, point.size) == (growth.COUNT, 8) and point.seconds > 0
+    panels = growth.picture([point]).axes[: len(growth.GROWING)]
+    assert [panel.get_xlabel() for panel in panels] == [*list(growth.GROWING)[:-1], "exact count, by length"]
+
+
+def test_what_grows_in_a_point_is_all_that_differs_from_the_base():
+    assert growth.sized("batch", 256) == growth.Size(64, 4000, 256, 64)
+    assert growth.sized("length", 20) == growth.Size(20, 4000, 8, 20)
+    assert growth.sized(growth.COUNT, 1024) == growth.BASE and growth.sized("large", 1024) == growth.LARGE

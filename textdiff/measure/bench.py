@@ -35,7 +35,7 @@ from textdiff.pipeline.text import TextPipeline
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 
-CHARACTERS = 0x4E00  # the first of the CJK ideographs: names for random tokens
+CHARACTERS = (*range(0x4E00, 0xD800), *range(0x20000, 0x30000))  # ideographs and what follows: names for random tokens
 TABLE = ((56, 16, 14), (20, 64, 5), (56, 64, 7), (56, 1, 56), (20, 16, 20), (256, 1, 32))  # length, batch, steps
 
 
@@ -103,7 +103,7 @@ def model(
 
     next_ = [f"[next-{k}]" for k in range(length)] if writes else []
     processes = ("ascending",) if writes else ("mask", "replacement")
-    tokenizer = character_tokenizer((chr(CHARACTERS + k) for k in range(vocabulary - 3 - len(next_))), next_)
+    tokenizer = character_tokenizer(map(chr, CHARACTERS[: vocabulary - 3 - len(next_)]), next_)
     config = BertConfig(
         vocab_size=vocabulary,
         hidden_size=width,
