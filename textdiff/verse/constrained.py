@@ -165,7 +165,7 @@ class RestrictedPrediction(Restricted):
     def _joint(self) -> Joint:
         law, at, q = self.law, self.base.at, self.q
         letters = one_hot(law.known(self.base.known), LETTERS).double()
-        letters = letters.index_put(at, (law.lettering.to(q.dtype) @ q.T).T.double())
+        letters = letters.index_put(at, (q @ law.lettering.to(q.dtype)).double())
         words = None if law.rhymes is None else _ends(law, law.rhymes, self.base.known, at, q)
         return Joint(law, self.opened, self.asked & self.opened, letters, words)
 

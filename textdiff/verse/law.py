@@ -205,8 +205,11 @@ class Law:
 
     @cached_property
     def lettering(self) -> Tensor:
-        """Which letter a token has, (4, V) float32 of 0 and 1."""
-        return one_hot(self.letter, LETTERS).T.float().contiguous()
+        """Which letter a token has, (V, 4) float32 of 0 and 1.
+
+        Rows (N, V) are multiplied by it, and never its transpose by theirs: that product rounds a row by how many others there are.
+        """
+        return one_hot(self.letter, LETTERS).float()
 
     def known(self, x: Tensor) -> Tensor:
         """Letters of x (B, L) where something stands, W where a position is open, (B, L)."""
