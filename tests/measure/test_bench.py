@@ -21,7 +21,7 @@ NETWORK = dict(vocabulary=40, layers=2, width=16)
 CELL = (6, 2, 3)  # length, batch, steps
 
 
-@pytest.mark.parametrize("pays", [False, True])
+@pytest.mark.parametrize("pays", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_sampler_is_timed_against_its_plain_loop(monkeypatch, pays):
     monkeypatch.setattr(products, "bf16_pays", lambda: pays)
     cells = [CELL] if pays else [CELL, (8, 1, 2)]

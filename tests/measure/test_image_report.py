@@ -212,6 +212,7 @@ def test_data_that_do_not_fit_the_model_are_refused(digits):
         image_report.report(model, replace(digits, names=("a", "b")), SETTINGS)
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_and_a_table(digits, tmp_path, capsys):
     model_of(digits).save_pretrained(tmp_path / "model")
     how = ["evaluate", "--model", str(tmp_path / "model"), "--n", "10", "--steps", "2", "--samplers", "ddim", "--quick"]

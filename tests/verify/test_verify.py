@@ -155,7 +155,7 @@ EXACT = [(s, p) for s, line in SAMPLERS.items() for p in TOKENS if line.is_exact
 
 
 @pytest.mark.parametrize(("sampler", "process"), EXACT)
-@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("seed", [11, pytest.param(12, marks=pytest.mark.slow)])
 def test_exact_samplers_are_exact_on_other_laws_too(sampler, process, seed):
     for space in (Space.random(2, 4, seed), Space.random(3, 2, seed + 10, concentration=0.2)):
         row = check(space, process, sampler)
