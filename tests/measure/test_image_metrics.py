@@ -33,7 +33,7 @@ def noisy(images: torch.Tensor, deviation: float) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def classifier() -> figures.Classifier:
-    return figures.train_classifier(IMAGES[TRAIN], LABELS[TRAIN], epochs=8)
+    return figures.train_classifier(IMAGES[TRAIN], LABELS[TRAIN], epochs=4)
 
 
 def gaussian(n: int, mean: torch.Tensor, cov: torch.Tensor, seed: int) -> torch.Tensor:

@@ -127,4 +127,4 @@ def windows_recipe(folder: Path, *overrides: str) -> Any:
     return load(path, list(overrides))
 
 
-LONG = {"steps": 30, "save_every": 4, "log_every": 2, "eval_every": 1000, "batch": 16}
+LONG = {"steps": 20, "save_every": 4, "log_every": 2, "eval_every": 1000, "batch": 16}

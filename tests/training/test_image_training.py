@@ -77,7 +77,7 @@ BLUR = {
 )
 def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any], measure: str, tmp_path: Path) -> None:
     path = recipe_file(tmp_path, **sections)
-    recipe = load(path, ["run.steps=40", "run.eval_every=40", "run.previews=1", "run.save_every=1000"])
+    recipe = load(path, ["run.steps=24", "run.eval_every=24", "run.previews=1", "run.save_every=1000"])
     folder = run.train(recipe)
     assert folder is not None
     loss = logged(recipe.folder, "loss")
@@ -85,7 +85,7 @@ def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any],
     process = recipe.processes.popitem()[0]
     for told in ("", "_told"):
         assert all(math.isfinite(value) for value in logged(recipe.folder, f"eval_{process}{told}_{measure}"))
-    assert (recipe.folder / "previews" / "step-40.png").stat().st_size > 200
+    assert (recipe.folder / "previews" / "step-24.png").stat().st_size > 200
     trained = ImageModel.from_pretrained(folder)
     assert trained.classes == tuple("0123456789") and trained.diffusion == recipe.diffusion
     assert (trained.analytic is None) == (process == "cold") == (trained.terminal is not None)

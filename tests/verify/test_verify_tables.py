@@ -51,11 +51,11 @@ def test_a_sampler_that_is_added_is_checked_with_every_process_that_it_serves(ad
     listed: list = []
     next(verify(sampler="plain", progress=lambda work: listed.extend(work) or work))
     assert {row.args[0].process for row in listed} == {*PROCESSES}
-    shown = ("mask", "gaussian", "embedding", "cold")
+    shown = ("mask", "gaussian", "cold")
     rows = [row() for row in listed if row.args[0].process in shown]
     assert all(row.ok for row in rows)
     claims = {row.process: row.claim for row in rows}
-    assert claims["mask"] == "exact" and claims["gaussian"] == claims["embedding"] == claims["cold"] == "in limit"
+    assert claims["mask"] == "exact" and claims["gaussian"] == claims["cold"] == "in limit"
 
 
 def test_everything_is_walked_when_nothing_is_named(added, monkeypatch):

@@ -28,16 +28,10 @@ from textdiff.verify.walk import verify
 CONTINUOUS = of_data("values", "vectors")
 
 
-@pytest.fixture(scope="module")
-def rows():
-    """Every row; of the texts a smaller sample than is printed."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(vectors, "ROWS", 1000)
-    yield [row for process in CONTINUOUS for row in verify(process=process)]
-    patch.undo()
-
-
-def test_every_pair_is_checked_and_holds(rows):
+def test_every_pair_is_checked_and_holds(monkeypatch):
+    """Of the texts a smaller sample than is printed.  One test, since the rows take seconds."""
+    monkeypatch.setattr(vectors, "ROWS", 1000)
+    rows = [row for process in CONTINUOUS for row in verify(process=process)]
     assert [(row.process, row.sampler) for row in rows] == [
         (p, s) for p in CONTINUOUS for s, line in SAMPLERS.items() if line.serves(p)
     ]
@@ -46,20 +40,14 @@ def test_every_pair_is_checked_and_holds(rows):
     assert {(row.process, row.sampler) for row in rows if row.claim == "in limit"} == {
         (p, s) for p in CONTINUOUS for s, line in SAMPLERS.items() if line.serves(p) and line.converges
     }
-
-
-def test_limits_are_approached_and_what_is_called_approximate_is(rows):
-    for row in rows:
+    for row in rows:  # limits are approached, and what is called approximate is
         assert row.total_variation > 1e-3
         if row.claim == "in limit" and row.process != "embedding":
             assert row.finer < 0.35 * row.total_variation
     far = {(row.process, row.sampler): row.total_variation for row in rows}
     assert far["gaussian", "baseline"] > 5 * far["gaussian", "improved"] > 25 * far["gaussian", "heun"]
     assert far["cold", "baseline"] > 8 * far["cold", "improved"]
-
-
-def test_bounds_are_above_the_entropy_and_cold_has_none(rows):
-    assert all((row.excess is None) == (row.process == "cold") for row in rows)
+    assert all((row.excess is None) == (row.process == "cold") for row in rows)  # bounds are above the entropy
     assert all(row.excess > 0 for row in rows if row.excess is not None)
 
 

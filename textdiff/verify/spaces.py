@@ -6,6 +6,7 @@ with it the exact expectation of a process's bound.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass, field, replace
 
@@ -69,6 +70,7 @@ class Space:
         return self.length if self.free is None else int(self.free.sum())
 
 
+@functools.lru_cache(maxsize=256)  # every sampler starts from it, and bounds read it at the levels of the predictor
 def corrupted_law(space: Space, process: Process, level: float) -> Tensor:
     """p(x_t | x0) by running the process's own noise and corrupt, (codes of x0, codes of x_t)."""
     items = space.support()

@@ -56,6 +56,11 @@ class Setting:
         return Setting.of(self.name, Space.random(1, self.space.size, seed=self.space.length))
 
     @functools.cached_property
+    def partly(self) -> Space:
+        """The space with its first token given."""
+        return self.space.given_first()
+
+    @functools.cached_property
     def line(self) -> ProcessLine:
         """The process's line of the table, or one that says what a user's own process shows by itself."""
         if self.name in PROCESSES:
@@ -101,7 +106,7 @@ def sequence(process: ProcessLine, sampler: SamplerLine, n: int, steps: int | No
 def check(asked: Asked, setting: Setting) -> Row:
     """One sampler with the process and on the space of a setting."""
     space, process, line = setting.space, setting.line, sampler_line(asked.sampler)
-    step, partly = asked.built(), space.given_first()
+    step, partly = asked.built(), setting.partly
     levels, fewer, single = (sequence(process, line, n, asked.steps) for n in (space.n, partly.n, 1))
     whole = run(space, setting.process, setting.exact, step, levels)
     given = run(partly, setting.process, ignorant(partly), step, fewer)
