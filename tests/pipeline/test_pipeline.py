@@ -210,9 +210,9 @@ def test_holes_are_filled_jointly():
 
 def test_texts_of_any_shape_come_back_in_their_order():
     mixed = ["床前□□光", HOLED, "_" * 28, "白日依山_，黄河入海流。", HOLED.replace("床", "_"), "_" * 40]
-    outputs = POEMS.fill(mixed, seed=5, batch_size=2)
+    outputs = POEMS.fill(mixed, seed=5, batch_size=2, steps=5)
     for k, (given, output) in enumerate(zip(mixed, outputs, strict=True)):
-        assert output == POEMS.fill(given, seed=5 + k)[0]
+        assert output == POEMS.fill(given, seed=5 + k, steps=5)[0]
     assert len(outputs[0].text) == 5 and len(outputs[3].text) == 12
 
 
@@ -255,8 +255,8 @@ def test_a_likelier_text_has_a_lower_bound():
 
 
 def test_the_standard_error_is_that_of_the_average():
-    means = torch.tensor([POEMS.score(QUATRAIN, levels=4, repeats=4, seed=s)[0].nats_per_char for s in range(60)])
-    claimed = torch.tensor([POEMS.score(QUATRAIN, levels=4, repeats=4, seed=s)[0].standard_error for s in range(60)])
+    scores = [POEMS.score(QUATRAIN, levels=4, repeats=4, seed=s)[0] for s in range(60)]
+    means, claimed = (torch.tensor([getattr(one, k) for one in scores]) for k in ("nats_per_char", "standard_error"))
     ratio = means.std() / claimed.square().mean().sqrt()
     assert 0.7 < ratio < 1.4  # a standard deviation of 60 values is good to 9 %, both of them here
     every = POEMS.score(QUATRAIN)[0]

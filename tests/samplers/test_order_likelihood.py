@@ -120,8 +120,9 @@ def test_a_text_has_the_same_score_beside_others(pipe, order):
         [pipe.score(poem, order=order)[0].nats_per_char for poem in poems], abs=1e-5
     )
     assert all(one.exact == (order != "random:3") and one.order == order for one in together)
-    found = pipe.evaluate(poems[:1], order=order)["all"]["nats_per_char"]
-    assert order == "random:3" or found == pytest.approx(together[0].nats_per_char, abs=1e-5)
+    if order != "random:3":
+        found = pipe.evaluate(poems[:1], order=order)["all"]["nats_per_char"]
+        assert found == pytest.approx(together[0].nats_per_char, abs=1e-5)
 
 
 def test_a_writer_in_its_own_order_has_its_exact_score(tmp_path):
