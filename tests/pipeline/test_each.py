@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from small_images import model as image_model
-from tiny import QUATRAIN, poem_model
+from tiny import QUATRAIN, RHYMES, ordered_model, poem_model
 
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.images import ImagePipeline
@@ -37,6 +37,31 @@ def test_each_record_is_what_its_own_call_gives():
     assert whole == list(POEMS.each(RECORDS, steps=3, seed=5, batch_size=1))
     forms = [output.form for output in POEMS.each([{"form": "七绝"}, {}], form="wuyan-lushi", steps=2)]
     assert forms == ["wuyan-lushi"] * 2, "what the call says stands above what a record says"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prosody": "strict", "particles": 2, "best_of": 2, "steps": 8},
+        {"process": "replacement", "prosody": "strict", "steps": 8},
+        {"process": "uniform", "steps": 8},
+        {"process": "ascending"},
+        {"sampler": "gibbs", "match": "[^月]*\\n.*\\n.*\\n.*", "steps": 5},
+        {"sampler": "entropy-bounded", "no_repeat": True},
+    ],
+    ids=str,
+)
+def test_a_text_that_nobody_waits_for_costs_no_more_and_changes_no_other(options):
+    make = ordered_model if options.get("process") == "ascending" else poem_model
+    pipe, frames = TextPipeline(make(RHYMES, form="wuyan-jueju")), []
+    records: list[dict[str, str]] = [{"title": "明月"}] * 2 + [{}] * 3
+    whole = list(pipe.each(records, **options))
+    last = 3 * pipe.plan(**options).each
+    left = lambda k: k == 3 and frames and last in frames[-1].rows and frames[-1].level < 0.5  # noqa: E731
+    found = list(pipe.each(records, watch=frames.append, left=left, **options))
+    assert found[:3] + found[4:] == whole[:3] + whole[4:]
+    assert 0 < found[3].forwards < whole[3].forwards
+    assert ("□" in found[3].text) == (options.get("process") not in ("replacement", "uniform"))
 
 
 def test_a_bounded_sampler_goes_on_until_the_last_row_of_its_batch_is_written():

@@ -87,6 +87,20 @@ def test_what_a_caller_asked_for_who_has_left_is_not_computed_further(start):
     assert ask(address, "/generate", {"steps": 1})[0] == 200
 
 
+def test_one_who_leaves_a_batch_changes_no_answer_of_the_others(start, poems):
+    command, address = start("--window", 500)
+    job = {"sampler": "gibbs", "sampler_options": {"sweeps": 4.0}}
+    with ThreadPoolExecutor(3) as pool:
+        leaves = pool.submit(begun, address, {"seed": 1} | job)
+        others = [pool.submit(ask, address, "/generate", {"seed": seed} | job) for seed in (2, 3)]
+        leaves.result().close()
+        found = [json.loads(one.result()[1]) for one in others]
+    waits_for(address, 'textdiff_requests_total{status="499",verb="generate"} 1.0', command)
+    assert 'textdiff_batch_texts_count{verb="generate"} 1.0' in ask(address, "/metrics")[1], "they were one batch"
+    alone = TextPipeline.from_pretrained(poems).generate(n=2, seed=2, **job)
+    assert [(one["text"], one["forwards"]) for one in found] == [(one.text, one.forwards) for one in alone]
+
+
 def test_an_address_that_is_taken_is_said(tmp_path, poems):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,3 +57,25 @@ def sample(
         changed = (state.t != before.t).flatten(1).any(-1) | (state.x != before.x).flatten(1).any(-1)
         rng.advance(changed | (state.forwards != before.forwards))
         yield state
+
+
+def halted(step: Step, gone: Callable[[], Tensor]) -> Step:
+    """`step` for the rows that go on; a row that is `gone()`, (B,) bool, stays as it stands, and costs no forward any more.
+
+    It becomes a row in which everything is given.  A row that is gone once stays gone.
+    """
+
+    def then(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:
+        stays = gone()
+        if stays.any():
+            goes = state.free & ~spread(stays, state.free)
+            state = replace(
+                state,
+                t=torch.where(goes, state.t, 0.0),
+                given=torch.where(spread(goes, state.x), state.given, state.x),
+                free=goes,
+            )
+            s = torch.where(goes, s, 0.0)
+        return step(state, s, predictor=predictor, process=process, rng=rng)
+
+    return then

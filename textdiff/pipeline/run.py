@@ -26,7 +26,7 @@ from torch import Tensor
 from textdiff.core.contracts import Model, Predictor, Process, Query, State
 from textdiff.core.errors import AskedError
 from textdiff.core.levels import count_levels, even_levels
-from textdiff.core.loop import sample
+from textdiff.core.loop import halted, sample
 from textdiff.core.predictions import Categorical, TokenPredictor, positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks.fast_float32 import fast_float32
@@ -76,6 +76,7 @@ class Scene:
     level: float = 1.0  # of the first state
 
 
+Left = Callable[[int], bool]  # whether nobody waits for a text any more, by its number
 Scenery = Callable[[Sequence[Any], Rng], Scene]  # (a blank for each row, the rows' streams) -> their scene
 
 
@@ -99,11 +100,12 @@ def run(
     batch_size: int = BATCH,
     scenery: Scenery | None = None,
     streams: Sequence[int] | None = None,
+    left: Left | None = None,
 ) -> Iterator[Batch]:
     """The batches of a run, one after the other: each is to be exhausted before the next.
 
     seeds: one for each blank.  streams: where several blanks have one seed, which of its streams is theirs (0).  A batch has at
-    most `batch_size` rows, or the rows of one blank.
+    most `batch_size` rows, or the rows of one blank.  left: asked before every step; blanks that nobody waits for stay as they are.
     """
     at_least("batch_size", batch_size, 1)
     made: Scenery = Writing(cast(TextModel, model), plan) if scenery is None else scenery  # blanks are canvases
@@ -121,17 +123,24 @@ def run(
             chain_seeds, stream = [seed for seed, _ in chains], torch.tensor([number for _, number in chains])
             with torch.inference_mode(), fast_float32():
                 scene = made(repeated, Rng(chain_seeds, stream=stream + STAGE, device=model.device))
-            states = _states(scene, plan, Rng(chain_seeds, stream=stream, device=model.device))
+            gone = None if left is None else _gone(left, rows, plan.each, model.device)
+            states = _states(scene, plan, Rng(chain_seeds, stream=stream, device=model.device), gone)
             yield Batch(tuple(rows), repeated, plan.each, scene, states)
 
 
-def _states(scene: Scene, plan: Plan, rng: Rng) -> Iterator[State]:
+def _gone(left: Left, rows: Sequence[int], each: int, device: torch.device) -> Callable[[], Tensor]:
+    """Whether nobody waits for a row of a batch any more, (B,) bool; `each` of them belong to one of the blanks `rows`."""
+    return lambda: torch.tensor([left(k) for k in rows], device=device).repeat_interleave(each)
+
+
+def _states(scene: Scene, plan: Plan, rng: Rng, gone: Callable[[], Tensor] | None) -> Iterator[State]:
     particles = plan.particles or 1
+    step = resampled(plan.step, particles) if particles > 1 else plan.step
     states = sample(
         scene.given,
         scene.free,
         scene.levels,
-        resampled(plan.step, particles) if particles > 1 else plan.step,
+        step if gone is None else halted(step, gone),
         predictor=scene.predictor,
         process=scene.process,
         rng=rng,

@@ -28,7 +28,7 @@ from textdiff.pipeline.options import Forms, Options, at_least, changed, formed,
 from textdiff.pipeline.outputs import Callback, Frame, Output, Watch, chosen, frame, output
 from textdiff.pipeline.plan import Plan, check_call, check_defaults, resolve
 from textdiff.pipeline.revision.reviser import Reviser
-from textdiff.pipeline.run import BATCH, Batch, run, seeds_of, steps_made
+from textdiff.pipeline.run import BATCH, Batch, Left, run, seeds_of, steps_made
 from textdiff.pipeline.score.scorer import AHEAD
 from textdiff.pipeline.writable import check_canvas
 
@@ -127,6 +127,7 @@ class TextPipeline(Reviser):
         on_error: str = "stop",
         batch_size: int = BATCH,
         watch: Watch | None = None,
+        left: Left | None = None,
         **changes: Any,
     ) -> Iterator[Output | AskedError]:
         """The outputs for any number of records, in their order and in bounded memory: the records are read as they are needed.
@@ -139,13 +140,15 @@ class TextPipeline(Reviser):
         keys are passed over.  Record k is drawn from its own seed, or else from seed + k.
 
         A record that cannot be drawn raises its AskedError after the outputs before it were given (`on_error` "stop"), or the
-        error is given in the place of its output ("skip").  `watch` is called as in `generate`.
+        error is given in the place of its output ("skip").  `watch` is called as in `generate`.  `left(k)` is asked before each step:
+        where it says that nobody waits for record k any more, its text stays as it stands, with holes, and the others go on.
         """
         if on_error not in ("stop", "skip"):
             raise AskedError(f"on_error is {on_error!r}; it must be stop or skip")
         at_least("batch_size", batch_size, 1)
         plan = resolve(changed(options, changes), self.model)
-        return self._in_order(iter(records), plan, whole("seed", seed), on_error == "skip", batch_size, watch)
+        look = {"watch": watch, "left": left}
+        return self._in_order(iter(records), plan, whole("seed", seed), on_error == "skip", batch_size, look)
 
     def stream(
         self,
@@ -240,10 +243,12 @@ class TextPipeline(Reviser):
         batch_size: int,
         callback: Callback | None = None,
         watch: Watch | None = None,
+        left: Left | None = None,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Output]]:
         """The index and the output of each text, in the order in which they are done; `numbers` are theirs in a longer call."""
-        for batch in run(self.model, plan, canvases, seeds, batch_size=batch_size):
+        gone: Left | None = left if left is None or numbers is None else lambda k: left(numbers[k])
+        for batch in run(self.model, plan, canvases, seeds, batch_size=batch_size, left=gone):
 
             def look(state: State, batch: Batch = batch) -> None:
                 if callback is not None:
@@ -267,7 +272,7 @@ class TextPipeline(Reviser):
         seed: int,
         skip: bool,
         batch_size: int,
-        watch: Watch | None,
+        look: Mapping[str, Any],
     ) -> Iterator[Output | AskedError]:
         """What `each` gives, one window of records after the other."""
         pages: dict[str | None, Canvas] = {}
@@ -283,7 +288,7 @@ class TextPipeline(Reviser):
                     if not skip:
                         break
             at = first
-            for number, result in itertools.chain(self._attempted(places, plan, batch_size, watch), [(-1, None)]):
+            for number, result in itertools.chain(self._attempted(places, plan, batch_size, look), [(-1, None)]):
                 if result is not None:
                     done[number] = result
                 while at in done:
@@ -295,13 +300,13 @@ class TextPipeline(Reviser):
             first += len(window)
 
     def _attempted(
-        self, places: Sequence[Place], plan: Plan, batch_size: int, watch: Watch | None
+        self, places: Sequence[Place], plan: Plan, batch_size: int, look: Mapping[str, Any]
     ) -> Iterator[tuple[int, Output | AskedError]]:
         """The number of each text, and its output or why it cannot be drawn."""
         canvases, seeds, numbers = [p[0] for p in places], [p[1] for p in places], [p[2] for p in places]
         left = dict(enumerate(places))
         try:
-            for k, one in self._drawn(canvases, seeds, plan, batch_size, watch=watch, numbers=numbers):
+            for k, one in self._drawn(canvases, seeds, plan, batch_size, numbers=numbers, **look):
                 del left[k]
                 yield numbers[k], one
         except AskedError as error:
@@ -309,7 +314,7 @@ class TextPipeline(Reviser):
                 yield numbers[0], error
             else:  # a text that cannot be drawn takes its batch with it: the others are drawn by themselves
                 for place in left.values():
-                    yield from self._attempted([place], plan, batch_size, watch)
+                    yield from self._attempted([place], plan, batch_size, look)
 
     def _place(
         self, record: str | Mapping[str, Any], plan: Plan, seed: int, pages: dict[str | None, Canvas]

@@ -48,9 +48,21 @@ WINDOW = AHEAD * BATCH  # jobs that are read before the first of them is worked 
 
 Job = Mapping[str, Any]  # what it says, with `id` and `seed`
 Settings = Mapping[str, Any]  # options by their names
-Watch = Callable[[int, Frame], object]  # called with the number of a job and what it shows after a step
+
+
+@dataclass(frozen=True)
+class Callers:
+    """Those who wait for jobs, by the numbers of these."""
+
+    show: Callable[[int, Frame], object] | None = None  # called with what a job shows after a step
+    left: Callable[[int], bool] | None = (
+        None  # whether nobody waits for a job any more, of which then anything may come
+    )
+
+
+NOBODY = Callers()
 Work = Callable[
-    [TextPipeline, Sequence[Job], Settings, Watch | None], Iterator[tuple[int, Any]]
+    [TextPipeline, Sequence[Job], Settings, Callers], Iterator[tuple[int, Any]]
 ]  # number of a job, result or AskedError
 
 
@@ -116,12 +128,12 @@ def alike(shared: Settings) -> str:
 
 
 def done(
-    pipe: TextPipeline, verb: Verb, jobs: Sequence[Job], shared: Settings, watch: Watch | None = None
+    pipe: TextPipeline, verb: Verb, jobs: Sequence[Job], shared: Settings, callers: Callers = NOBODY
 ) -> Iterator[tuple[int, Any]]:
     """`results` of jobs that are prepared and have their options in common."""
     left = dict(enumerate(jobs))
     try:
-        for at, result in verb.work(pipe, jobs, shared, watch):
+        for at, result in verb.work(pipe, jobs, shared, callers):
             del left[at]
             yield at, result
     except AskedError as error:  # with such options no job can be done
@@ -131,23 +143,23 @@ def done(
 # -- the work of each verb ----------------------------------------------------------------------------------------------
 
 
-def _written(
-    pipe: TextPipeline, jobs: Sequence[Job], options: Settings, watch: Watch | None
-) -> Iterator[tuple[int, Any]]:
+def _written(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, callers: Callers) -> Iterator[tuple[int, Any]]:
     """New texts, or the holes of texts filled."""
     chosen, sizes = _options(options), [job.get("n") or 1 for job in jobs]
-    look = None if watch is None else _by_job(watch, [n * pipe.plan(chosen).each for n in sizes])
+    show, left, ends = callers.show, callers.left, list(itertools.accumulate(sizes))
+    look = None if show is None else _by_job(show, [n * pipe.plan(chosen).each for n in sizes])
+    gone = None if left is None else lambda k: left(bisect.bisect(ends, k))
     records = (
         {name: job.get(name) for name in ("text", *PER_TEXT)} | {"seed": job["seed"] + j}
         for job, n in zip(jobs, sizes, strict=True)
         for j in range(n)
     )
-    outputs = pipe.each(records, chosen, on_error="skip", watch=look)
+    outputs = pipe.each(records, chosen, on_error="skip", watch=look, left=gone)
     for k, n in enumerate(sizes):
         yield k, _one_or_all([next(outputs) for _ in range(n)])
 
 
-def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch | None) -> Iterator[tuple[int, Any]]:
+def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Callers) -> Iterator[tuple[int, Any]]:
     task = {name: options[name] for name in REVISION if name in options}
 
     def work(some: Sequence[Job], texts: list[str], **words: Any) -> list[Any]:
@@ -156,9 +168,7 @@ def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watc
     return _several(jobs, work)
 
 
-def _augmented(
-    pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch | None
-) -> Iterator[tuple[int, Any]]:
+def _augmented(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Callers) -> Iterator[tuple[int, Any]]:
     task = {name: options[name] for name in AUGMENTATION if name in options}
 
     def work(some: Sequence[Job], texts: list[str], **words: Any) -> list[Any]:
@@ -183,7 +193,7 @@ def _several(jobs: Sequence[Job], call: Callable[..., list[Any]]) -> Iterator[tu
         yield from apart(members, work)
 
 
-def _scored(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch | None) -> Iterator[tuple[int, Any]]:
+def _scored(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Callers) -> Iterator[tuple[int, Any]]:
     ways = {name: options[name] for name in SCORING if name in options and name != "detail"}
 
     def work(members: Sequence[int]) -> list[Any]:
@@ -201,7 +211,7 @@ def _scored(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch
 def _compared(call: str) -> Work:
     """The work of a call that takes one seed for all its texts, which only an order by chance asks for."""
 
-    def work(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Watch | None) -> Iterator[tuple[int, Any]]:
+    def work(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Callers) -> Iterator[tuple[int, Any]]:
         def of(members: Sequence[int]) -> list[Any]:
             some = [jobs[k] for k in members]
             words = {name: [job.get(name) for job in some] for name in PER_TEXT}
@@ -217,7 +227,7 @@ def _compared(call: str) -> Work:
     return work
 
 
-def _by_job(watch: Watch, sizes: Sequence[int]) -> Callable[[Frame], None]:
+def _by_job(show: Callable[[int, Frame], object], sizes: Sequence[int]) -> Callable[[Frame], None]:
     """Shows each job its part of a frame of many: job k has sizes[k] rows, which are numbered from 0."""
     ends = list(itertools.accumulate(sizes))
 
@@ -226,7 +236,7 @@ def _by_job(watch: Watch, sizes: Sequence[int]) -> Callable[[Frame], None]:
         for k in dict.fromkeys(owners):
             mine = [i for i, owner in enumerate(owners) if owner == k]
             texts, forwards = tuple(frame.texts[i] for i in mine), tuple(frame.forwards[i] for i in mine)
-            watch(k, Frame(texts, frame.level, forwards, tuple(frame.rows[i] - ends[k] + sizes[k] for i in mine)))
+            show(k, Frame(texts, frame.level, forwards, tuple(frame.rows[i] - ends[k] + sizes[k] for i in mine)))
 
     return look
 

@@ -4,8 +4,8 @@ The oldest request is worked on first, and with it all others that wait and have
 It waits `window` seconds for such others, unless the batch is full or the thread was at work meanwhile.  Since a text does not
 depend on the texts beside it, neither does an answer.
 
-A request that nobody waits for any more is not begun; if it is at work, the work ends before the next forward of the network
-where the others of its batch are done or gone, too.
+A request that nobody waits for any more is not begun.  If it is at work, its texts take no part in the next step of its batch
+(generate and fill), and where the others of the batch are done or gone, too, the work ends before the next forward of the network.
 
 Where a batch fails by a fault of the model or of ours, halves of it are tried, down to the request that makes it fail.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.pipeline.jobs.faults import sheltered
-from textdiff.pipeline.jobs.verbs import Job, Settings, Verb, alike, done
+from textdiff.pipeline.jobs.verbs import Callers, Job, Settings, Verb, alike, done
 from textdiff.pipeline.outputs import Frame
 from textdiff.pipeline.run import BATCH
 from textdiff.pipeline.service.limits import Limits
@@ -151,7 +151,7 @@ class Worker:
                 yield one
 
     def _look(self) -> None:
-        """Called before every forward of the network."""
+        """Called before every forward of the network, and every step."""
         if self._at_once or all(one.gone for one in self._at_work):
             raise _Left
 
@@ -164,7 +164,7 @@ class Worker:
                 left.remove(one)
                 if isinstance(result, Exception) and not isinstance(result, AskedError):
                     self._say(result)
-                one.deliver(result)
+                one.deliver(Stopped() if one.gone else result)
             self._deliver(left, Stopped())
         except Exception as error:  # memory or the device fails, which must not end the service
             self._say(error)
@@ -175,13 +175,18 @@ class Worker:
         """The results of tickets by their numbers, as long as somebody waits for one."""
         self._at_work = list(tickets)
 
-        def watch(k: int, frame: Frame) -> None:
-            if (show := tickets[k].show) is not None:
-                show(frame)
+        def show(k: int, frame: Frame) -> None:
+            if (its := tickets[k].show) is not None and not tickets[k].gone:
+                its(frame)
 
-        first, watched = tickets[0], watch if any(one.show for one in tickets) else None
+        def left(k: int) -> bool:
+            self._look()
+            return tickets[k].gone
+
+        first, jobs = tickets[0], [one.job for one in tickets]
+        callers = Callers(show if any(one.show for one in tickets) else None, left)
         with contextlib.suppress(_Left):
-            for k, result in done(self.pipe, first.verb, [one.job for one in tickets], first.shared, watched):
+            for k, result in done(self.pipe, first.verb, jobs, first.shared, callers):
                 self._at_work.remove(tickets[k])
                 yield k, result
 
