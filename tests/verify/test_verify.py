@@ -16,6 +16,7 @@ import torch
 from textdiff import verify as package
 from textdiff.core.resolve import attribute
 from textdiff.processes import PROCESSES, TOKENS
+from textdiff.processes.mask import Mask
 from textdiff.samplers import SAMPLERS
 from textdiff.verify.rows import Asked
 from textdiff.verify.spaces import Space, corrupted_law
@@ -275,6 +276,14 @@ def test_an_unknown_claim_is_refused():
 def test_the_law_of_corruption_is_a_law(process):
     law = corrupted_law(SMALL, build(process, SMALL), 0.5)
     assert torch.allclose(law[SMALL.support()].sum(-1), torch.ones(9, dtype=torch.float64))
+
+
+def test_a_process_without_a_hash_has_its_law_too():
+    class Plain(Mask):
+        __hash__ = None  # type: ignore[assignment]  # as a dataclass that is not frozen
+
+    mask = build("mask", SMALL)
+    assert torch.equal(corrupted_law(SMALL, Plain(mask.mask_id), 0.5), corrupted_law(SMALL, mask, 0.5))
 
 
 def test_a_space_with_a_given_token_keeps_to_it():

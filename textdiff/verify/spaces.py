@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -70,9 +71,14 @@ class Space:
         return self.length if self.free is None else int(self.free.sum())
 
 
-@functools.lru_cache(maxsize=256)  # every sampler starts from it, and bounds read it at the levels of the predictor
 def corrupted_law(space: Space, process: Process, level: float) -> Tensor:
     """p(x_t | x0) by running the process's own noise and corrupt, (codes of x0, codes of x_t)."""
+    if isinstance(process, Hashable):
+        return _kept_law(space, process, level)
+    return _corrupted_law(space, process, level)  # of a process of the caller's own, such as a plain dataclass
+
+
+def _corrupted_law(space: Space, process: Process, level: float) -> Tensor:
     items = space.support()
 
     def f(codes: Tensor, rng: Rng) -> Tensor:
@@ -83,6 +89,10 @@ def corrupted_law(space: Space, process: Process, level: float) -> Tensor:
     index, outcome, weight = enumerate_draws(f, items, space.length)
     law = torch.zeros(len(space.p0), len(space.p0), dtype=torch.float64)
     return law.index_put_((items[index], outcome), weight, accumulate=True)
+
+
+# Every sampler starts from it, and bounds read it at the levels of the predictor.
+_kept_law = functools.lru_cache(maxsize=256)(_corrupted_law)
 
 
 @dataclass(eq=False)
