@@ -268,7 +268,7 @@ def test_bench_times_samplers_against_the_plain_loop(run):
         (["generate", "--upper", ""], "--upper is '', which has no character; pass the upper line"),
         (["generate", "--upper", "白日", "--template", "-"], "both --upper and --template"),
         (["generate", "--trace", "same.jsonl", "--out", "same.jsonl"], "--trace and --out are both 'same.jsonl'"),
-        (["generate", "--form", "couplet:8"], "form 'couplet:8' is none that model"),
+        (["generate", "--form", "couplet:15"], "form 'couplet:15' is none that model"),
         (["generate", "--script", "runes"], "argument --script: invalid choice"),
         (["fill", QUATRAIN], "has no hole"),
         (["fill", "床龘□□光"], "'龘' (line 1, character 2) is outside the model's vocabulary"),

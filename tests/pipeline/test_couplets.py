@@ -129,7 +129,7 @@ def test_what_is_hidden_is_not_counted():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("couplet:8", "form 'couplet:8' is none that model tiny-poems knows; pass .* couplet:N of at most 7"),
+        ("couplet:15", "form 'couplet:15' is none that model tiny-poems knows; pass .* couplet:N of at most 14"),
         ("lines:4x8", "form 'lines:4x8' is none that model tiny-poems knows; .* or a model without forms"),
         ("couplet", "unknown form 'couplet'; known are .*couplet:N"),
         ("couplet:0", "unknown form 'couplet:0'"),

@@ -277,7 +277,7 @@ def _check_form(form: Form, model: TextModel) -> None:
         return
     known = ", ".join(f.name for f in FORMS.values())
     raise AskedError(
-        f"form {form.name!r} is none that model {model.name} knows; pass {known}, couplet:N of at most 7, a tune, "
+        f"form {form.name!r} is none that model {model.name} knows; pass {known}, couplet:N of at most 14, a tune, "
         f"or a model without forms"
     )
 
@@ -312,8 +312,8 @@ def _poem(marked: str, model: TextModel, form: Form, *, score: bool = False) -> 
         shown = torch.tensor(form.cells)
         hidden = torch.ones(form.host.length, dtype=torch.bool)
         hidden[shown] = False
-        ids = torch.full((form.host.length,), model.mask_id).masked_scatter(~hidden, ids)
-        free = torch.zeros_like(hidden).masked_scatter(~hidden, free)
+        ids = torch.full((form.host.length,), model.mask_id).index_copy(0, shown, ids)
+        free = torch.zeros_like(hidden).index_copy(0, shown, free)
     check_length(ids, model)
 
     def write(ids: list[int]) -> Pieces:

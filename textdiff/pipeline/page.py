@@ -82,6 +82,18 @@ class Canvas:
         """Whether a token is one character, and neither white space nor punctuation."""
         return self.form is not None and not self.form.plain
 
+    @property
+    def turn(self) -> Tensor:
+        """When each position comes in the text, (L,); what is not shown comes where it stands."""
+        turn, form = torch.arange(len(self.ids)), self.form
+        if form is not None and form.host is not None and len(turn) == form.host.length:
+            turn[list(form.cells)] = torch.tensor(sorted(form.cells))
+        return turn
+
+    def places(self, where: Tensor) -> Tensor:
+        """The positions in `where` (L,) bool in the order of the text, (n,)."""
+        return self.turn.argsort()[where[self.turn.argsort()]]
+
     def text(self, ids: Tensor) -> str:
         """The text with ids (L,) at the free positions, □ where they are the mask."""
         pieces = self.write(torch.where(self.free, ids, self.ids).tolist())

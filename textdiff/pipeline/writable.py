@@ -112,7 +112,7 @@ def check_canvas(model: TextModel, canvas: Canvas, plan: Plan) -> None:
         given = canvas.under(plan.process)
         open_ = given.free | (given.ids == model.mask_id)
         law = law_of(model, canvas, plan.prosody)
-        check_given(law, given.ids, open_, verse_form(canvas), vocabulary(model).characters)
+        check_given(law, given.ids, open_, verse_form(canvas), vocabulary(model).characters, canvas.form)
 
 
 def keyword_ids(model: TextModel, keyword: str, poem: bool) -> Sequence[int]:

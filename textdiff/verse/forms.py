@@ -42,9 +42,9 @@ class TuneLine(NamedTuple):
 class Form:
     """A fixed form: `lines` lines of `width` characters, or of a tune's lines, the longest of which has `width`.
 
-    With a `host` it is a part of that form, and a model that knows the host writes its characters at the host's places
-    `cells`, in ascending order.  In a `plain` form white space and punctuation are characters like others, and a token counts
-    where a model's tokens are no characters.
+    With a `host` it is a part of that form, and a model that knows the host writes its characters, one after the other, at the
+    host's places `cells`, which need not follow each other there.  In a `plain` form white space and punctuation are characters
+    like others, and a token counts where a model's tokens are no characters.
     """
 
     name: str
@@ -130,18 +130,27 @@ FORMS = {
 
 
 SIZED_FORMS = {  # forms whose name says how large they are
-    "couplet:N": "对联, two lines of N characters; at most 7 for a model of verse",
+    "couplet:N": "对联, two lines of N characters; at most 14 for a model of verse",
     "tune:…": "词 of a tune of your own, such as tune:平中仄，中仄仄平平a。/中仄平平a。 (/ is a line break, a and b are rhymes)",
     "lines:NxM": "N lines of M characters (tokens, where the model has no characters), for a model of running text",
 }
 
 
 def couplet(width: int) -> Form:
-    """对联, two lines of `width` characters: of at most 7 the second couplet of an octave, where the lines are parallel."""
-    host = FORMS["wuyan-lushi"] if width == 5 else FORMS["qiyan-lushi"] if width <= 7 else None
-    number = "零一二三四五六七八九十"[width] if width <= 10 else str(width)
-    cells = _cells(host, (width, width), first=2) if host else ()
-    return Form(f"couplet:{width}", f"{number}言对联", 2, width, host, cells)
+    """对联, two lines of `width` characters, in the couplets of an octave whose lines are parallel, the second and the third.
+
+    Lines of at most 7 characters are the second one.  Lines of 8 to 14 have two parts, the second of 5 or 7 characters: their first
+    parts are the second couplet and their second parts the third, so that each part stands above the one that it is parallel to.
+    """
+    digits = "零一二三四五六七八九十"
+    number = digits[width] if width <= 10 else f"十{digits[width - 10]}" if width < 20 else str(width)
+    parts = (width,) if width <= 7 else (width - 5, 5) if width <= 10 else (width - 7, 7)
+    host = FORMS["wuyan-lushi"] if max(parts) == 5 else FORMS["qiyan-lushi"] if width <= 14 else None
+    upper, lower = (
+        [cell for k, part in enumerate(parts) for cell in _cells(host, (part,), first=line + 2 * k)] if host else []
+        for line in (2, 3)
+    )
+    return Form(f"couplet:{width}", f"{number}言对联", 2, width, host, (*upper, *lower))
 
 
 def _cells(host: Form, widths: Sequence[int], first: int = 0) -> tuple[int, ...]:

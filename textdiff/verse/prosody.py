@@ -188,9 +188,16 @@ def _patterns(kind: str, width: int, avoid: Sequence[str]) -> list[str]:
     return [widened(pattern, width) for pattern in five]
 
 
-def check_given(law: Law, ids: Tensor, free: Tensor, form: Form, characters: Sequence[str]) -> None:
-    """AskedError that names the first given character, in reading order, with which no text of the law is left; ids, free (L,)."""
-    where = (~free).nonzero()[:, 0].tolist()
+def check_given(
+    law: Law, ids: Tensor, free: Tensor, form: Form, characters: Sequence[str], part: Form | None = None
+) -> None:
+    """AskedError that names the first given character, in reading order, with which no text of the law is left; ids, free (L,).
+
+    Given characters belong to `part` where only that part of the form is a text's own.
+    """
+    text = part or form
+    spots = {at: text.place(k) for k, at in enumerate(text.cells or range(text.length))}
+    where = [at for at in spots if not free[at]]
     if possible(law, ids, where):
         return
     size = next(n for n in range(len(where) + 1) if not possible(law, ids, where[:n]))
@@ -200,7 +207,7 @@ def check_given(law: Law, ids: Tensor, free: Tensor, form: Form, characters: Seq
             f"relax --tones or --rhyme, or leave --no-repeat out"
         )
     place = where[size - 1]
-    line, column = place // form.width + 1, place % form.width + 1
+    line, column = (number + 1 for number in spots[place])
     character = characters[int(ids[place])]
     if law.no_repeat and bool((ids[where[: size - 1]] == ids[place]).any()):
         raise AskedError(

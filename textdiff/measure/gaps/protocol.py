@@ -90,7 +90,7 @@ def restoration(
 
 def damages(page: Canvas, lost: Sequence[int], seed: int) -> Iterator[tuple[str, Tensor]]:
     """The positions that a poem loses, of each kind and number; more of one kind are others, not those and some more."""
-    shown = page.free.nonzero()[:, 0]
+    shown = page.places(page.free)
     for k, n in enumerate(lost):
         key = Rng([seed], stream=k).uniform(len(shown) + 1)[0]
         yield (

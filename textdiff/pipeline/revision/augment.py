@@ -172,7 +172,7 @@ def _scores(
 
 def _source(model: TextModel, whole: Canvas, text: str, keep: Any, seed: int) -> Source:
     read = spelled(text, model)
-    places = whole.free.nonzero()[:, 0].tolist()
+    places = whole.places(whole.free).tolist()
     spans = _poem_spans(text, whole) if whole.poem else _token_spans(read, model)
     assert len(spans) == len(places), "each token of a text has a span"
     ids, stays, inside = whole.ids.tolist(), kept(text, keep), [0] * (len(text) + 1)

@@ -63,6 +63,11 @@ class Draft:
     idle: int = 0  # rounds in a row without gain
 
     @property
+    def places(self) -> Tensor:
+        """The poem's own positions in the order of the text, (n,)."""
+        return self.given.places(self.shown)
+
+    @property
     def score(self) -> float:
         """(1), nats a character."""
         return self.nats.sum().item() / int(self.shown.sum())
@@ -144,7 +149,7 @@ def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
     if one.hidden is not None and not work.masks:
         raise AskedError(f"process {process!r} cannot leave the rest of an octave unknown; revise a couplet by mask")
     lines = tuple(form.split(text))
-    places = shown.nonzero()[:, 0]
+    places = one.places(shown)
     unknown = (one.ids[places] == model.unk_id).nonzero()[:, 0].tolist() if model.unk_id is not None else []
     if unknown:
         line, character = form.place(unknown[0])
@@ -168,7 +173,7 @@ def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
         raise AskedError("every character is kept or frozen, and nothing is left to rewrite; keep fewer")
     if task.variations is None and task.k > left:
         raise AskedError(f"k is {task.k}, but {left} characters are free; rewrite at most so many at a time")
-    free = torch.zeros_like(shown).masked_scatter(shown, ~frozen)
+    free = torch.zeros_like(shown).index_copy(0, places, ~frozen)
     given = replace(one, ids=torch.where(free, model.mask_id, one.ids), free=free)
     nothing = torch.zeros_like(shown)
     return Draft(given, shown, form, lines, one.ids, one.ids, nothing.double(), seed, nothing)
@@ -304,9 +309,9 @@ def _results(
     for (i, v, draft), bound in zip(flat, after, strict=True):
         text = _written(work, draft)
         now = draft.form.split(text)
-        new = (draft.ids != draft.first)[draft.shown].tolist()
+        new = (draft.ids != draft.first)[draft.places].tolist()
         places = [draft.form.place(k) for k, changed in enumerate(new) if changed]
-        mended = [draft.form.place(k) for k, broke in enumerate(draft.mended[draft.shown].tolist()) if broke]
+        mended = [draft.form.place(k) for k, broke in enumerate(draft.mended[draft.places].tolist()) if broke]
         results.append(
             Refined(
                 before=draft.form.layout(draft.lines),
@@ -338,7 +343,7 @@ def _bounds(work: Work, wholes: Sequence[Canvas]) -> list[float]:
 
 def _written(work: Work, draft: Draft) -> str:
     """The poem as it stands; what has not changed as it was written."""
-    new = iter((draft.ids != draft.first)[draft.shown].tolist())
+    new = iter((draft.ids != draft.first)[draft.places].tolist())
     holed = ["".join(canvas.HOLE if next(new) else c for c in line) for line in draft.lines]
     if holed == list(draft.lines):
         return draft.form.layout(draft.lines)

@@ -141,7 +141,7 @@ def _place(model: TextModel, one: Written, form: str | None, title: str | None, 
 
 def _positions(page: Canvas, text: str, begin: int, stop: int, model: TextModel) -> Tensor:
     """The positions of the tokens of text[begin:stop]; a token that belongs to it in part counts."""
-    shown = page.free.nonzero()[:, 0]
+    shown = page.places(page.free)
     if page.poem:
         before, within = (len("".join(split_at_punctuation(part))) for part in (text[:begin], text[begin:stop]))
         return shown[before : before + within]

@@ -93,7 +93,7 @@ def ordered_nats(
         chosen = torch.tensor([seeds[row] for row in rows], device=model.device)
         ids, free = _ids_and_free(model, some)
         options: dict[str, Any] = {"predictor": predictor, "mask_id": model.mask_id, "steps": steps, "condition": told}
-        return way.nats(ids, free, seeds=chosen, **options)[:, None]
+        return way.nats(ids, free, seeds=chosen, turn=some[0].turn, **options)[:, None]
 
     return _in_batches(of, canvases, 1, batch_size, callback)[:, 0]
 

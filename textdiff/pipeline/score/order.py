@@ -49,17 +49,18 @@ class Order:
             raise AskedError(f"order file {text}: each of the numbers 1 to {len(numbers)} must stand in it once")
         return cls(text, written=tuple(int(n) - 1 for n in numbers))
 
-    def times(self, length: int) -> Tensor | None:
-        """When each of `length` positions is written, (L,); None where the sampler decides."""
+    def times(self, turn: Tensor) -> Tensor | None:
+        """When each position is written, (L,), of those that come in the text at `turn` (L,); None where the sampler decides."""
         if self.written is None:
             return None
+        length = len(turn)
         if not self.written:
-            return torch.arange(length) if self.name == "left" else torch.arange(length).flip(0)
+            return turn if self.name == "left" else length - 1 - turn
         if len(self.written) != length:
             raise AskedError(
                 f"order {self.name} has {len(self.written)} positions, and a text has {length}; pass texts of that length"
             )
-        return torch.tensor(self.written)
+        return torch.tensor(self.written)[turn]
 
     def nats(
         self,
@@ -71,11 +72,12 @@ class Order:
         seeds: Tensor,
         steps: int | None = None,
         condition: Any = None,
+        turn: Tensor | None = None,
     ) -> Tensor:
         """−log p of x0 (B, L) at the free positions (B, L) bool, nats, (B,) float64: by (1) of `samplers.likelihood`, or for random
-        orders by (2).
+        orders by (2).  Position i comes in the texts at turn[i]; None: they come as they stand.
         """
-        times = self.times(x0.shape[1])
+        times = self.times(torch.arange(x0.shape[1]) if turn is None else turn)
         lines = PROCESSES.values()
         line = next(one for one in lines if (one.any_order if times is None else one.ordered))
         fixed = {} if times is None else {"written": times.to(x0.device)}

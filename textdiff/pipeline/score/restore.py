@@ -207,7 +207,7 @@ class Writer:
     def fillings(self, page: Canvas, holes: Tensor) -> Found:
         """The likeliest tokens of the holes, the other holes being open."""
         ids, holes = page.ids.to(self.model.device), holes.to(self.model.device)
-        times, predictor = self.way.times(len(ids)), self.predictor(page)
+        times, predictor = self.way.times(page.turn), self.predictor(page)
         inside = holes if times is None else holes[times.to(holes.device)[holes].argsort()]
 
         def told(rows: int) -> Tensor:
@@ -243,6 +243,7 @@ class Writer:
                 mask_id=self.model.mask_id,
                 seeds=torch.full((len(ids),), example_seed(self.seed, 0), device=free.device),
                 condition=condition(self.model, [page] * len(ids)),
+                turn=page.turn,
             ).cpu()
 
 
@@ -268,7 +269,7 @@ def _restored(
     writer: Writer, text: str, form: str | None, title: str | None, dynasty: str | None, top: int
 ) -> Restoration:
     pages = _pages(writer.model, text, form, title, dynasty)
-    gaps = [page.free.nonzero()[:, 0][: sum(lengths)].split(list(lengths)) for lengths, page in pages]
+    gaps = [page.places(page.free)[: sum(lengths)].split(list(lengths)) for lengths, page in pages]
     weights = writer.weights([page for _, page in pages])
     whole, parts = _List(), [_List() for _ in gaps[0]]
     sizes = [dict[int, float]() for _ in parts]

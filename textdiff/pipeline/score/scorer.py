@@ -367,7 +367,7 @@ def with_detail(one: Score, detail: Detail | None) -> dict[str, Any]:
 
 def _detail(model: TextModel, one: Canvas, batch_size: int) -> Detail:
     """One text, each of its free positions masked in turn."""
-    places = one.free.nonzero()[:, 0]
+    places = one.places(one.free)
     nats, best, best_nats = [], [], []
     for at in (places[k : k + batch_size] for k in range(0, len(places), batch_size)):
         rows = torch.arange(len(at))
