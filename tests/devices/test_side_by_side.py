@@ -74,6 +74,20 @@ def test_two_processes_train_as_one(launcher: list[str], one: tuple[Path, Recipe
     assert_same(recipe.folder, tmp_path / "two")
 
 
+def test_two_processes_stop_together_when_nothing_gets_better_and_leave_the_best_weights(tmp_path: Path) -> None:
+    sections = SECTIONS | {"optimizer": SECTIONS["optimizer"] | {"lr": 0.3, "ema": 0.5}}
+    path = recipe_file(tmp_path, **sections | {"run": {"steps": 9, "batch": 12, "eval_every": 1, "patience": 2}})
+    run.train(load(path))
+    said = launched(TORCHRUN, 2, path, f"out={tmp_path / 'two'}")
+    assert said.count("run.patience") == 1, said
+    folders = load(path).folder, tmp_path / "two"
+    one, two = (losses(folder) for folder in folders)
+    assert one.keys() == two.keys() and max(two) < 9
+    assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-2)  # at such a rate rounding grows
+    kept = [{file.name for file in folder.glob("checkpoint-*")} for folder in folders]
+    assert kept[0] == kept[1]
+
+
 def test_a_divided_run_goes_on_with_another_number_of_processes(one: tuple[Path, Recipe], tmp_path: Path) -> None:
     """A step by two, a step by three, and the others by a single one."""
     path, recipe = one

@@ -93,6 +93,19 @@ def test_training_learns_and_leaves_a_model_that_draws(sections: dict[str, Any],
     assert "UNet2DModel.from_pretrained" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_layers_that_are_computed_twice_train_to_the_same_weights(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, model={"config": TINY | {"dropout": 0.2}})
+    once, twice = (
+        run.train(load(path, [f"out={tmp_path / value}", f"run.recompute={value}"])) for value in ("false", "true")
+    )
+    assert once is not None and twice is not None
+    weights, others = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (once, twice))
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, atol=1e-6, rtol=0)
+
+
 @pytest.mark.slow  # the trainer is that of texts, which are cut off often
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole = run.train(load(recipe_file(tmp_path / "a", model={"config": TINY | {"dropout": 0.2}})))

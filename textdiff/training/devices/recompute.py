@@ -26,7 +26,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """The parts of all lists of modules, those of a list within a list left out."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
-            yield from child
+            yield from (part for part in child if part is not None)  # None: a block of diffusers without attention
         else:
             yield from _layers(child)
 
