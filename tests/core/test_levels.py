@@ -63,6 +63,13 @@ def test_a_row_walks_the_same_levels_beside_any_others(schedule):
         assert row == own + [0] * (len(row) - len(own))
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_any_number_of_steps_beyond_a_few_a_position_writes_one_position_at_a_time(schedule):
+    for n in range(1, 40):
+        assert walk([n], 4 * n, schedule) == walk([n], 4 * n + 1, schedule) == walk([n], 10**18, schedule) == walk([n])
+        assert {round(n * SCHEDULES[schedule](j / (4 * n))) for j in range(1, 4 * n)} >= {*range(1, n)}
+
+
 def test_nothing_to_do_takes_no_step():
     assert walk([0, 0]) == []
 

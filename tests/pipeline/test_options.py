@@ -130,6 +130,18 @@ def test_a_new_process_is_drawn_by_the_sampler_that_its_line_names(monkeypatch):
     assert (plan.process, plan.sampler, plan.steps) == ("mine", "margin", None)
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"best_of": 10**9}, "best_of is 1000000000 chains for one text"),
+        ({"best_of": 65, "particles": 64, "prosody": "strict"}, "best_of × particles is 4160 chains for one text"),
+    ],
+)
+def test_chains_of_a_text_are_as_many_as_memory_can_hold(asked, says):
+    with pytest.raises(AskedError, match=f"{says}; ask for at most 4096"):
+        POEMS.plan(**asked)
+
+
 def test_a_mistake_quotes_a_text_as_it_was_typed():
     for text in ("the [MASK] xylophone", "the _ xylophone"):
         with pytest.raises(AskedError, match="xylophone"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -95,10 +96,22 @@ def test_one_step_is_the_product_of_the_first_predictions():
     torch.testing.assert_close(uniform, torch.full((len(x0),), 3 * math.log(3)).double())
 
 
-@pytest.mark.parametrize("word", ["", "random:0", "random:x", "edit", "/no/such/file", "gibbs"])
+STRANGE = ["/", "x" * 5000, "~nobody-of-this-name/x", "a\0b", sys.executable]
+
+
+@pytest.mark.parametrize("word", ["", "random:0", "random:x", "edit", "/no/such/file", "gibbs", *STRANGE])
 def test_an_order_that_is_none_is_refused(word):
-    with pytest.raises(AskedError, match="order"):
+    with pytest.raises(AskedError, match=r"order is .* expected left, right"):
         Order.parse(word)
+
+
+def test_files_are_looked_for_only_where_they_may_be_named(tmp_path):
+    (tmp_path / "order").write_text("\ufeff2 1\n", encoding="utf-8")
+    assert Order.parse(str(tmp_path / "order")).written == (1, 0)
+    for word in (str(tmp_path / "order"), str(tmp_path / "other")):
+        with pytest.raises(AskedError) as error:
+            Order.parse(word, files=False)
+        assert str(error.value).endswith("expected one of left, right, random:K, confidence, margin, entropy")
 
 
 def test_every_sampler_that_orders_by_the_state_names_an_order():

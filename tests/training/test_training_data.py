@@ -236,6 +236,14 @@ def test_a_bad_data_file_is_one_clear_line(name: str, tmp_path: Path) -> None:
     assert_one_line(caught.value, name)
 
 
+def test_a_folder_that_is_no_data_set_is_not_read_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "rglob", None)
+    recipe = load(recipe_file(tmp_path), [f"data.train={tmp_path}"])
+    with pytest.raises(RecipeError) as caught:
+        run.plan(recipe)
+    assert_one_line(caught.value, "a folder that `datasets` did not save; name a file of texts")
+
+
 def test_poems_are_read_with_and_without_punctuation_and_form(tmp_path: Path) -> None:
     path = tmp_path / "poems.jsonl"
     text = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"

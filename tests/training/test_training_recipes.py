@@ -22,6 +22,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("optimiser.lr=1", "optimizer"),
         ("data.trian=x", "data.train"),
         ("moddel={}", "model"),
+        ("batch=3", "run.batch"),
+        ("ema=.9", "optimizer.ema"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, override: str, nearest: str) -> None:

@@ -65,6 +65,7 @@ def test_the_tunes_that_come_with_textdiff_are_those_and_fit_into_the_octave():
         ("# 甲\n平x?，", "write 平, 仄, 中"),
         ("# 甲\n" + "平" * 8, "at most 8 lines"),
         ("#\n平仄", "give it a name"),
+        ("# 甲\n", "has no lines; give"),
     ],
 )
 def test_a_tune_that_cannot_be_read_is_refused(text, says):

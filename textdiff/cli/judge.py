@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -261,7 +262,7 @@ LISTED = 10  # assignments that are printed
 def choose(a: argparse.Namespace) -> int:
     records = incoming(a)
     pipe = open_pipeline(a)
-    told, slots = Conditions(pipe.model), dict(a.slot)
+    told, slots = Conditions(pipe.model), _once(a.slot)
     from textdiff.pipeline.score.template import Template
 
     def template(record: Record) -> Any:
@@ -301,7 +302,17 @@ def slot(text: str) -> tuple[str, list[str]]:
         return name.strip(), [str(k) for k in range(int(first), int(last) + 1)[: 1 << 16]]
     if not (name.strip() and equals and words.strip()):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=A,B, such as season=spring,autumn or n=1..9")
+    if "，" in words and "," not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} has one candidate; write the comma between two as , and not as ，")
     return name.strip(), [word.strip() for word in words.split(",")]
+
+
+def _once(slots: list[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    """The candidates of each slot; AskedError where --slot names one twice."""
+    twice = next((name for name, n in Counter(name for name, _ in slots).items() if n > 1), None)
+    if twice is not None:
+        raise AskedError(f"--slot {twice} is given twice; write all its candidates into one, separated by commas")
+    return dict(slots)
 
 
 # -- restore --------------------------------------------------------------------------------------------------------------

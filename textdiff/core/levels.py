@@ -24,6 +24,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda u: math.cos(math.pi * u / 2),
     "quadratic": lambda u: (1 - u) ** 2,
 }
+DENSE = 4  # steps a position from which on no count is left out: no schedule falls by more than 2/steps in a step
 
 
 def alpha(t: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def count_levels(n: Tensor, steps: int | None = None, schedule: str = "linear") 
     sequences = []
     for size in n.tolist():
         counts = set(range(1, size))
-        if steps is not None:
+        if steps is not None and steps < DENSE * size:
             counts &= {round(size * SCHEDULES[schedule](j / steps)) for j in range(1, steps)}
         sequences.append([m / size for m in sorted(counts, reverse=True)] + [0.0] if size else [])
     for j in range(max(map(len, sequences), default=0)):

@@ -17,6 +17,8 @@ from textdiff.shaping.match.expression import parse
 from textdiff.verse.forms import get_form
 from textdiff.verse.prosody import Prosody
 
+MOST_CHAINS = 4096  # for one text: all are in memory together, and their streams lie below `run.CHOICE`
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -81,6 +83,10 @@ def resolve(options: Options, model: Model, call: str = "generate") -> Plan:
     usual = sampler == defaults.sampler and options.sampler_options is None
     chosen = _sampler_options(sampler, (defaults if usual else options).sampler_options)
     best_of = numbers["best_of"] if options.best_of is not None else quality.get("best_of", numbers["best_of"])
+    chains = (best_of or 1) * (options.particles or 1)
+    if chains > MOST_CHAINS:
+        names = " × ".join(name for name in ("best_of", "particles") if (numbers[name] or 1) > 1)
+        raise AskedError(f"{names} is {chains} chains for one text; ask for at most {MOST_CHAINS}")
     return Plan(
         options=options,
         process=process,

@@ -124,8 +124,10 @@ def _build(kind: type, tree: Any, where: str) -> Any:
     values = {}
     for key, value in tree.items():
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {_path(where, near[0])!r}?" if near else f"known: {', '.join(names)}"
+            inside = [f"{name}.{key}" for name, inner in hints.items() if str(key) in _keys(inner)]
+            near = [_path(where, name) for name in difflib.get_close_matches(str(key), names, n=1)]
+            meant = " or ".join(map(repr, inside or near))
+            hint = f"did you mean {meant}?" if meant else f"known: {', '.join(names)}"
             raise RecipeError(f"unknown key {shortened(_path(where, key))!r}; {hint}")
         values[key] = _value(hints[key], value, _path(where, key))
     missing = [
@@ -138,6 +140,10 @@ def _build(kind: type, tree: Any, where: str) -> Any:
             f"the recipe does not say {_path(where, missing[0])!r}; add it, or pass {_path(where, missing[0])}=…"
         )
     return kind(**values)
+
+
+def _keys(section: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(section)] if dataclasses.is_dataclass(section) else []
 
 
 def _path(where: str, key: object) -> str:

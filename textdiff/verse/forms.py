@@ -198,8 +198,9 @@ def _read_tunes(text: str) -> Iterator[Form]:
         widths = [len(line.tones) for line in lines]
         host = FORMS["qiyan-lushi"]
         if not names or not lines or len(lines) > host.lines or max(widths) > host.width:
+            has = f"lines of {', '.join(map(str, widths))} characters" if lines else "no lines"
             raise AskedError(
-                f"tune {_shorten(head)!r} has lines of {widths} characters; give it a name, at most {host.lines} lines, and "
+                f"tune {_shorten(head)!r} has {has}; give it a name, at most {host.lines} lines, and "
                 f"lines of at most {host.width} characters"
             )
         lines[-1] = lines[-1]._replace(end=lines[-1].end.rstrip("\n"))

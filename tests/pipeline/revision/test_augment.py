@@ -79,6 +79,14 @@ def test_what_is_kept_may_be_said_for_each_text():
     assert POEMS.augment(texts, n=1, strength=1.0, keep=[["月"], None], levels=0) == first + free
 
 
+@pytest.mark.parametrize("process", ["mask", "ascending"])
+def test_a_text_that_does_not_match_has_no_variants_that_do(process):
+    for one in POEMS.augment(QUATRAIN, match="(?s)床.*", process=process, levels=0):
+        assert one.text.startswith("床") and one.changed
+    with pytest.raises(ValueError, match=re.escape("'床' (character 1) does not fit match '(?s)月.*'")):
+        POEMS.augment(QUATRAIN, match="(?s)月.*", process=process, levels=0)
+
+
 # -- what is drawn --------------------------------------------------------------------------------------------------------
 
 

@@ -197,6 +197,15 @@ def test_the_verb_prints_the_winner_and_the_law_and_json_has_all_of_it(words, ca
     assert line["labels"] == chosen.labels and line["slots"]["animal"] == pytest.approx(chosen.slots["animal"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [(["--slot", "x=a,b", "--slot", "x=c,d"], "--slot x is given twice"), (["--slot", "x=猫，犬"], "not as ，")],
+)
+def test_a_slot_is_named_once_with_its_candidates_behind_plain_commas(words, capsys, flags, says):
+    assert cli.main(["choose", "the {x} sat.", "--model", words, *flags]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_records_are_put_into_a_template_or_bring_their_own_slots(words, capsys, tmp_path):
     rows = [{"text": "the cat sat", "id": 7}, {"text": "a {dog} ran", "id": 8}]
     (tmp_path / "in").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -176,11 +176,19 @@ def test_a_writer_restores_in_its_own_order():
         ("a□{0,2}", "at least one"),
         ("a□{2,}", "has no range"),
         ("□{1,9}a□{1,9}", "81 combinations"),
+        ("□{" + "9" * 20 + "}", "more than 9999 characters"),
+        ("□{1," + "9" * 5000 + "}", "more than 9999 characters"),
     ],
 )
 def test_a_gap_that_cannot_be_is_said_at_the_door(text, says):
     with pytest.raises(AskedError, match=says):
         EXACT.restore(text)
+
+
+@pytest.mark.parametrize("name", ["top", "width"])
+def test_a_beam_that_memory_could_not_hold_is_refused(name):
+    with pytest.raises(AskedError, match=f"{name} is 100000000; it must be at most 4096"):
+        EXACT.restore("a□□c", **{name: 10**8})
 
 
 def test_gaps_of_which_no_length_makes_a_poem_are_refused():

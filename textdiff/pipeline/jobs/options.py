@@ -6,6 +6,7 @@ What a job says stands above what is said for all jobs.  Other keys are the call
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from textdiff.pipeline.options import CHOICES, Choice
 from textdiff.pipeline.score.template import MOST
 
 PER_TEXT = ("form", "title", "dynasty")  # jobs that differ in these can be worked on in one call
+LARGEST = 2**31 - 1  # of the whole numbers that a job may have
 MOST_TEXTS = 1000  # of one job, all of which are in memory together
 
 
@@ -27,11 +29,11 @@ class Kind:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_word(value: Any) -> bool:
@@ -92,7 +94,9 @@ def _kind(name: str, one: Choice) -> Kind:
     if name == "sampler_options":
         return OWN
     if one.type is int and one.words:
-        return Kind(lambda value: _is_whole(value) or value in one.words, f"a whole number or {one.words[0]!r}")
+        return Kind(
+            lambda value: _is_whole(value) or value in one.words, f"a whole number up to {LARGEST}, or {one.words[0]!r}"
+        )
     return {int: WHOLE, float: NUMBER, bool: TRUTH, str: WORD}[one.type]
 
 
@@ -104,6 +108,7 @@ def said(kinds: Mapping[str, Kind], job: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if not kind.fits(value):
-            raise AskedError(f"{name} is {value!r}; expected {kind.expected}")
+            large = isinstance(value, int) and abs(value) > LARGEST and kind in (WHOLE, NUMBER)
+            raise AskedError(f"{name} is {reprlib.repr(value)}; expected {kind.expected}{f' up to {LARGEST}' * large}")
         result[name] = value
     return result

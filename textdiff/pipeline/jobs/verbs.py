@@ -41,6 +41,7 @@ from textdiff.pipeline.outputs import Frame
 from textdiff.pipeline.plan import Plan, resolve
 from textdiff.pipeline.revision.keep import all_kept
 from textdiff.pipeline.run import BATCH
+from textdiff.pipeline.score.order import Order
 from textdiff.pipeline.score.scorer import AHEAD, with_detail
 from textdiff.pipeline.text import TextPipeline
 
@@ -115,7 +116,10 @@ def results(
 
 def prepared(verb: Verb, job: Job, settings: Settings, seed: int = 0) -> tuple[Settings, Job]:
     """The options with which a job is done, and the job with its seed; AskedError for what no model could do."""
-    options = dict(settings) | said(verb.kinds, job)
+    says = said(verb.kinds, job)
+    if "order" in says:
+        Order.parse(says["order"], files=False)
+    options = dict(settings) | says
     _check_text(verb, job)
     own = seed_of(job["id"], seed) if verb.draws else seed
     whole = {**job, **{name: options.pop(name, None) for name in verb.own}}

@@ -33,7 +33,7 @@ from textdiff.pipeline.revision.keep import kept
 from textdiff.pipeline.revision.versions import TRIES, Version, versions
 from textdiff.pipeline.revision.words import ANY, words
 from textdiff.pipeline.score.likelihood import MERIT_LEVELS, Progress, bounds, masking
-from textdiff.pipeline.writable import vocabulary
+from textdiff.pipeline.writable import check_canvas, vocabulary
 from textdiff.processes import PROCESSES
 
 STRENGTH, VARIANTS = 0.2, 4
@@ -116,6 +116,8 @@ def augment(
         with canvas.numbered(k):
             if one.hidden is not None and not PROCESSES[plan.process].masks:
                 raise AskedError(f"process {plan.process!r} cannot leave the rest of an octave unknown; use mask")
+            if PROCESSES[plan.process].prosody == "law":  # what is not drawn anew stays, so all of it must match
+                check_canvas(model, replace(one, free=torch.zeros_like(one.free)), plan)
             sources.append(_source(model, canvas.in_script(one, options.script), text, stays, seed))
     known = [(source.ids,) for source in sources]
     found = versions(model, sources, plan, task.n, task.strength, batch_size, known=known, tries=task.tries)

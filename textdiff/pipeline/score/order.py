@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,11 @@ class Order:
     repeats: int = 1  # random orders
 
     @classmethod
-    def parse(cls, text: str) -> Order:
-        """left, right, random or random:K, a sampler that unmasks in an order of its own, or a file with numbers 1 … L."""
+    def parse(cls, text: str, files: bool = True) -> Order:
+        """left, right, random or random:K, a sampler that unmasks in an order of its own, or a file with numbers 1 … L.
+
+        Without `files` none is looked for: a caller from elsewhere must not learn which files there are.
+        """
         chosen = [name for name, one in SAMPLERS.items() if "any_order" in one.needs and one.stepped]
         word, _, number = text.partition(":")
         if text in chosen:
@@ -38,13 +42,17 @@ class Order:
             return cls(text, written=())
         if word == "random" and (not number or (number.isdecimal() and int(number) > 0)):
             return cls(text, repeats=int(number or 1))
-        path = Path(text).expanduser()
-        if not path.is_file():
+        names = f"left, right, random:K, {', '.join(chosen)}"
+        if not files:
+            raise AskedError(f"order is {reprlib.repr(text)}; expected one of {names}")
+        try:
+            numbers = Path(text).expanduser().read_text(encoding="utf-8-sig").split()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise AskedError(
-                f"order is {text!r}; expected left, right, random:K, {', '.join(chosen)}, or a file that says of each position "
-                f"when it is written (numbers from 1)"
-            )
-        numbers = path.read_text(encoding="utf-8").split()
+                f"order is {reprlib.repr(text)}; expected {names}, or a file that says of each position when it is written "
+                f"(numbers from 1), which this is not ({reason})"
+            ) from None
         if sorted(numbers, key=lambda n: (len(n), n)) != [str(k + 1) for k in range(len(numbers))]:
             raise AskedError(f"order file {text}: each of the numbers 1 to {len(numbers)} must stand in it once")
         return cls(text, written=tuple(int(n) - 1 for n in numbers))

@@ -37,7 +37,7 @@ from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import HOLE, Canvas, with_holes
 from textdiff.pipeline.options import at_least
-from textdiff.pipeline.page import condition
+from textdiff.pipeline.page import condition, shorten
 from textdiff.pipeline.score.likelihood import Progress, free_nats, masking
 from textdiff.pipeline.score.order import Order
 from textdiff.pipeline.writable import vocabulary
@@ -48,7 +48,9 @@ from textdiff.shaping.tokens import allowed, banned
 
 TOP = 20  # fillings of a list
 WIDTH = 64  # of the beam
+WIDEST = 4096
 LENGTHS = 64  # texts of different lengths that are compared
+MOST_HOLES = 9999  # that a gap may be said to have
 _GAP = re.compile(rf"(?:{HOLE}(?:\{{\d*,?\d*\}})?)+")
 _HOLES = re.compile(rf"{HOLE}(?:\{{(\d*)(,?)(\d*)\}})?")
 
@@ -105,8 +107,10 @@ def restore(
     callback: Progress | None = None,
 ) -> list[Restoration]:
     """Each damaged text restored, whatever the texts beside it."""
-    at_least("top", top, 1)
-    at_least("width", width, 1)
+    for name, value in (("top", top), ("width", width)):
+        at_least(name, value, 1)
+        if value > WIDEST:
+            raise AskedError(f"{name} is {value}; it must be at most {WIDEST}, as all of a beam is in memory")
     writer = Writer(model, order, max(width, top), seed, batch_size)
     results = []
     for number, told in enumerate(zip(texts, forms, titles, dynasties, strict=True)):
@@ -126,6 +130,8 @@ def sizes(text: str) -> tuple[list[str], list[range]]:
     for gap in _GAP.findall(text):
         low = high = 0
         for first, comma, last in _HOLES.findall(gap):
+            if max(len(first), len(last)) > len(str(MOST_HOLES)):
+                raise AskedError(f"gap {shorten(gap)!r} has more than {MOST_HOLES} characters; write a smaller number")
             braced = bool(first or comma or last)
             fewest = int(first) if first else 1
             most = int(last) if last else fewest if not comma else 0

@@ -15,6 +15,7 @@ import torch
 from textdiff.core.errors import RecipeError
 from textdiff.data import prepared
 from textdiff.data.rows import Rows
+from textdiff.data.tables import is_folder
 from textdiff.networks.folder import TextModel
 from textdiff.training.data import Examples, Group
 from textdiff.training.packaged import data as located
@@ -58,9 +59,11 @@ def _sources(recipe: Recipe) -> list[Path]:
 
 def _files(source: Path) -> list[Path]:
     """The files of a source; none of a data set of the hub."""
-    return (
-        sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source] if source.is_file() else []
-    )
+    if source.is_dir():
+        if not is_folder(source):  # which may be someone's home, and is not read through
+            raise RecipeError(f"{str(source)!r} is a folder that `datasets` did not save; name a file of texts")
+        return sorted(p for p in source.rglob("*") if p.is_file())
+    return [source] if source.is_file() else []
 
 
 def _large(recipe: Recipe) -> bool:
