@@ -80,6 +80,15 @@ def test_generate_gives_what_the_library_gives(run, poems, monkeypatch):
     assert out == "\n\n".join(poem.text for poem in expected) + "\n", "poems are apart by an empty line"
 
 
+@pytest.mark.parametrize(
+    ("words", "model"),
+    [([], "poems-zh-writer"), (["--process", "mask"], "poems-zh"), (["--sampler", "confidence"], "poems-zh")],
+)
+def test_generate_takes_the_writer_unless_a_process_or_a_sampler_is_named(run, words, model):
+    code, out, _ = run("generate", "--form", "五绝", "--steps", 1, "--json", *words)
+    assert code == 0 and json.loads(out)["model"] == model
+
+
 def test_a_samplers_own_options_are_passed_on(run, poems):
     _, out, _ = run("generate", "--model", poems, "--sampler", "gibbs", "--option", "sweeps=0.5", "--json")
     assert json.loads(out)["forwards"] == 30

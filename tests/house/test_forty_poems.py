@@ -34,6 +34,6 @@ def test_there_are_ten_of_each_form_and_the_first_quatrain_is_that_of_the_readme
 
 @pytest.mark.slow
 def test_the_poems_are_those_that_the_commands_write() -> None:
-    pipe = textdiff.load()
+    pipe = textdiff.load("poems-zh-writer")
     for form, poems in printed().items():
         assert [re.sub(r"\s", "", one.text) for one in pipe.generate(form=form, n=10)] == poems

@@ -102,8 +102,8 @@ def add_parts(verbs: Any, name: str, description: str, kind: str) -> Any:
     return p.add_subparsers(title=f"{kind}s", dest=kind, metavar=kind.upper(), required=True, parser_class=Parser)
 
 
-def model_flags(p: Parser) -> None:
-    p.add_argument("--model", metavar="DIR|ID", help="a model folder or hub id (the packaged model)")
+def model_flags(p: Parser, default: str = "the packaged model") -> None:
+    p.add_argument("--model", metavar="DIR|ID", help=f"a model folder or hub id ({default})")
     p.add_argument("--device", default="cpu", help="(cpu)")
     p.add_argument(
         "--precision",

@@ -59,7 +59,10 @@ def drawing_flags(p: Parser, call: str) -> dict[str, Any]:
         help=CHOICES["sampler_options"].about,
     )
     p.add_argument("--seed", type=int, help="text k is drawn with seed + k (0, or the record's own seed)")
-    model_flags(p)
+    if call == "generate":
+        model_flags(p, "poems-zh-writer, or poems-zh where a process or a sampler is named")
+    else:
+        model_flags(p)
     return groups
 
 

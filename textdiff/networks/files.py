@@ -17,7 +17,9 @@ from textdiff.core.errors import ModelError
 from textdiff.networks.saving import interrupted
 
 FORMAT = 1
-PACKAGED = ("poems-zh", "poems-zh-writer")  # the models that come with the package, the default first
+# The models that come with the package: the default, which serves the mask and the replacement process, and the one that
+# writes the better new poems (docs/poems.md), from left to right alone.
+PACKAGED = MASKED, WRITER = "poems-zh", "poems-zh-writer"
 DESCRIPTION = "textdiff.json"
 CARD = "README.md"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -30,7 +32,7 @@ def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path,
 
     A folder goes before a packaged model of the same name, and that before one of the hub.
     """
-    name = PACKAGED[0] if path_or_id is None else os.fspath(path_or_id)
+    name = MASKED if path_or_id is None else os.fspath(path_or_id)
     folder = Path(name).expanduser()
     if path_or_id is not None and name and folder.is_dir():
         return folder, name
