@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.style import Style
 from tiny import QUATRAIN, poem_model, saved, sentence_model
 
 from textdiff import cli
@@ -221,6 +222,7 @@ def test_a_terminal_with_all_colours_gets_them(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLORTERM", "truecolor")
     stream = Terminal()
+    Style.parse.cache_clear()  # rich keeps the code of a colour of the terminal that it was first written to
     coloured(dataclasses.replace(PIECES, nats=(1.23, 2.34, 3.45, 4.56, 5.67)), stream)
     assert "48;2;" in stream.getvalue() and "The" in stream.getvalue()
 
