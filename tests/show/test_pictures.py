@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from rich.style import Style
 from tiny import QUATRAIN, poem_model, saved, sentence_model
 
 from textdiff import cli
 from textdiff.pipeline.text import Pipeline
 from textdiff.show import heat, pictures
-from textdiff.show.watching import coloured
+from textdiff.show.watching import many_colours
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -217,14 +216,13 @@ def test_a_detailed_score_in_every_style(tmp_path, capsys, monkeypatch):
     assert "\x1b" not in shown(TERM="xterm", NO_COLOR="1") and "\x1b" not in shown(TERM="dumb")
 
 
-def test_a_terminal_with_all_colours_gets_them(monkeypatch):
+@pytest.mark.parametrize(("claims", "system"), [("", "256"), ("truecolor", "truecolor")])
+def test_a_terminal_gets_all_colours_that_it_has_and_never_less_than_256(monkeypatch, claims, system):
+    """What is written is rich's: it keeps the code of a colour of the terminal that it was first written to."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLORTERM", "truecolor")
-    stream = Terminal()
-    Style.parse.cache_clear()  # rich keeps the code of a colour of the terminal that it was first written to
-    coloured(dataclasses.replace(PIECES, nats=(1.23, 2.34, 3.45, 4.56, 5.67)), stream)
-    assert "48;2;" in stream.getvalue() and "The" in stream.getvalue()
+    monkeypatch.setenv("COLORTERM", claims)
+    assert many_colours(Terminal()).color_system == system
 
 
 def test_the_likelihood_of_words_is_read_off_the_pipeline():

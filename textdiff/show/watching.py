@@ -93,7 +93,7 @@ def watching(stream: TextIO, delay: float = 0.0, console: Console | None = None)
 
 def coloured(detail: Detailed, stream: TextIO, console: Console | None = None) -> None:
     """Writes a text with every character on the colour of its nats (`Pipeline.detail`)."""
-    console = _many_colours(stream) if console is None else console
+    console = many_colours(stream) if console is None else console
     text = Text()
     for piece in pieces(detail):
         text.append(piece.text, style=_style(piece))
@@ -102,14 +102,14 @@ def coloured(detail: Detailed, stream: TextIO, console: Console | None = None) -
 
 def scale(stream: TextIO, console: Console | None = None) -> None:
     """Writes the scale of the colours."""
-    console = _many_colours(stream) if console is None else console
+    console = many_colours(stream) if console is None else console
     text = Text("nats given all the others: ")
     for nats in range(0, TOP + 1, 2):
         text.append(f" {nats}{'+' if nats == TOP else ''} ", style=f"{ink(nats)} on {colour(nats)}")
     console.print(text, soft_wrap=True)
 
 
-def _many_colours(stream: TextIO) -> Console:
+def many_colours(stream: TextIO) -> Console:
     """A console of at least 256 colours: nearly every terminal has them, even one that claims to have 16."""
     console = Console(file=stream, highlight=False)
     return Console(file=stream, highlight=False, color_system="256") if console.color_system == "standard" else console
