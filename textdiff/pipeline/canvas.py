@@ -17,7 +17,7 @@ import torch
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.match import layouts
-from textdiff.pipeline.options import Forms, Options, Words, at_least, defaults_of
+from textdiff.pipeline.options import Forms, Options, Words, at_least, defaults_of, texts_in
 from textdiff.pipeline.page import (
     HAS_HOLE,
     Canvas,
@@ -220,7 +220,7 @@ def read(make: Maker, text: Any, model: TextModel, form: str | None = None, numb
 
 def read_all(make: Maker, texts: str | Iterable[Any], model: TextModel, form: Forms = None) -> list[Canvas]:
     """The canvases of all texts of a call."""
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = texts_in(texts)
     if not texts:
         raise AskedError("there is no text; pass at least one")
     if form is not None and not isinstance(form, str) and len(form) != len(texts):
@@ -251,7 +251,11 @@ def per_text(name: str, value: Words, n: int) -> list[str | None]:
         return [value] * n
     if len(value) != n:
         raise AskedError(f"{name} has {len(value)} values for {n} texts; pass one, or one for each text")
-    return list(value)
+    values: list[Any] = [one if one == one else None for one in value]  # NaN stands in a table where nothing does
+    for one in values:
+        if one is not None and not isinstance(one, str):
+            raise AskedError(f"{name} has {one!r}; pass text, or None where there is none")
+    return values
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from textdiff.core.errors import AskedError
@@ -165,6 +166,12 @@ class Options:
     )
     size: tuple[int, int] | None = choice("height and width", kind="image", calls=("generate",), flag=False)
 
+    def __post_init__(self) -> None:
+        for name in ("form", "title", "dynasty"):  # a column of a table has no truth value, and a list has
+            value = getattr(self, name)
+            if isinstance(value, Iterable) and not isinstance(value, (str, list, tuple, Mapping)):
+                object.__setattr__(self, name, list(value))
+
     def given(self) -> dict[str, Any]:
         """The choices that are not left open."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
@@ -211,10 +218,26 @@ def whole(name: str, value: Any) -> int:
         raise AskedError(f"{name} is {value!r}; it must be a whole number") from None
 
 
+def several(name: str, values: Any, what: str) -> list[Any]:
+    """The values as a list; AskedError where they are none that can be gone through."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise AskedError(f"{name} is {values!r}; pass {what}")
+    return list(values)
+
+
+def texts_in(texts: Any) -> list[Any]:
+    """The texts of a call, which is given one or several."""
+    return [texts] if isinstance(texts, str) else several("texts", texts, "a text, or a list of texts")
+
+
 def at_least(name: str, value: Any, least: int) -> None:
     """AskedError unless value is None, or a whole number of at least `least`."""
     if value is not None and whole(name, value) < least:
         raise AskedError(f"{name} is {value}; it must be at least {least}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_number(name: str, value: Any) -> None:
@@ -227,7 +250,7 @@ def check_number(name: str, value: Any) -> None:
             raise AskedError(f"{name} is {value!r}; it must be a whole number or {' or '.join(map(repr, one.words))}")
         at_least(name, value, int(one.least or 0))
         return
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not _is_number(value):
         raise AskedError(f"{name} is {value!r}; it must be a number")
     if one.most is not None:
         low, high = one.least or 0, one.most
@@ -257,7 +280,7 @@ class Task:
     def __post_init__(self) -> None:
         for name in ("rounds", "k", "patience", "variations"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, Integral) or value < 1):
                 raise AskedError(f"{name} is {value!r}; it must be a whole number, at least 1")
         if self.level is not None and self.variations is None:
             raise AskedError(f"level is {self.level}, which is for variations; pass how many, or leave it out")

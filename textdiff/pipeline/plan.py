@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from textdiff.core.contracts import Model, Step
@@ -200,7 +201,7 @@ def _sampler_options(sampler: str, options: Mapping[str, Any] | None) -> dict[st
             taken = f"it takes {', '.join(known)}" if known else "it takes none"
             raise AskedError(f"sampler {sampler!r} has no option {name!r}; {taken}")
         word = isinstance(parameters[name].default, str)
-        if not isinstance(value, str if word else (int, float)):
+        if not isinstance(value, str if word else Real):
             raise AskedError(
                 f"option {name} of sampler {sampler} is {value!r}; expected {'a word' if word else 'a number'}"
             )

@@ -180,7 +180,9 @@ def seeds_of(seed: int | Sequence[int], n: int | None, generator: torch.Generato
     if generator is not None:
         drawn: list[int] = torch.randint(2**62, (n or 1,), generator=generator, device=generator.device).tolist()
         return drawn
-    if isinstance(seed, (list, tuple)):
+    dimensions: int = getattr(seed, "ndim", 1)  # a number of numpy or torch has none
+    if isinstance(seed, Iterable) and dimensions:
+        seed = list(seed)
         if len(seed) != (n or len(seed)) or not seed:
             raise AskedError(
                 f"seed has {len(seed)} values for {n or 'no'} texts; pass one for each, or a single number"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name, least in (("n", 1), ("tries", 1), ("levels", 0)):
             at_least(name, getattr(self, name), least)
-        if not isinstance(self.strength, (int, float)) or not 0 < self.strength <= 1:
+        if not isinstance(self.strength, Real) or not 0 < self.strength <= 1:
             raise AskedError(
                 f"strength is {self.strength!r}; it must lie in (0, 1], the share of the free tokens that is drawn anew"
             )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 from textdiff.core.errors import AskedError
@@ -75,7 +76,7 @@ def _spans(text: str, keep: Any) -> Iterator[tuple[int, int]]:
 
 
 def _is_span(one: Any) -> bool:
-    whole = (isinstance(k, int) and not isinstance(k, bool) for k in one) if isinstance(one, (list, tuple)) else ()
+    whole = (isinstance(k, Integral) and not isinstance(k, bool) for k in one) if isinstance(one, (list, tuple)) else ()
     return isinstance(one, (list, tuple)) and len(one) == 2 and all(whole)
 
 

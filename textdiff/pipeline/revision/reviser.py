@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from textdiff.pipeline.options import Forms, Options, Task, changed, formed, place
+from textdiff.pipeline.options import Forms, Options, Task, changed, formed, place, several, texts_in, whole
 from textdiff.pipeline.outputs import Refined
 from textdiff.pipeline.plan import resolve
 from textdiff.pipeline.revision.augment import STRENGTH, VARIANTS, Augmentation, Variant, augment
@@ -53,14 +53,14 @@ class Reviser(Scorer):
         """
         options = formed(changed(options, changes), form)
         plan = resolve(options, self.model, "refine")
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = texts_in(texts)
         task = Task(
             rounds=rounds,
             k=k,
             patience=patience,
             candidates=plan.best_of if options.best_of or plan.best_of > 1 else CANDIDATES,
-            keep=tuple(keep),
-            freeze=tuple(place(one) for one in freeze),
+            keep=tuple(whole("keep", line) for line in several("keep", keep, "a list of lines, such as [1, 2]")),
+            freeze=tuple(place(one) for one in several("freeze", freeze, "a list of places, such as ['3:5']")),
             variations=variations,
             level=level,
         )
@@ -95,6 +95,6 @@ class Reviser(Scorer):
         options = formed(changed(options, changes), form)
         plan = replace(resolve(options, self.model, "augment"), best_of=1, prosody=Prosody())
         task = Augmentation(strength=strength, n=n, tries=tries, levels=levels)
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = texts_in(texts)
         seeds, stays = seeds_of(seed, len(texts) or 1, generator), per_text(keep, len(texts))
         return augment(self.model, texts, stays, seeds, plan, task, batch_size, callback)

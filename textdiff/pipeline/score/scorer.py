@@ -25,7 +25,7 @@ from textdiff.data.records import CONDITIONS
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import title_characters
 from textdiff.pipeline.canvas import Canvas, spelled
-from textdiff.pipeline.options import Forms, Words, at_least, whole
+from textdiff.pipeline.options import Forms, Words, at_least, texts_in, whole
 from textdiff.pipeline.plan import process_of
 from textdiff.pipeline.run import BATCH
 from textdiff.pipeline.score.choose import Chosen, choose
@@ -227,7 +227,7 @@ class Scorer:
         that of a writer), and texts of different lengths by the whole text or by the slots alone (`compare`):
         `textdiff.pipeline.score.choose`.  `callback` is called with the number of templates done.
         """
-        asked = [templates] if isinstance(templates, (str, Template)) else list(templates)
+        asked = [templates] if isinstance(templates, Template) else texts_in(templates)
         each = list(slots) if isinstance(slots, (list, tuple)) else [slots or {}] * len(asked)
         if len(each) != len(asked):
             raise AskedError(f"slots has {len(each)} mappings for {len(asked)} templates; pass one, or one for each")
@@ -260,7 +260,7 @@ class Scorer:
         (as in `choose`); the list comes from a beam of `width`: `textdiff.pipeline.score.restore`.  `callback` is called with the
         number of texts done.
         """
-        asked = [texts] if isinstance(texts, str) else list(texts)
+        asked = texts_in(texts)
         told = self._told(len(asked), form, title, dynasty)
         options: dict[str, Any] = {"top": top, "width": width, "order": order, "seed": seed}
         return restore(self.model, asked, *told, **options, batch_size=batch_size, callback=callback)

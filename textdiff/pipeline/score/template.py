@@ -13,8 +13,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from numbers import Integral, Real
 from string import Formatter
 from typing import Any
 
@@ -135,18 +136,18 @@ def _pairs(name: str, candidates: Any) -> Iterator[tuple[Label, str]]:
     """Each label with each of its words."""
     if isinstance(candidates, Mapping):
         for label, words in candidates.items():
-            for word in words if isinstance(words, Sequence) and not isinstance(words, str) else [words]:
+            for word in words if isinstance(words, Iterable) and not isinstance(words, (str, bytes)) else [words]:
                 yield str(label), _word(name, word)
-    elif isinstance(candidates, Sequence) and not isinstance(candidates, str):
+    elif isinstance(candidates, Iterable) and not isinstance(candidates, (str, bytes, Set)):
         for label in candidates:
             word = _word(name, label)
-            yield label, word
+            yield label if isinstance(label, str) else int(label) if isinstance(label, Integral) else float(label), word
     else:
         raise AskedError(f"slot {name!r} has as candidates {candidates!r}; pass a list, or labels with their words")
 
 
 def _word(name: str, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, Real)):
         raise AskedError(f"slot {name!r} has a candidate {value!r}; pass words or numbers, such as 'yes' and 'no'")
     word = str(value)
     if not word.strip():

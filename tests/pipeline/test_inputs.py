@@ -1,0 +1,65 @@
+"""What a program passes: numbers of numpy, columns of tables, and what is none of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import QUATRAIN, poem_model, sentence_model
+
+from textdiff.core.errors import AskedError
+from textdiff.pipeline.score.template import Template
+from textdiff.pipeline.text import TextPipeline
+
+POEMS, WORDS = TextPipeline(poem_model()), TextPipeline(sentence_model())
+HOLED = QUATRAIN.replace("明", "□")
+
+
+@pytest.mark.parametrize("seeds", [range(4, 6), (4, 5), np.array([4, 5]), torch.tensor([4, 5]), iter([4, 5])], ids=type)
+def test_seeds_may_stand_in_any_sequence(seeds: Any) -> None:
+    assert POEMS.generate(n=2, seed=seeds, steps=1) == POEMS.generate(n=2, seed=[4, 5], steps=1)
+
+
+@pytest.mark.parametrize("column", [np.array, tuple, iter, lambda words: np.array(words, dtype=object)])
+def test_words_for_each_text_may_stand_in_any_column(column: Callable[[list[Any]], Any]) -> None:
+    expected = POEMS.fill([HOLED] * 2, title=["月", "春"], form=["wujue", "wujue"], steps=1)
+    assert POEMS.fill([HOLED] * 2, title=column(["月", "春"]), form=column(["wujue"] * 2), steps=1) == expected
+
+
+def test_nothing_in_a_column_is_no_word() -> None:
+    titles = np.array(["月", np.nan], dtype=object)
+    assert POEMS.fill([HOLED] * 2, title=titles, steps=1) == POEMS.fill([HOLED] * 2, title=["月", None], steps=1)
+    with pytest.raises(AskedError, match="title has 5; pass text, or None"):
+        POEMS.fill([HOLED] * 2, title=["月", 5], steps=1)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    half, two = np.float32(0.5), np.int64(2)
+    assert POEMS.fill(HOLED, temperature=half, steps=two) == POEMS.fill(HOLED, temperature=0.5, steps=2)
+    revised = POEMS.refine(QUATRAIN, rounds=np.int64(1), k=two, keep=np.array([1]), freeze=[(two, two)])
+    assert revised == POEMS.refine(QUATRAIN, rounds=1, k=2, keep=[1], freeze=[(2, 2)])
+    varied = POEMS.augment(QUATRAIN, n=two, strength=half, keep=[(np.int64(0), two)], levels=0)
+    assert varied == POEMS.augment(QUATRAIN, n=2, strength=0.5, keep=[(0, 2)], levels=0)
+    for words in (np.array(["cat", "dog"]), iter(["cat", "dog"])):
+        assert WORDS.choose("the {x} sat.", x=words) == WORDS.choose("the {x} sat.", x=["cat", "dog"])
+    (slot,) = Template.parse("{n} cats", {"n": np.arange(1, 3)}).slots
+    assert [type(label) for label in slot.labels] == [int, int]
+    (chosen,) = WORDS.choose("the {x} sat.", x={"one": [np.str_("cat")], "two": np.array(["dog", "mat"])})
+    assert chosen.labels == WORDS.choose("the {x} sat.", x={"one": "cat", "two": ["dog", "mat"]})[0].labels
+
+
+@pytest.mark.parametrize("texts", [None, 5, QUATRAIN.encode(), {"text": QUATRAIN}])
+@pytest.mark.parametrize("call", ["fill", "score", "refine", "augment", "restore", "choose"])
+def test_what_is_no_text_and_no_list_of_texts_is_refused(call: str, texts: Any) -> None:
+    more = {"slots": {"x": ["a", "b"]}} if call == "choose" else {}
+    with pytest.raises(AskedError, match="; pass a text, or a list of texts"):
+        getattr(POEMS, call)(texts, **more)
+
+
+@pytest.mark.parametrize(("name", "value"), [("keep", 1), ("keep", "1"), ("freeze", "1:1"), ("freeze", 5)])
+def test_lines_and_places_that_stay_are_lists(name: str, value: Any) -> None:
+    with pytest.raises(AskedError, match=f"{name} is {value!r}; pass a list of "):
+        POEMS.refine(QUATRAIN, **{name: value})
