@@ -69,6 +69,10 @@ class Encoder(nn.Module):
         self.products: dict[tuple[str, int | None, int | None], Product] = {}  # by weight, and its first and last row
         self.others: dict[Any, Encoder] = {}  # by what makes their products
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is laid out for products, which no other process could take over and each makes anew."""
+        return {**self.__dict__, "products": {}, "others": {}}
+
     @property
     def dtype(self) -> torch.dtype:
         return self.words.weight.dtype

@@ -52,7 +52,7 @@ def packed(weight: Tensor, bias: Tensor | None) -> Product:
     """By oneDNN, which would lay the weights out anew each time.  On a CPU."""
     onednn: Any = torch.ops.mkldnn
     laid_out = onednn._reorder_linear_weight(weight.detach().contiguous())
-    return lambda x: onednn._linear_pointwise(x, laid_out, bias, "none", [], "")
+    return lambda x: onednn._linear_pointwise(x.to(weight.dtype), laid_out, bias, "none", [], "")  # autocast changes x
 
 
 def bf16(weight: Tensor, bias: Tensor | None) -> Product:
