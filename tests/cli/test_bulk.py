@@ -263,3 +263,18 @@ def test_the_bound_names_the_record_that_cannot_be_read(run, poems, tmp_path):
     assert (code, out) == (2, "") and err.startswith("textdiff: 'in.jsonl' line 2: text has 20 characters")
     code, out, err = run(*words, "--on-error", "skip", "--json")
     assert code == 1 and json.loads(out)["all"]["texts"] == 1 and "'in.jsonl' line 2" in err and "1 of 2 records" in err
+
+
+class Enough(io.StringIO):
+    """A stream whose reader interrupts the command after the first poem."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue():
+            raise KeyboardInterrupt
+        return io.StringIO.write(self, text)
+
+
+def test_any_number_of_poems_begins_with_the_first(poems, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Enough())
+    assert cli.main(["generate", "--model", poems, "--steps", "1", "-n", str(10**20)]) == 130
+    assert sys.stdout.getvalue()

@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from textdiff.cli import main
+from textdiff.cli.drawing import _tune_name
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.text import TextPipeline
 from textdiff.shaping.match.automaton import automaton
@@ -71,6 +72,17 @@ def test_the_tunes_that_come_with_textdiff_are_those_and_fit_into_the_octave():
 def test_a_tune_that_cannot_be_read_is_refused(text, says):
     with pytest.raises(AskedError, match=says):
         read_tune(text)
+
+
+def test_a_file_of_a_tune_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "mine.tune"
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text("平中仄，\n仄平平。\n", encoding=encoding)
+        assert _tune_name(str(path)) == "tune:平中仄，/仄平平。"
+    for name, says in ((tmp_path / "no.tune", "No such file"), (path, "it is not UTF-8")):
+        path.write_bytes(b"\xff")
+        with pytest.raises(AskedError, match=rf"cannot be read \({says}.*\); name a text file"):
+            _tune_name(str(name))
 
 
 def test_a_tune_of_ones_own_has_the_rhymes_that_it_says():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -151,11 +150,11 @@ def _write_new(a: argparse.Namespace) -> None:
         if a.n < 1:
             raise AskedError(f"n is {a.n}; it must be at least 1")
         with (
-            _watched(a, pipe, options, [(a.seed or 0) + k for k in range(a.n)]) as watch,
+            _watched(a, pipe, options, [(a.seed or 0) + k for k in range(a.n)] if a.trace else []) as watch,
             progress_bar(a, a.n, "poem") as bar,
         ):
             write = separated()
-            for output in pipe.each(itertools.repeat({}, a.n), options, seed=a.seed or 0, watch=watch):
+            for output in pipe.each(({} for _ in range(a.n)), options, seed=a.seed or 0, watch=watch):
                 if a.format == "jsonl":
                     print(joined(output, {}), file=out)
                 else:

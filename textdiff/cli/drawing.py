@@ -77,10 +77,11 @@ def options_of(a: argparse.Namespace) -> Options:
 def _tune_name(path: str) -> str:
     """The name of the form that a file of a tune describes; its first line may name it, as in `# 忆江南`."""
     try:
-        rows = Path(path).read_text(encoding="utf-8")[:MOST_OF_A_TUNE].splitlines()
+        rows = Path(path).read_text(encoding="utf-8-sig")[:MOST_OF_A_TUNE].splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AskedError(
-            f"tune {path!r} cannot be read ({error}); name a text file, with lines such as 平中仄，"
+            f"tune {path!r} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); name a text file, with lines "
+            f"such as 平中仄，"
         ) from None
     return "tune:" + "/".join(row.strip() for row in rows if row.strip() and not row.startswith("#"))
 
