@@ -123,7 +123,7 @@ def test_particles_weigh_matching_chains_and_a_text_does_not_depend_on_those_bes
         ({"match": "a.*"}, "fits no text like this"),
         ({"match": "(春"}, "at character 1"),
         ({"match": ["春"]}, "must be a regular expression"),
-        ({"match": LINES, "prosody": "strict"}, "strict prosody are not kept together"),
+        ({"match": LINES, "no_repeat": True}, "no_repeat are not kept together"),
         ({"match": LINES, "keyword": "明月"}, "keyword are not kept together"),
         ({"match": LINES, "process": "uniform"}, "mask, ascending, replacement"),
         ({"match": LINES, "acrostic": "花___"}, r"'花' \(character 1\) does not fit"),

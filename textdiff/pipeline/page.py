@@ -25,6 +25,7 @@ from textdiff.processes import PROCESSES
 from textdiff.shaping.match.trellis import Layout
 from textdiff.verse import script
 from textdiff.verse.forms import HOLE, Form
+from textdiff.verse.prosody import check_regulated
 
 Pieces = list[tuple[str, str | None]]  # of a text: as the tokens read, and as it was written where it was given
 
@@ -120,6 +121,16 @@ class Canvas:
 def knows_forms(model: TextModel) -> bool:
     """Whether a model writes verse."""
     return "form" in model.prefix
+
+
+def verse_form(canvas: Canvas) -> Form:
+    """The form whose prosody a canvas keeps; AskedError where there is none."""
+    form = canvas.form
+    if form is None or form.plain:
+        raise AskedError("tones and rhyme belong to poems, and this text has no poem's form; leave prosody out")
+    if form.tune:
+        raise AskedError(f"form {form.chinese} is a tune, whose tones and rhymes are strict or off; leave 'prefer' out")
+    return check_regulated(form.host if form.host is not None and form.host.length == len(canvas.ids) else form)
 
 
 def condition(model: TextModel, canvases: Sequence[Canvas]) -> Tensor:

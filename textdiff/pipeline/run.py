@@ -34,9 +34,9 @@ from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.match.law import accepted, exchangeable, pattern_for
 from textdiff.pipeline.options import at_least, whole
-from textdiff.pipeline.page import condition, together
+from textdiff.pipeline.page import condition, together, verse_form
 from textdiff.pipeline.plan import Plan
-from textdiff.pipeline.writable import keyword_ids, law_of, verse_form, vocabulary
+from textdiff.pipeline.writable import keyword_ids, law_of, vocabulary
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import sweep_levels

@@ -18,7 +18,7 @@ from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas, spelled
 from textdiff.pipeline.match.law import check_match, pattern_for, trellis_of, unfit
-from textdiff.pipeline.page import together
+from textdiff.pipeline.page import together, verse_form
 from textdiff.pipeline.plan import Plan
 from textdiff.shaping.match.kept import Kept
 from textdiff.verse.forms import Form, split_at_punctuation
@@ -81,17 +81,6 @@ def _vocabulary(model: TextModel) -> Vocabulary:
         never=torch.tensor(never, dtype=torch.long, device=model.device),
         never_in_poems=torch.tensor(never + in_poems, dtype=torch.long, device=model.device),
     )
-
-
-def verse_form(canvas: Canvas) -> Form:
-    """The form whose prosody a canvas keeps; AskedError where the text is no poem."""
-    if not canvas.poem or canvas.form is None:
-        raise AskedError("tones and rhyme belong to poems, and this text has no poem's form; leave prosody out")
-    if canvas.form.tune:
-        raise AskedError(
-            f"form {canvas.form.chinese} is a tune, whose tones and rhymes are strict or off; leave 'prefer' out"
-        )
-    return canvas.form.host or canvas.form
 
 
 def law_of(model: TextModel, canvas: Canvas, prosody: Prosody) -> Law:

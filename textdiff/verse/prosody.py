@@ -133,14 +133,20 @@ def openings(form: Form, pattern: str | None) -> list[str]:
     return found
 
 
-def verse_law(
-    form: Form, prosody: Prosody, characters: Sequence[str], unread: int, writable: Tensor, device: Any = "cpu"
-) -> Law:
-    """The law of what is strict, for a vocabulary: characters (V) as the tokenizer writes its tokens."""
+def check_regulated(form: Form) -> Form:
+    """The form; AskedError where it is none of regulated verse."""
     if form.lines not in (4, 8) or form.width not in (5, 7):
         raise AskedError(
             f"prosody is defined for quatrains and octaves of 5 or 7 characters, not for form {form.name!r}"
         )
+    return form
+
+
+def verse_law(
+    form: Form, prosody: Prosody, characters: Sequence[str], unread: int, writable: Tensor, device: Any = "cpu"
+) -> Law:
+    """The law of what is strict, for a vocabulary: characters (V) as the tokenizer writes its tokens."""
+    check_regulated(form)
     letters = [_LETTER[tone(c)] if len(c) == 1 else W for c in characters]
     tones, rhyme = prosody.tones == "strict", prosody.rhyme == "strict"
     chosen = openings(form, prosody.pattern) if tones else []

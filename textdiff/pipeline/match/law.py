@@ -1,4 +1,7 @@
-"""The texts that a canvas may come to under `match`: their trellises, made once for texts of one layout, and what breaks them."""
+"""The texts that a canvas may come to under `match`: their trellises, made once for texts of one layout, and what breaks them.
+
+Strict prosody beside an expression is a trellis, too, and what both accept is their product.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from torch import Tensor
 
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
+from textdiff.pipeline.match.layouts import CHARACTER
+from textdiff.pipeline.match.regulated import trellis_of_law
 from textdiff.pipeline.match.spelling import never, spelling
-from textdiff.pipeline.page import Canvas, shorten, spelled
+from textdiff.pipeline.page import Canvas, shorten, spelled, verse_form
 from textdiff.pipeline.plan import Plan
 from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
 from textdiff.shaping.match.expression import Expression, parse
 from textdiff.shaping.match.kept import Kept
 from textdiff.shaping.match.matched import Accepted
-from textdiff.shaping.match.trellis import Layout, Trellis
+from textdiff.shaping.match.trellis import Layout, Trellis, both
 from textdiff.verse.forms import HOLE, Form
 from textdiff.verse.pattern import Pattern as Classes
+from textdiff.verse.prosody import Prosody, verse_law
 from textdiff.verse.tunes import pattern_of
 
 KEPT = 128 << 20  # bytes of the trellises of a model that are kept
@@ -34,16 +40,32 @@ class Pattern:
     """What the whole text is to match, and what errors call it."""
 
     name: str
-    tree: Expression
+    trees: tuple[Expression, ...]  # all of them
     key: Hashable  # patterns of one key are the same
+    prosody: Prosody | None = None  # of regulated verse, what of it is strict
 
 
 def pattern_for(model: TextModel, form: Form | None, plan: Plan) -> Pattern | None:
-    """The pattern of a text: an expression that was asked for, or under strict prosody that of its tune; None without either."""
+    """The pattern of a text: an expression that was asked for, or under strict prosody that of its tune; None without either.
+
+    Beside an expression it is that of the tune, or what is strict in regulated verse, as well.
+    """
+    prosody, match, tune = plan.prosody, plan.match, _tune_pattern(form, plan)
+    if match is None:
+        return tune
+    text = spelled(match, model)
+    own = Pattern(f"match {shorten(match)!r}", (parse(text),), text)
+    if not prosody.strict:
+        return own
+    name = f"{own.name} with strict prosody"
+    if tune is not None:
+        return Pattern(name, own.trees + tune.trees, (own.key, tune.key))
+    return Pattern(name, own.trees, (own.key, form, prosody), prosody)
+
+
+def _tune_pattern(form: Form | None, plan: Plan) -> Pattern | None:
+    """The strict pattern of a tune; None where it is none, or none is asked for."""
     prosody = plan.prosody
-    if plan.match is not None:
-        text = spelled(plan.match, model)
-        return Pattern(f"match {shorten(plan.match)!r}", parse(text), text)
     if form is None or not form.tune or not prosody.strict:
         return None
     if prosody.pattern or prosody.group or prosody.avoid or prosody.no_repeat or plan.options.keyword is not None:
@@ -52,7 +74,7 @@ def pattern_for(model: TextModel, form: Form | None, plan: Plan) -> Pattern | No
             f"and the keyword"
         )
     tones, rhyme = prosody.tones == "strict", prosody.rhyme == "strict"
-    return Pattern(f"the pattern of {form.chinese}", pattern_of(form, tones, rhyme), (form, tones, rhyme))
+    return Pattern(f"the pattern of {form.chinese}", (pattern_of(form, tones, rhyme),), (form, tones, rhyme))
 
 
 def accepted(model: TextModel, canvases: Sequence[Canvas], pattern: Pattern, banned: Tensor) -> Accepted:
@@ -76,8 +98,18 @@ def trellis_of(model: TextModel, canvas: Canvas, pattern: Pattern, banned: Tenso
     def made() -> tuple[Trellis | None, Tensor | None]:
         spelt = _spelling(model, canvas, banned)
         literals = "".join(literal for place in layout.places for _, literal in place.ways) + layout.ending
-        machine = automaton(pattern.tree, spelt.alphabet | frozenset(literals))
-        return Trellis.of(tokens_in(machine, spelt), layout, allowed, model.device), allowed
+        alphabet, found = spelt.alphabet | frozenset(literals), list[Trellis | None]()
+        for tree in pattern.trees:
+            found.append(Trellis.of(tokens_in(automaton(tree, alphabet), spelt), layout, allowed, model.device))
+        if pattern.prosody is not None:
+            characters = spelt.forms[CHARACTER]
+            can = torch.tensor([bool(c) for c in characters])
+            law = verse_law(verse_form(canvas), pattern.prosody, characters, model.mask_id, can, model.device)
+            found.append(trellis_of_law(law, layout, model.device))
+        result, *others = found
+        for other in others:
+            result = None if result is None or other is None else both(result, other)
+        return result, allowed
 
     key = (pattern.key, layout, tuple(banned.tolist()), id(allowed))
     found, _ = _MADE.setdefault(model, Kept(KEPT)).get(key, made)

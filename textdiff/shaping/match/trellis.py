@@ -183,19 +183,24 @@ def _in_pieces(f: Callable[[Tensor], Tensor], table: Tensor, rows: int) -> Tenso
 # -- how it is built ------------------------------------------------------------------------------------------------------
 
 
-def _built(tokens: Tokens, layout: Layout, allowed: Sequence[Row], device: torch.device | str) -> Trellis | None:
-    machine, before = tokens.automaton, np.array([0])
-    moves: list[tuple[Table, Table]] = []
-    for place, row in zip(layout.places, allowed, strict=True):  # forwards: where the states of a layer lead
-        moves.append((before, _leads(tokens, place, row)[before]))
-        reached = np.unique(moves[-1][1])
-        before = reached[reached < machine.states]
-    number = np.where(machine.accepts[machine.after(layout.ending)], 0, -1)  # of the state of a layer, −1 for none
+def of_moves(
+    positions: Sequence[int],
+    kinds: Sequence[Table],
+    moves: Sequence[Table],
+    accepts: NDArray[np.bool_],
+    device: torch.device | str = "cpu",
+) -> Trellis | None:
+    """The trellis of places at `positions`, where layer 0 has one state, the start; None if no text is accepted.
+
+    kinds[j] (V,) is the kind of each token at place j, moves[j] (S_j, kinds) the state of the next layer that a kind leads to, −1 for
+    none, and `accepts` says which states of layer H accept.  States and kinds that need not be told apart become one.
+    """
+    number = np.where(accepts, 0, -1)  # of the state of a layer, −1 for none
     size = 1
     following: list[Table] = []
     merges: list[Table] = []
-    for states, lead in reversed(moves):
-        goal = number[lead]  # (n, K)
+    for lead in reversed(moves):
+        goal = np.append(number, -1)[lead]  # (n, K)
         first, kind = distinct(goal)
         lasting = (goal[first] >= 0).any(-1)
         if not lasting.any():
@@ -208,8 +213,7 @@ def _built(tokens: Tokens, layout: Layout, allowed: Sequence[Row], device: torch
         table = np.concatenate([nowhere, table], 1)[:, columns]
         following.append(np.where(table < 0, size, table))
         merges.append(merged[1:])
-        number = np.full(machine.states + 1, -1)
-        number[states] = np.where(lasting, np.cumsum(lasting) - 1, -1)[kind]
+        number = np.where(lasting, np.cumsum(lasting) - 1, -1)[kind]
         size = len(table)
     following.reverse()
     merges.reverse()
@@ -219,9 +223,62 @@ def _built(tokens: Tokens, layout: Layout, allowed: Sequence[Row], device: torch
             f"match leaves {ways} ways through a text of this length, of which at most {MOST_WAYS} are followed; simplify it"
         )
     return Trellis(
-        position=torch.tensor([place.position for place in layout.places], device=device),
-        classes=_shared(tokens, merges, allowed, device),
+        position=torch.tensor(positions, device=device),
+        classes=_shared(kinds, merges, device),
         following=tuple(torch.from_numpy(table).to(device) for table in following),
+    )
+
+
+def both(one: Trellis, other: Trellis) -> Trellis | None:
+    """The texts that two trellises of the same places accept; None if there is none."""
+    before, kinds, moves = np.zeros((1, 2), dtype=np.int64), list[Table](), list[Table]()
+    sizes = [[*map(len, part.following[1:]), 1] for part in (one, other)]
+    known: dict[tuple[int, int], tuple[Table, Table]] = {}
+    for j, classes in enumerate(zip(one.classes, other.classes, strict=True)):
+        key = (id(classes[0]), id(classes[1]))
+        if key not in known:
+            pairs = np.stack([part.cpu().numpy() for part in classes], -1)
+            known[key] = np.unique(pairs, axis=0, return_inverse=True)
+        pair, kind = known[key]
+        leads = [part.following[j].cpu().numpy()[before[:, k, None], pair[:, k]] for k, part in enumerate((one, other))]
+        nowhere = (leads[0] == sizes[0][j]) | (leads[1] == sizes[1][j])
+        goal = np.where(nowhere, -1, leads[0] * sizes[1][j] + leads[1])
+        reached, number = np.unique(goal, return_inverse=True)
+        number = number.reshape(goal.shape) - (reached[0] < 0)
+        reached = reached[reached >= 0]
+        if not len(reached):
+            return None
+        if len(reached) * pair.size > 2 * MOST_WAYS:
+            raise AskedError(
+                f"match and what else is asked leave {len(reached) * len(pair)} ways through one place; simplify it"
+            )
+        before = np.stack([reached // sizes[1][j], reached % sizes[1][j]], -1)
+        kinds.append(kind.reshape(-1))
+        moves.append(number)
+    return of_moves(one.position.tolist(), kinds, moves, np.ones(len(before), dtype=bool), one.position.device)
+
+
+def _built(tokens: Tokens, layout: Layout, allowed: Sequence[Row], device: torch.device | str) -> Trellis | None:
+    machine, before = tokens.automaton, np.array([0])
+    kinds, moves = list[Table](), list[Table]()
+    restricted: dict[bytes, Table] = {}
+    for place, row in zip(layout.places, allowed, strict=True):  # forwards: where the states of a layer lead
+        lead = _leads(tokens, place, row)[before]
+        reached = np.unique(lead)
+        reached = reached[reached < machine.states]
+        number = np.full(machine.states + 1, -1)
+        number[reached] = np.arange(len(reached))
+        moves.append(number[lead])
+        before = reached
+        if row is not None:
+            restricted.setdefault(row.tobytes(), np.where(row, tokens.of_token, 0))
+        kinds.append(tokens.of_token if row is None else restricted[row.tobytes()])
+    return of_moves(
+        [place.position for place in layout.places],
+        kinds,
+        moves,
+        machine.accepts[machine.after(layout.ending)][before],
+        device,
     )
 
 
@@ -236,16 +293,13 @@ def _leads(tokens: Tokens, place: Place, allowed: Row) -> Table:
     return lead
 
 
-def _shared(
-    tokens: Tokens, merges: Sequence[Table], allowed: Sequence[Row], device: torch.device | str
-) -> tuple[Tensor, ...]:
+def _shared(kinds: Sequence[Table], merges: Sequence[Table], device: torch.device | str) -> tuple[Tensor, ...]:
     """The class of every token at each place; one tensor for all places of the same classes."""
-    made: dict[tuple[bytes, bytes], Tensor] = {}
+    made: dict[tuple[bytes, int], Tensor] = {}
     result = []
-    for merged, row in zip(merges, allowed, strict=True):
-        key = (merged.tobytes(), b"" if row is None else row.tobytes())
+    for merged, kind in zip(merges, kinds, strict=True):
+        key = (merged.tobytes(), id(kind))
         if key not in made:
-            kinds = merged[tokens.of_token]
-            made[key] = torch.from_numpy(kinds if row is None else np.where(row, kinds, 0)).to(device)
+            made[key] = torch.from_numpy(merged[kind]).to(device)
         result.append(made[key])
     return tuple(result)
