@@ -14,6 +14,7 @@ from tiny import QUATRAIN, poem_model, saved, sentence_model
 
 from textdiff import cli
 from textdiff.cli import bulk
+from textdiff.cli.common import check_writable
 from textdiff.data.records import Record
 from textdiff.pipeline.text import Pipeline
 
@@ -278,3 +279,11 @@ def test_any_number_of_poems_begins_with_the_first(poems, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Enough())
     assert cli.main(["generate", "--model", poems, "--steps", "1", "-n", str(10**20)]) == 130
     assert sys.stdout.getvalue()
+
+
+def test_an_output_in_a_folder_that_was_removed_is_said_to_be_there(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OSError, match="cannot write 'x': the folder that we are in was removed; go to another one"):
+        check_writable("x")

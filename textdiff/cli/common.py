@@ -216,7 +216,10 @@ def check_writable(path: str | None) -> None:
     """OSError where a file cannot be written; checked before the work that it is for."""
     if path is None or path == "-":
         return
-    target = Path(path).resolve()
+    try:
+        target = Path(path).resolve()
+    except FileNotFoundError:
+        raise OSError(f"cannot write {path!r}: the folder that we are in was removed; go to another one") from None
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {path!r}: it is a folder; name a file")
     if not os.access(target if target.exists() else target.parent, os.W_OK):
