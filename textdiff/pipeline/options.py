@@ -29,6 +29,7 @@ QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best
 ALL = ("generate", "fill", "refine", "augment")
 JUDGED = ("generate", "fill", "refine")  # the calls whose texts are chosen, or keep a law
 NEW = ("generate", "fill")  # the calls that write on an open page
+MOST_TEXTS = 1000  # that one call makes of a text, or one job asks for
 Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
 Words = str | Sequence[str | None] | None  # a word for all texts, or one for each
 
@@ -230,10 +231,12 @@ def texts_in(texts: Any) -> list[Any]:
     return [texts] if isinstance(texts, str) else several("texts", texts, "a text, or a list of texts")
 
 
-def at_least(name: str, value: Any, least: int) -> None:
-    """AskedError unless value is None, or a whole number of at least `least`."""
+def at_least(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """AskedError unless value is None, or a whole number of at least `least`, and at most `most` if that is given."""
     if value is not None and whole(name, value) < least:
         raise AskedError(f"{name} is {value}; it must be at least {least}")
+    if value is not None and most is not None and value > most:
+        raise AskedError(f"{name} is {value}; it must be at most {most}, as all of them are in memory together")
 
 
 def _is_number(value: Any) -> bool:
@@ -282,6 +285,7 @@ class Task:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < 1):
                 raise AskedError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        at_least("variations", self.variations, 1, MOST_TEXTS)
         if self.level is not None and self.variations is None:
             raise AskedError(f"level is {self.level}, which is for variations; pass how many, or leave it out")
         if self.level is not None and not 0 < self.level <= 1:

@@ -178,6 +178,7 @@ def test_the_score_is_what_score_gives(pipe):
         ({"strength": 0}, "strength is 0; it must lie in"),
         ({"strength": "much"}, "strength is 'much'; it must lie in"),
         ({"n": 0}, "n is 0; it must be at least 1"),
+        ({"n": 10**10}, "n is 10000000000; it must be at most 1000"),
         ({"keep": (3, 99)}, "span 3 to 99, but the text has 25 characters"),
         ({"keep": [5]}, "keep has 5; pass strings"),
         ({"keep": [""]}, "keep has an empty string"),

@@ -209,6 +209,7 @@ def test_couplets_are_revised_in_the_middle_of_an_unknown_octave():
         ({"patience": 0}, "patience is 0"),
         ({"variations": 0}, "variations is 0"),
         ({"variations": 1, "level": 0.0}, r"level is 0.0; it must lie in \(0, 1\]"),
+        ({"variations": 10**10}, "variations is 10000000000; it must be at most 1000"),
         ({"variations": 1, "level": 1.01}, "level is 1.01"),
         ({"level": 0.5}, "for variations"),
         ({"variations": 2, "best_of": 3}, "best_of is 3"),

@@ -27,7 +27,7 @@ from textdiff.core.errors import AskedError
 from textdiff.core.rng import example_seed
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas, spelled
-from textdiff.pipeline.options import at_least
+from textdiff.pipeline.options import MOST_TEXTS, at_least
 from textdiff.pipeline.page import Pieces
 from textdiff.pipeline.plan import Plan, process_of
 from textdiff.pipeline.revision.keep import kept
@@ -72,7 +72,8 @@ class Augmentation:
     levels: int = MERIT_LEVELS  # of the bound; 0: no bound
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("tries", 1), ("levels", 0)):
+        at_least("n", self.n, 1, MOST_TEXTS)
+        for name, least in (("tries", 1), ("levels", 0)):
             at_least(name, getattr(self, name), least)
         if not isinstance(self.strength, Real) or not 0 < self.strength <= 1:
             raise AskedError(

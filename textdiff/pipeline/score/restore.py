@@ -107,10 +107,8 @@ def restore(
     callback: Progress | None = None,
 ) -> list[Restoration]:
     """Each damaged text restored, whatever the texts beside it."""
-    for name, value in (("top", top), ("width", width)):
-        at_least(name, value, 1)
-        if value > WIDEST:
-            raise AskedError(f"{name} is {value}; it must be at most {WIDEST}, as all of a beam is in memory")
+    at_least("top", top, 1, WIDEST)
+    at_least("width", width, 1, WIDEST)
     writer = Writer(model, order, max(width, top), seed, batch_size)
     results = []
     for number, told in enumerate(zip(texts, forms, titles, dynasties, strict=True)):
