@@ -225,7 +225,8 @@ def test_other_rotary_positions_are_left_to_transformers(tmp_path):
 
 def test_weights_that_are_missing_or_too_many_are_left_to_transformers(tmp_path):
     network(tmp_path, "bert")
-    whole = load_file(tmp_path / "model.safetensors")
+    # The oldest safetensors writes into the file that these tensors would be views of.
+    whole = {name: weight.clone() for name, weight in load_file(tmp_path / "model.safetensors").items()}
     word, pooler = "bert.embeddings.word_embeddings.weight", "bert.pooler.dense.weight"
 
     def read_with(weights):
