@@ -20,6 +20,7 @@ from textdiff import cli
 from textdiff.core.contracts import Query, State
 from textdiff.core.predictions import Categorical
 from textdiff.core.rng import Rng
+from textdiff.networks.files import PACKAGED
 from textdiff.networks.folder import SLOTS
 from textdiff.pipeline import canvas
 from textdiff.pipeline import run as running
@@ -255,11 +256,13 @@ def test_evaluation_tells_what_is_asked_for(folder: Path) -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command, with a model in the place of the packaged one: (exit code, stdout, stderr)."""
+    """Runs a command, with a model in the place of the packaged ones: (exit code, stdout, stderr)."""
     whole = Pipeline.from_pretrained
-    monkeypatch.setattr(
-        Pipeline, "from_pretrained", lambda model=None, **k: whole(model, **k) if model else of_all_characters()
-    )
+
+    def opened(model: Any = None, **how: Any) -> Pipeline:
+        return of_all_characters() if model in (None, *PACKAGED) else whole(model, **how)
+
+    monkeypatch.setattr(Pipeline, "from_pretrained", opened)
 
     def call(*words: object) -> tuple[int, str, str]:
         code = cli.main([str(word) for word in words])

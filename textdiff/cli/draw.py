@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -154,7 +155,9 @@ def _write_new(a: argparse.Namespace) -> None:
             progress_bar(a, a.n, "poem") as bar,
         ):
             write = separated()
-            for output in pipe.each(({} for _ in range(a.n)), options, seed=a.seed or 0, watch=watch):
+            for output in pipe.each(
+                itertools.repeat({}, min(a.n, sys.maxsize)), options, seed=a.seed or 0, watch=watch
+            ):
                 if a.format == "jsonl":
                     print(joined(output, {}), file=out)
                 else:

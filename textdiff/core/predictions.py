@@ -60,6 +60,7 @@ class Categorical:
     read: Callable[[Tensor], Tensor]  # (n,) indices into at -> (n, V) logits, float32, −inf where never
     at: Positions
     known: Tensor
+    ranked: Callable[[Tensor], Tensor] | None = None  # the same, for `statistic` alone, where that reads another law
 
     @classmethod
     def from_logits(cls, logits: Tensor, known: Tensor, at: Positions | None = None) -> Categorical:
@@ -69,10 +70,14 @@ class Categorical:
             logits = logits.flatten(0, 1)
         return cls(logits.__getitem__, at, known)
 
-    def map(self, shape: OfLogits) -> Categorical:
-        """The prediction with `shape(logits (n, V), rows (n,), positions (n,))` in the place of its logits."""
+    def map(self, shape: OfLogits, ranked: bool = False) -> Categorical:
+        """The prediction with `shape(logits (n, V), rows (n,), positions (n,))` in the place of its logits.
+
+        With `ranked` its `statistic` stays that of this one.
+        """
         rows, positions = self.at
-        return replace(self, read=lambda index: shape(self.read(index), rows[index], positions[index]))
+        before = (self.ranked or self.read) if ranked else self.ranked
+        return replace(self, read=lambda index: shape(self.read(index), rows[index], positions[index]), ranked=before)
 
     def select(self, where: Tensor, known: Tensor | None = None) -> Categorical:
         """The part at `where` (B, L) bool; known tokens (this prediction's by default) elsewhere."""
@@ -81,7 +86,13 @@ class Categorical:
         known = self.known if known is None else known
         if len(keep) == len(rows):
             return replace(self, known=known)
-        return Categorical(lambda index: self.read(keep[index]), (rows[keep], positions[keep]), known)
+        ranked = self.ranked
+        return Categorical(
+            lambda index: self.read(keep[index]),
+            (rows[keep], positions[keep]),
+            known,
+            None if ranked is None else lambda index: ranked(keep[index]),
+        )
 
     def pin(self, x: Tensor, where: Tensor) -> Categorical:
         """The prediction with x (B, L) certain at `where` (B, L) bool."""
@@ -160,7 +171,8 @@ class Categorical:
 
     def statistic(self, f: OfLogits, fill: float = 0.0) -> Tensor:
         """f(log-probabilities (n, V), rows (n,), positions (n,)) -> (n,), as (B, L) with `fill` at known positions."""
-        values = self.per_position(lambda logits, *at: f(logits.log_softmax(-1), *at))
+        read = self.ranked or self.read
+        values = replace(self, read=read).per_position(lambda logits, *at: f(logits.log_softmax(-1), *at))
         return self._put(torch.full(self.known.shape, fill, dtype=values.dtype, device=values.device), values)
 
     def per_position(self, f: OfLogits) -> Tensor:

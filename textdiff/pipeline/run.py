@@ -42,14 +42,14 @@ from textdiff.samplers import SAMPLERS
 from textdiff.samplers.corrector import sweep_levels
 from textdiff.samplers.particles import resampled
 from textdiff.shaping.match.matched import Accepted, Matched, matching
-from textdiff.shaping.tokens import allowed, banned, guided, nucleus, tempered
+from textdiff.shaping.tokens import SURE, allowed, banned, guided, nucleus, tempered
 from textdiff.verse.constrained import RestrictedPrediction, constrained
 from textdiff.verse.law import Law
 from textdiff.verse.pattern import kept_to, pattern_of
 from textdiff.verse.prosody import place_keyword, preferred
 
 BATCH = 64  # rows of a batch, where the caller does not say
-COLDEST = 0.02  # temperature under strict prosody
+COLDEST = SURE  # temperature under strict prosody
 STAGE = 1 << 16  # the stream that keywords and patterns are drawn from, before a chain begins
 CHOICE = STAGE - 1  # the stream that a particle is chosen from, at the end
 

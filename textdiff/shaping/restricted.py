@@ -92,9 +92,9 @@ class Restricted(OnlyDrawn):
         """The law of the tokens at `where` (B, L) bool alone."""
         return replace(self, asked=self.asked & where, shown=self.shown if known is None else known)
 
-    def map(self, shape: OfLogits) -> Self:
+    def map(self, shape: OfLogits, ranked: bool = False) -> Self:
         """The restriction of a product with other logits."""
-        return replace(self, base=self.base.map(shape))
+        return replace(self, base=self.base.map(shape, ranked))
 
     def log_prob(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """That of the product without the law."""

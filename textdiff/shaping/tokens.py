@@ -38,10 +38,14 @@ def shaped(predictor: Callable[[Query], T], shape: OfLogits) -> Callable[[Query]
 
 
 COLDEST, HOTTEST = 1e-30, 1e30  # temperatures between which no logit becomes infinite
+SURE = 0.02  # a temperature at which a law is sure of one token nearly everywhere
 
 
 def tempered(predictor: Callable[[Query], T], temperature: float) -> Callable[[Query], T]:
-    """Logits divided by `temperature` > 0; 0 is the limit, all the mass on the likeliest token (the first of equals)."""
+    """Logits divided by `temperature` > 0; 0 is the limit, all the mass on the likeliest token (the first of equals).
+
+    Up to `SURE` nearly every position is sure, and so the orders by confidence, margin and entropy go by the law before.
+    """
     if not 0 <= temperature < float("inf"):
         raise AskedError(f"temperature is {temperature}; it must be a number from 0 (the likeliest token) upwards")
     if 0 < temperature < COLDEST or temperature > HOTTEST:
@@ -58,7 +62,7 @@ def tempered(predictor: Callable[[Query], T], temperature: float) -> Callable[[Q
         mode = logits.argmax(-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(-1, mode, 0.0)
 
-    return shaped(predictor, shape)
+    return lambda query: predictor(query).map(shape, ranked=temperature <= SURE)
 
 
 def guided(predictor: Callable[[Query], P], scale: float, untold: Callable[[Any], Any]) -> Callable[[Query], P]:

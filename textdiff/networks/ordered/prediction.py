@@ -49,9 +49,9 @@ class InOrder(OnlyDrawn):
         """The law of the positions at `where` (B, L) bool; known tokens (this prediction's by default) elsewhere."""
         return self._both(lambda part: part.select(where, known))
 
-    def map(self, shape: OfLogits) -> InOrder:
+    def map(self, shape: OfLogits, ranked: bool = False) -> InOrder:
         """The law (1) with shape(logits, rows, positions) in the place of the logits of each q_i."""
-        return self._both(lambda part: part.map(shape))
+        return self._both(lambda part: part.map(shape, ranked))
 
     def towards(self, base: InOrder, scale: float) -> InOrder:
         return InOrder(lambda x: self.given(x).towards(base.given(x), scale), self.alone.towards(base.alone, scale))
