@@ -355,7 +355,7 @@ def test_mistakes_are_said_in_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["generate", "--label", "3"], "label is for images, and poems-zh is a model of texts"),
+        (["generate", "--label", "3"], "label is for images, and poems-zh-writer is a model of texts"),
         (["fill", "明□", "--mask", "right"], "--mask is for images"),
         (["generate", "--sampler", "refresh", "--option", "share=much"], "expected a number"),
         (["generate", "--option", "share=much"], "has no option 'share'"),

@@ -21,7 +21,7 @@ from textdiff.samplers.corrector import gibbs, sweep_levels
 from textdiff.samplers.edit import by_count, marginal
 from textdiff.samplers.order import entropy_bounded, entropy_nats, minus_margin, minus_maximum, ordered
 from textdiff.samplers.particles import resampled
-from textdiff.shaping.tokens import nucleus, tempered
+from textdiff.shaping.tokens import nucleus, tempered, top_k
 from textdiff.verify.enumeration import enumerate_draws
 
 LENGTH = 9
@@ -264,21 +264,21 @@ def test_entropy_takes_nothing_times_its_logarithm_for_0():
     assert torch.allclose(entropy_nats(q.log()), torch.tensor([1.5 * math.log(2), 0.0]))
 
 
-@pytest.mark.parametrize("temperature", [1, 0])
+@pytest.mark.parametrize("cut", [None, "temperature", "nucleus", "top-k"])
 @pytest.mark.parametrize("statistic", [minus_maximum, minus_margin, entropy_nats])
-def test_positions_are_unmasked_in_the_order_of_the_states_distribution(statistic, temperature):
-    """At temperature 0, where each position is sure of its likeliest token, the order is that of the law before."""
+def test_positions_are_unmasked_in_the_order_of_the_states_distribution(statistic, cut):
+    """Also where each position is sure of its likeliest token, since the others were cut away."""
     table = Table(LENGTH)
     free = some_free(8, LENGTH, 1)
-    cold = nucleus(tempered(table, temperature), 0.9) if temperature == 0 else table
-    states = run("confidence", "mask", ALL, steps=None, step=ordered(statistic), predictor=cold)
+    sure = {"temperature": tempered(table, 0), "nucleus": nucleus(table, 1e-6), "top-k": top_k(table, 1)}
+    states = run("confidence", "mask", ALL, steps=None, step=ordered(statistic), predictor=sure.get(cut, table))
     for before, after in itertools.pairwise(states):
         score = table(Query(before.x, before.t)).statistic(statistic)
         masked = before.x == MASK
         for row in masked.any(-1).nonzero()[:, 0].tolist():
             (chosen,) = (before.x[row] != after.x[row]).nonzero()[:, 0].tolist()
             assert score[row, chosen] == score[row][masked[row]].min()
-            if temperature == 0:
+            if cut is not None:
                 assert after.x[row, chosen] == table(Query(before.x, before.t)).mode()[row, chosen]
     assert (states[-1].forwards == free.sum(-1)).all()
 

@@ -7,6 +7,8 @@ law that is drawn from,
     nucleus(tempered(banned(predictor, ids), 0.8), 0.95)
 
 Bans and sets are exact (the model conditioned on them, position by position); temperature, nucleus and top-k change the law.
+Orders go by the law before a nucleus, top-k or a temperature of nearly 0: what is left of a law that these have cut says how
+few tokens were kept, and not how sure the model is.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ P = TypeVar("P", bound=Prediction)
 T = TypeVar("T", bound=TokenPrediction)
 
 
-def shaped(predictor: Callable[[Query], T], shape: OfLogits) -> Callable[[Query], T]:
-    """`predictor` with `shape` applied to its logits."""
+def shaped(predictor: Callable[[Query], T], shape: OfLogits, ranked: bool = False) -> Callable[[Query], T]:
+    """`predictor` with `shape` applied to its logits; with `ranked` orders go by the law before."""
 
     def predict(query: Query) -> T:
-        return predictor(query).map(shape)
+        return predictor(query).map(shape, ranked)
 
     return predict
 
@@ -44,7 +46,7 @@ SURE = 0.02  # a temperature at which a law is sure of one token nearly everywhe
 def tempered(predictor: Callable[[Query], T], temperature: float) -> Callable[[Query], T]:
     """Logits divided by `temperature` > 0; 0 is the limit, all the mass on the likeliest token (the first of equals).
 
-    Up to `SURE` nearly every position is sure, and so the orders by confidence, margin and entropy go by the law before.
+    Up to `SURE` orders go by the law before.
     """
     if not 0 <= temperature < float("inf"):
         raise AskedError(f"temperature is {temperature}; it must be a number from 0 (the likeliest token) upwards")
@@ -62,7 +64,7 @@ def tempered(predictor: Callable[[Query], T], temperature: float) -> Callable[[Q
         mode = logits.argmax(-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(-1, mode, 0.0)
 
-    return lambda query: predictor(query).map(shape, ranked=temperature <= SURE)
+    return shaped(predictor, shape, ranked=temperature <= SURE)
 
 
 def guided(predictor: Callable[[Query], P], scale: float, untold: Callable[[Any], Any]) -> Callable[[Query], P]:
@@ -173,7 +175,7 @@ def nucleus(predictor: Callable[[Query], T], top_p: float) -> Callable[[Query], 
         cut = (before >= top_p) & (torch.arange(logits.shape[-1], device=logits.device) > 0)
         return logits.masked_fill(torch.zeros_like(cut).scatter(-1, index, cut), -torch.inf)
 
-    return shaped(predictor, shape)
+    return shaped(predictor, shape, ranked=True)
 
 
 def top_k(predictor: Callable[[Query], T], k: int) -> Callable[[Query], T]:
@@ -185,7 +187,7 @@ def top_k(predictor: Callable[[Query], T], k: int) -> Callable[[Query], T]:
         least = logits.topk(min(k, logits.shape[-1]), -1).values[:, -1:]
         return logits.masked_fill(logits < least, -torch.inf)
 
-    return shaped(predictor, shape)
+    return shaped(predictor, shape, ranked=True)
 
 
 def banned(predictor: Callable[[Query], T], ids: Tensor | Sequence[int]) -> Callable[[Query], T]:
