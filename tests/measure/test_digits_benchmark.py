@@ -38,6 +38,7 @@ def unet() -> UNet2DModel:
     return tiny.unet()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_way_starts_from_the_same_noise_and_costs_what_it_says(unet):
     model = tiny.flow_model(unet)

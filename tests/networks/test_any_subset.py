@@ -263,7 +263,7 @@ def pipe(ordered):
         {},
         {"prosody": "strict", "acrostic": "春风秋月"},
         {"title": "山", "guidance": 1.5},
-        {"prosody": "strict", "particles": 2},
+        pytest.param({"prosody": "strict", "particles": 2}, marks=pytest.mark.slow),
         {"keyword": "明月"},
     ],
     ids=lambda options: "-".join(options) or "plain",

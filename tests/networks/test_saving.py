@@ -93,7 +93,7 @@ def marks(model: Any) -> set[float]:
     return {model.defaults["steps"], *(weight.flatten()[0].item() for weight in model.model.parameters())}
 
 
-@pytest.mark.parametrize("kind", ["texts", "images"])
+@pytest.mark.parametrize("kind", ["texts", pytest.param("images", marks=pytest.mark.slow)])
 def test_a_stopped_save_of_a_whole_model_leaves_a_model_that_opens_and_is_all_old_or_all_new(tmp_path, kind):
     model = poem_model() if kind == "texts" else image_model()
     lean = {"lean": True} if kind == "texts" else {}

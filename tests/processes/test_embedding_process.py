@@ -285,6 +285,7 @@ def test_the_bound_of_one_position_is_above_the_entropy_and_comes_down_to_it(sch
     assert 0 < many < 0.3 * few and many < 0.05
 
 
+@pytest.mark.slow
 def test_the_bound_of_two_positions_stays_above_the_entropy_and_comes_near_it():
     space = Space.random(2, 2, seed=8, concentration=0.3)
     few, many = (

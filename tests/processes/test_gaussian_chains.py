@@ -94,6 +94,7 @@ def even_ratio(t: Tensor) -> tuple[Tensor, Tensor]:
     ).sigmoid().sqrt()
 
 
+@pytest.mark.slow
 def test_the_bound_by_the_mean_alone_closes_as_the_ratio_of_two_levels_comes_to_one():
     gaps = [gap_by_the_mean_alone(even_ratio, steps) for steps in (10, 40, 160)]
     assert 0 < gaps[1] < 0.3 * gaps[0] and 0 < gaps[2] < 0.3 * gaps[1]

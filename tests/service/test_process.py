@@ -87,6 +87,7 @@ def test_what_a_caller_asked_for_who_has_left_is_not_computed_further(start):
     assert ask(address, "/generate", {"steps": 1})[0] == 200
 
 
+@pytest.mark.slow
 def test_one_who_leaves_a_batch_changes_no_answer_of_the_others(start, poems):
     command, address = start("--window", 500)
     job = {"sampler": "gibbs", "sampler_options": {"sweeps": 4.0}}

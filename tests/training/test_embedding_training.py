@@ -169,6 +169,7 @@ class Coded(nn.Module):
         return Normal.point(self.layers(torch.cat([x_t, t[..., None].float()], -1)))
 
 
+@pytest.mark.slow
 def test_a_learnt_encoder_of_values_trains_by_the_same_loss_and_is_sampled_by_the_same_loop():
     points = Coded(2, 8, 64)
     process = Gaussian(get_schedule("cosine"), "data", encode=points.encode, decode=points.decode)
@@ -204,6 +205,7 @@ def test_a_learnt_encoder_of_values_trains_by_the_same_loss_and_is_sampled_by_th
             assert nearest.bincount(minlength=3).min() > 40
 
 
+@pytest.mark.slow
 def test_digits_are_drawn_through_a_learnt_code_and_have_a_bound():
     from sklearn.datasets import load_digits
 

@@ -158,6 +158,7 @@ def test_a_new_process_without_a_bound_says_so(trained, capfd):
         assert "stirred" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_of_images_that_is_trained_on_a_new_process_draws_by_it(trained, run, tmp_path):
     folder = trained("square")
     drawn = load(folder).generate(2, seed=3, label="3")
