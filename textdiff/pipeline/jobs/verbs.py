@@ -56,9 +56,7 @@ class Callers:
     """Those who wait for jobs, by the numbers of these."""
 
     show: Callable[[int, Frame], object] | None = None  # called with what a job shows after a step
-    left: Callable[[int], bool] | None = (
-        None  # whether nobody waits for a job any more, of which then anything may come
-    )
+    left: Callable[[int], bool] | None = None  # whether nobody waits for a job, so that its result is dropped
 
 
 NOBODY = Callers()
