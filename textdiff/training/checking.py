@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
-from pathlib import Path
+import os
 from typing import Any
 
 from textdiff.core.errors import RecipeError
@@ -112,7 +112,26 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(
             "run.recompute does not go with run.compile, which chooses itself what is kept; leave one of them out"
         )
+    if run.shard:
+        check_divisible(recipe)
     attribute(recipe.kind.check)(recipe)
+
+
+def check_divisible(recipe: Recipe) -> None:
+    """RecipeError where the network of a recipe cannot be divided among processes, as run.shard or FSDP ask."""
+    from textdiff.processes import PROCESSES
+
+    for name in recipe.processes:
+        if PROCESSES[name].encodes:
+            raise RecipeError(
+                f"run.shard divides the embeddings, which process {name} needs whole; leave run.shard out, and start without FSDP"
+            )
+    if recipe.model.lora is not None:
+        raise RecipeError(
+            "run.shard does not go with model.lora, whose state is small; leave one of them out, and start without FSDP"
+        )
+    if recipe.run.compile:
+        raise RecipeError("run.shard does not go with run.compile; leave one of them out, and start without FSDP")
 
 
 def _check_lora(model: Model) -> None:
@@ -146,7 +165,7 @@ def check_texts(recipe: Recipe) -> None:
             "tokenizer.path is given, but a tokenizer of kind characters is made of the texts; leave it out, or write "
             "tokenizer.kind=pretrained"
         )
-    if tokenizer.path is not None and not Path(tokenizer.path).expanduser().exists():
+    if tokenizer.path is not None and not os.path.exists(os.path.expanduser(tokenizer.path)):
         raise RecipeError(
             f"tokenizer.path is {tokenizer.path!r}, and there is no such file or folder; name a saved tokenizer"
         )
@@ -154,7 +173,7 @@ def check_texts(recipe: Recipe) -> None:
         raise RecipeError(
             "tokenizer.kind is 'pretrained', but none of tokenizer.path, model.pretrained and model.init names one"
         )
-    if model.init not in STARTS and model.init != "packaged" and not Path(model.init).expanduser().is_dir():
+    if model.init not in STARTS and model.init != "packaged" and not os.path.isdir(os.path.expanduser(model.init)):
         raise RecipeError(
             f"model.init is {model.init!r}; expected one of plain, statistics, packaged, or the folder of a model"
         )

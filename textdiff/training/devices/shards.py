@@ -27,8 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
-from textdiff.core.errors import RecipeError
-from textdiff.processes import PROCESSES
+from textdiff.training.checking import check_divisible
 from textdiff.training.data import processes
 from textdiff.training.sections import Recipe
 
@@ -45,17 +44,7 @@ def wanted(recipe: Recipe) -> bool:
     os.environ.pop(ACCELERATE, None)
     if not asked or processes() == 1:
         return False
-    for name in recipe.processes:
-        if PROCESSES[name].encodes:
-            raise RecipeError(
-                f"run.shard divides the embeddings, which process {name} needs whole; leave run.shard out, and start without FSDP"
-            )
-    if recipe.model.lora is not None:
-        raise RecipeError(
-            "run.shard does not go with model.lora, whose state is small; leave one of them out, and start without FSDP"
-        )
-    if recipe.run.compile:
-        raise RecipeError("run.shard does not go with run.compile; leave one of them out")
+    check_divisible(recipe)
     return True
 
 
