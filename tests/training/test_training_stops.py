@@ -107,6 +107,23 @@ def test_a_run_does_not_go_on_with_another_recipe_unless_begun_afresh(tmp_path: 
     assert losses(changed.folder).keys() == {1}
 
 
+@pytest.mark.parametrize("place", ["file", "file/inside", "link"])
+def test_a_folder_that_cannot_be_is_said_before_the_data_are_read(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("file")
+    with pytest.raises(RecipeError) as caught:
+        run.train(load(recipe_file(tmp_path), [f"out={tmp_path / place}", "data.train=absent.jsonl"]))
+    assert_one_line(caught.value, f"out is '{tmp_path / place}'", "is no folder", "pass out=OTHER")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="this system has no folder that nobody can write to")
+def test_a_folder_that_the_system_refuses_is_said_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        run.train(load(recipe_file(tmp_path), ["out=/proc/runs"]))
+    assert_one_line(caught.value, "out is '/proc/runs'", "pass out=OTHER")
+
+
 def test_a_run_to_which_steps_are_added_goes_on_at_the_rate_of_the_longer_one(tmp_path: Path) -> None:
     path = recipe_file(tmp_path, optimizer={"decay": 0.0}, run={"steps": 2})
     whole, longer = load(path, ["run.steps=4", f"out={tmp_path / 'whole'}"]), load(path, ["run.steps=4"])

@@ -56,6 +56,7 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = silent) -> Path | N
     on).  Stopped, on SIGINT and SIGTERM, says that there is a checkpoint.  `fresh` ignores checkpoints that are there.
     """
     log, folder = log if leader() else silent, recipe.folder
+    _check_place(folder)
     checkpoint = None if fresh else _checkpoint(recipe, log)
     if recipe.run.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise RecipeError("run.compile needs a C++ compiler, and there is none; install g++, or leave run.compile out")
@@ -68,13 +69,34 @@ def train(recipe: Recipe, *, fresh: bool = False, log: Log = silent) -> Path | N
     if not leader():
         return _run(recipe, made, checkpoint, log)
     with checkpoints.room(folder, "the run"):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in checkpoints.FULL:
+                raise
+            raise _no_folder(folder, error.strerror) from error
         with checkpoints.alone(folder):
             after = checkpoints.step_of(checkpoint) if checkpoint else 0
             checkpoints.tidy(folder, after)
             _forget(folder, after)
             _write(folder / "recipe.yaml", to_yaml(recipe))
             return _run(recipe, made, checkpoint, log)
+
+
+def _check_place(folder: Path) -> None:
+    """RecipeError where there can be no folder of a run."""
+    try:
+        place = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    except FileNotFoundError:
+        raise _no_folder(folder, "the folder that we are in was removed") from None
+    if not place.is_dir():
+        raise _no_folder(folder, f"{place} is no folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _no_folder(folder, f"nothing may be written in {place}")
+
+
+def _no_folder(folder: Path, reason: str | None) -> RecipeError:
+    return RecipeError(f"out is {str(folder)!r}, where there can be no folder of a run ({reason}); pass out=OTHER")
 
 
 def _run(recipe: Recipe, made: Plan, checkpoint: Path | None, log: Log) -> Path | None:
