@@ -78,6 +78,8 @@ def test_an_output_says_how_many_steps_were_made(settings, made):
         (ImagePipeline(image_model()), {"title": "月"}, "title is for texts, and model is a model of images"),
         (ImagePipeline(image_model()), {"guidance": float("inf")}, "guidance is inf; it must be a number"),
         (POEMS, {"process": ["mask"]}, "unknown process"),
+        (POEMS, {"temperature": 10**400}, r"temperature is too large; write a number below 2e\+308"),
+        (POEMS, {"guidance": -(10**400)}, "guidance is too large"),
         (POEMS, {"keyword": 3}, "keyword is 3; it must be a word"),
         (POEMS, {"script": "runes"}, "unknown script 'runes'"),
     ],

@@ -87,9 +87,9 @@ def add(verbs: Any) -> None:
         ending=names_epilog,
     )
     text_flags(p)
-    p.add_argument("--rounds", type=int, default=3, help="at most so many, each of which may change k characters (3)")
-    p.add_argument("--k", type=int, default=3, help="characters rewritten together (3)")
-    p.add_argument("--patience", type=int, default=2, help="end after so many rounds in a row without gain (2)")
+    p.add_argument("--rounds", type=int, help="at most so many, each of which may change k characters (3)")
+    p.add_argument("--k", type=int, help="characters rewritten together (3)")
+    p.add_argument("--patience", type=int, help="end after so many rounds in a row without gain (2)")
     p.add_argument("--keep", type=numbers, default=(), metavar="LINE,…", help="these lines stay: 1,2")
     p.add_argument(
         "--freeze", type=names_of, default=(), metavar="LINE:POSITION,…", help="these characters stay: 3:5,4:7"

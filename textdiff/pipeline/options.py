@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
@@ -255,6 +256,10 @@ def check_number(name: str, value: Any) -> None:
         return
     if not _is_number(value):
         raise AskedError(f"{name} is {value!r}; it must be a number")
+    try:
+        float(value)
+    except OverflowError:
+        raise AskedError(f"{name} is too large; write a number below {sys.float_info.max:.0e}") from None
     if one.most is not None:
         low, high = one.least or 0, one.most
         if not (low <= value <= high) or (one.open_ and value == low):
@@ -267,9 +272,12 @@ def check_number(name: str, value: Any) -> None:
         raise AskedError(f"{name} is {value}; it must be a number")
 
 
+ROUNDS = {"rounds": 3, "k": 3, "patience": 2}  # what is done where a revision says nothing of them
+
+
 @dataclass(frozen=True)
 class Task:
-    """What a caller wants of a revision; ValueError for what cannot be."""
+    """What a caller wants of a revision; AskedError for what cannot be."""
 
     rounds: int
     k: int
@@ -292,6 +300,16 @@ class Task:
             raise AskedError(
                 f"level is {self.level}; it must lie in (0, 1], the share of the free characters drawn anew"
             )
+
+
+def in_rounds(named: Mapping[str, int | None], variations: int | None) -> dict[str, int]:
+    """The numbers of a revision in rounds; AskedError where they are named beside variations, which have no rounds."""
+    for name, value in named.items():
+        if value is not None and variations is not None:
+            raise AskedError(
+                f"{name} is {value}, which is for rounds, and variations have none; leave one of the two out"
+            )
+    return {name: ROUNDS[name] if value is None else value for name, value in named.items()}
 
 
 def place(where: str | Sequence[int]) -> tuple[int, int]:

@@ -212,6 +212,9 @@ def test_couplets_are_revised_in_the_middle_of_an_unknown_octave():
         ({"variations": 10**10}, "variations is 10000000000; it must be at most 1000"),
         ({"variations": 1, "level": 1.01}, "level is 1.01"),
         ({"level": 0.5}, "for variations"),
+        ({"variations": 2, "rounds": 3}, "rounds is 3, which is for rounds, and variations have none"),
+        ({"variations": 2, "k": 2}, "k is 2, which is for rounds"),
+        ({"variations": 2, "patience": 1}, "patience is 1, which is for rounds"),
         ({"variations": 2, "best_of": 3}, "best_of is 3"),
         ({"keep": [5]}, "keep has line 5, but form 'wuyan-jueju' has lines 1 to 4"),
         ({"keep": [0]}, "keep has line 0"),
@@ -265,7 +268,7 @@ def test_the_command_line_prints_before_after_and_scores(tmp_path, capsys):
     assert after.count("[") == len(same.changed) > 0
     assert after.split("  →  ")[1].replace("[", "").replace("]", "") == same.after.splitlines()[1]
     assert scores.startswith(f"{same.score_before:.4f} → {same.score_after:.4f} nats/char")
-    assert cli.main([*base, "--variations", "2", "--process", "replacement"]) == 0
+    assert cli.main([*base[:4], *base[6:], "--variations", "2", "--process", "replacement"]) == 0
     assert capsys.readouterr().out.count("variation ") == 2
     assert cli.main([*base[:4], "--keep", "1;2"]) == 2
     assert cli.main([*base[:4], "--keep", "1,5"]) == 2 and "lines 1 to 4" in capsys.readouterr().err

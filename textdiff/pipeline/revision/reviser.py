@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from textdiff.pipeline.options import Forms, Options, Task, changed, formed, place, several, texts_in, whole
+from textdiff.pipeline.options import Forms, Options, Task, changed, formed, in_rounds, place, several, texts_in, whole
 from textdiff.pipeline.outputs import Refined
 from textdiff.pipeline.plan import resolve
 from textdiff.pipeline.revision.augment import STRENGTH, VARIANTS, Augmentation, Variant, augment
@@ -33,9 +33,9 @@ class Reviser(Scorer):
         options: Options | None = None,
         *,
         generator: torch.Generator | None = None,
-        rounds: int = 3,
-        k: int = 3,
-        patience: int = 2,
+        rounds: int | None = None,
+        k: int | None = None,
+        patience: int | None = None,
         keep: Sequence[int] = (),
         freeze: Sequence[str | tuple[int, int]] = (),
         variations: int | None = None,
@@ -46,18 +46,16 @@ class Reviser(Scorer):
     ) -> list[Refined]:
         """Each poem with its weakest characters written anew, as long as that makes it likelier; text k from seed + k.
 
-        A round rewrites k characters, and the work on a poem ends when `patience` rounds in a row bring nothing better.  Lines
-        of `keep` (from 1) and the characters of `freeze`, "LINE:POSITION" each, stay.  With `variations` instead so many
-        other versions of each poem, a share `level` of whose free characters was drawn anew.  `textdiff.pipeline.revision.refine`
-        has the details; `callback` is called with the number of texts done.
+        Each of `rounds` (3) rewrites k characters (3), and the work on a poem ends when `patience` rounds (2) in a row bring nothing
+        better.  Lines of `keep` (from 1) and the characters of `freeze`, "LINE:POSITION" each, stay.  With `variations` instead
+        so many other versions of each poem, a share `level` of whose free characters was drawn anew.
+        `textdiff.pipeline.revision.refine` has the details; `callback` is called with the number of texts done.
         """
         options = formed(changed(options, changes), form)
         plan = resolve(options, self.model, "refine")
         texts = texts_in(texts)
         task = Task(
-            rounds=rounds,
-            k=k,
-            patience=patience,
+            **in_rounds({"rounds": rounds, "k": k, "patience": patience}, variations),
             candidates=plan.best_of if options.best_of or plan.best_of > 1 else CANDIDATES,
             keep=tuple(whole("keep", line) for line in several("keep", keep, "a list of lines, such as [1, 2]")),
             freeze=tuple(place(one) for one in several("freeze", freeze, "a list of places, such as ['3:5']")),
