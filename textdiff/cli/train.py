@@ -151,6 +151,9 @@ def data_prepare(a: argparse.Namespace) -> None:
 def export_onnx(a: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from textdiff.networks.saving import check_replaceable
+
+    check_replaceable(Path(a.folder).resolve(), weights=False)
     from textdiff.data.records import read_records
     from textdiff.measure.onnx.cost import cost
     from textdiff.networks.folder import TextModel

@@ -55,10 +55,7 @@ def replacing(target: Path) -> Iterator[Path]:
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
-    if target.exists() and not _is_model(target):
-        raise AskedError(
-            f"{target} exists and is no model's folder; save under another name, or move its contents away"
-        )
+    check_replaceable(target)
     new = target.parent / f".{target.name}-new-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     new.mkdir()
     try:
@@ -74,9 +71,22 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def check_replaceable(target: Path, weights: bool = True) -> None:
+    """AskedError where a new folder must not take the place of what stands there: it is no model's folder and not empty.
+
+    weights: whether it may be one with weights.
+    """
+    if not weights and target.is_dir() and any(target.glob("*.safetensors")):
+        raise AskedError(f"{target} holds a model, which an export must not replace; name a folder of its own")
+    if target.exists() and not _is_model(target):
+        raise AskedError(
+            f"{target} exists and is no model's folder; save under another name, or move its contents away"
+        )
+
+
 def interrupted(target: Path) -> Path | None:
     """The model that a save had just moved away from the name `target` when it was stopped, if there is one."""
-    if target.exists() or not target.parent.is_dir():
+    if os.path.exists(target) or not os.path.isdir(target.parent):
         return None
     left = [path for path, kind, _ in _leftovers(target) if kind == "old" and _is_model(path)]
     return left[0] if left else None

@@ -30,7 +30,7 @@ from textdiff.networks.files import read_json
 from textdiff.networks.folder import TextModel
 from textdiff.networks.masked_lm import HEADS
 from textdiff.networks.onnx.session import Session, needed
-from textdiff.networks.saving import replacing
+from textdiff.networks.saving import check_replaceable, replacing
 from textdiff.networks.text_parts import described_by, fitting, quiet, read_tokenizer_of
 from textdiff.processes import PROCESSES
 
@@ -56,8 +56,7 @@ def export(model: TextModel, folder: Path, int8: bool = False) -> Exported:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         needed(name)
     folder = folder.resolve()
-    if folder.exists() and any(folder.glob("*.safetensors")):
-        raise AskedError(f"{folder} holds a model, which an export must not replace; name a folder of its own")
+    check_replaceable(folder, weights=False)
     served = tuple(p for p in model.processes if PROCESSES[p].data == "tokens" and not model.writes_whole(p))
     if not served:
         raise AskedError(
