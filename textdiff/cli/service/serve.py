@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import socket
 from typing import Any
 
@@ -63,10 +65,14 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         kind = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=kind, backlog=1024)
+    except (socket.gaierror, UnicodeError) as error:
+        raise AskedError(f"host is {host!r}, which is no address; pass another --host, such as 127.0.0.1") from error
     except OSError as error:
-        raise AskedError(
-            f"cannot listen at {host}, port {port} ({error.strerror or error}); pass another --port, or 0 for one that is free"
-        ) from error
+        elsewhere = (
+            "--host, such as 127.0.0.1" if error.errno == errno.EADDRNOTAVAIL else "--port, or 0 for one that is free"
+        )
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise AskedError(f"cannot listen at {host}, port {port} ({reason}); pass another {elsewhere}") from error
 
 
 def url_of(address: socket.socket) -> str:
