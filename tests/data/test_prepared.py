@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own, which keeps the smallest texts, too."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(prepared, "WORTHWHILE", 0)
-    return prepared.cache()
+    return prepared.cache("prepared")
 
 
 def prose(folder: Path, text: str, **data: Any) -> Recipe:

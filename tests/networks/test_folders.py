@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from textdiff.core.contracts import Query
+from textdiff.core.errors import AskedError
 from textdiff.networks.folder import ModelError, TextModel
 from textdiff.networks.tokenization import POEM_SPECIALS, character_tokenizer
 
@@ -133,6 +134,12 @@ def test_a_model_that_is_not_there_is_said_to_be_missing(tmp_path):
         TextModel.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"there is no folder \./nowhere"):
         TextModel.from_pretrained("./nowhere")
+    for strange in ("~nobody-of-that-name/model", "m" * 300, f"{'m' * 300}/model"):
+        with pytest.raises(ModelError, match=r"is no folder here|there is no folder"):
+            TextModel.from_pretrained(strange)
+    for other in (5, b"model", ["model"]):
+        with pytest.raises(AskedError, match="; pass a model folder or the id of a model on the hub"):
+            TextModel.from_pretrained(other)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelError, match="is a file"):
         TextModel.from_pretrained(tmp_path / "file")

@@ -7,6 +7,7 @@ If a data set has a test split, the rest is cut 90 : 10 into train and validatio
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_images(
         raise AskedError(f"channels is {channels}; expected 1 for gray or 3 for colours")
     if source == "digits":
         return _digits(size, channels, limit)
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if not folder.exists() and (source.startswith((".", "~", "/")) or source.count("/") != 1):
         raise AskedError(
             f"there are no images {source!r}; pass 'digits', a folder of image files, or the id of a data set on the hub"

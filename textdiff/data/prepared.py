@@ -28,6 +28,7 @@ from typing import Any
 from textdiff.core.errors import AskedError
 from textdiff.data import sealed
 from textdiff.data.rows import Stored
+from textdiff.networks.files import cache
 
 FORMAT = 3
 NAME = "prepared.json"
@@ -43,11 +44,6 @@ class Prepared:
 
     about: dict[str, Any]
     files: dict[str, Stored]
-
-
-def cache() -> Path:
-    """The folder of the cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "textdiff" / "prepared"
 
 
 def key_of(*parts: Any) -> str:
@@ -93,8 +89,8 @@ def get(
 
 def _home() -> Path | None:
     """The folder of the cache, which is made if it is missing; None if nothing can be written there."""
-    folder = cache()
     try:
+        folder = cache("prepared")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None

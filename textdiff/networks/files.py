@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from textdiff.core.errors import ModelError
+from textdiff.core.errors import AskedError, ModelError
 from textdiff.networks.saving import interrupted
 
 FORMAT = 1
@@ -27,21 +27,33 @@ _HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")  # owner/name; the oldest models
 FEW = 100  # layers that any network may have
 
 
+def cache(name: str) -> Path:
+    """The folder of this name among what textdiff keeps for later; FileNotFoundError where the user has no home."""
+    home = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if home.startswith("~"):
+        raise FileNotFoundError("there is no home folder to keep anything in")
+    return Path(home) / "textdiff" / name
+
+
 def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path, str]:
     """The folder of a model, and what to call it; `hub` is for `snapshot_download`, such as a revision.
 
     A folder goes before a packaged model of the same name, and that before one of the hub.
     """
+    if path_or_id is not None and not isinstance(path_or_id, (str, os.PathLike)):
+        raise AskedError(
+            f"model is {path_or_id!r}; pass a model folder or the id of a model on the hub, or leave it out"
+        )
     name = MASKED if path_or_id is None else os.fspath(path_or_id)
-    folder = Path(name).expanduser()
-    if path_or_id is not None and name and folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if path_or_id is not None and name and os.path.isdir(folder):
         return folder, name
     if name in PACKAGED:
         packaged = Path(str(resources.files("textdiff.networks"))) / name
         if not packaged.is_dir():
             raise ModelError(f"this installation holds no {name} model; install textdiff again, or name a model folder")
         return packaged, name
-    if name and folder.exists():
+    if name and os.path.exists(folder):
         raise ModelError(f"{name} is a file; pass the model's folder")
     left = interrupted(folder)
     if left is not None:

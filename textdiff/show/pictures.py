@@ -7,6 +7,7 @@ file and loads nothing; a picture of pixels needs a font with the characters, fr
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -315,7 +316,7 @@ def _system_fonts(wide: Sequence[str]) -> Iterator[Face]:
     yield from _fontconfig(wide)
     names = NAMES if wide else LATIN
     for folder in FOLDERS:
-        files = sorted(p for p in Path(folder).expanduser().rglob("*.[to]t[fc]") if p.name.startswith(names))
+        files = sorted(p for p in Path(os.path.expanduser(folder)).rglob("*.[to]t[fc]") if p.name.startswith(names))
         yield from (Face(str(p)) for p in files)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def find(recipe: str | Path) -> Path:
 
 def data(path: str) -> Path:
     """The file or folder of a recipe's data: as it is named, or else the sample of that name that travels with the package."""
-    here = Path(path).expanduser()
+    here = Path(os.path.expanduser(path))
     if here.exists() or here.is_absolute():
         return here
     for sample in (home() / path, home().parent / path):

@@ -54,6 +54,14 @@ def test_a_damaged_file_counts_as_none_and_is_written_anew(fresh, content):
     assert choice() is True and len(calls) == 2
 
 
+def test_without_a_home_a_choice_is_made_and_not_kept(fresh, monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", str)  # as where neither HOME nor the system's list of users says one
+    monkeypatch.chdir(tmp_path)
+    choice, calls = counted(True)
+    assert choice() is True and calls == [True] and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("wrong", [0, "yes", None, [True]])
 def test_a_choice_that_is_neither_true_nor_false_is_not_believed(fresh, wrong):
     choice, calls = counted(True)

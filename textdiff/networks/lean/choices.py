@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 
+from textdiff.networks.files import cache
+
 _made: dict[str, bool] = {}  # by the names of the choices
 
 
@@ -61,8 +63,7 @@ def machine() -> dict[str, str]:
 def file() -> Path:
     """Where the choices of this machine are kept."""
     key = hashlib.sha256(json.dumps(machine()).encode()).hexdigest()[:32]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return home / "textdiff" / "choices" / f"{key}.json"
+    return cache("choices") / f"{key}.json"
 
 
 def read() -> dict[str, bool]:

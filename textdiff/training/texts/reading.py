@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _key(recipe: Recipe, start: TextModel | None) -> str:
             start and start.prefix,
         ]
     if recipe.tokenizer.path:
-        path = Path(recipe.tokenizer.path).expanduser()
+        path = Path(os.path.expanduser(recipe.tokenizer.path))
         files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file() and "token" in p.name)
         speech += [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
     return prepared.key_of(contents, settings, speech)
