@@ -290,7 +290,7 @@ def test_bench_times_samplers_against_the_plain_loop(run):
         (["evaluate", "absent.jsonl"], "'absent.jsonl' cannot be read"),
         (["evaluate", os.devnull], "is empty; pass at least one text"),
         (["train", "absent.yaml"], "there is no recipe 'absent.yaml'"),
-        (["export", "onnx", "no/model", "."], "exists and is no model's folder; save under another name"),
+        (["export", "onnx", "no/model", os.sep], "exists and is no model's folder; save under another name"),
         (["serve", "--host", "300.1.1.1"], "host is '300.1.1.1', which is no address; pass another --host"),
         (["serve", "--host", "192.0.2.1"], "(Cannot assign requested address); pass another --host"),
     ],
