@@ -64,6 +64,7 @@ def listening(host: str, port: int) -> socket.socket:
         raise AskedError(f"port is {port}; it must be a number from 0 to 65535")
     try:
         kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.getaddrinfo(host or None, port, kind)
         return socket.create_server((host, port), family=kind, backlog=1024)
     except (socket.gaierror, UnicodeError) as error:
         raise AskedError(f"host is {host!r}, which is no address; pass another --host, such as 127.0.0.1") from error
