@@ -51,6 +51,11 @@ def test_a_bar_counts_in_whole_numbers(monkeypatch):
             bar.update(0.1)
         bar.refresh()
     assert " 2/40 poems" in sys.stderr.getvalue() and "2.0" not in sys.stderr.getvalue()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with common.progress_bar(argparse.Namespace(quiet=False), None, "text") as bar:
+        bar.update(1 / 3)
+        bar.refresh()
+    assert "0 texts [" in sys.stderr.getvalue() and "333" not in sys.stderr.getvalue().split("[")[-2]
 
 
 def test_a_terminal_hears_at_once_what_is_loaded(monkeypatch):

@@ -170,14 +170,16 @@ def through(
     end: Callable[[TextIO], object] = lambda out: None,
     to: contextlib.AbstractContextManager[TextIO] | None = None,
     before: tuple[int, int] = (0, 0),
+    bar: Any = None,
 ) -> int:
     """Write the result of every record, in order, and then what `end` writes; the exit code.
 
     They are written to --out, or to `to`.  before: the records that were done in an earlier start, and how many of them were wrong.
+    bar: one that the work itself moves on.
     """
     as_json = getattr(a, "json", False) or getattr(a, "format", "text") == "jsonl"
     place = writing(a.out, keep=True) if to is None else to
-    with place as out, Rejects(a) as rejects, progress_bar(a, total, unit) as bar:
+    with place as out, Rejects(a) as rejects, progress_bar(a, total, unit) if bar is None else bar as shown:
         rejects.total, rejects.failed = before
         for record, result in records:
             rejects.total += 1
@@ -186,7 +188,8 @@ def through(
             else:
                 show(record, result, out)
                 out.flush()
-            bar.update()
+            if bar is None or isinstance(result, TextdiffError):
+                shown.update()
         end(out)
     return rejects.ended()
 

@@ -294,9 +294,8 @@ def progress_bar(a: argparse.Namespace, total: int | None, unit: str) -> Any:
     from tqdm import tqdm
 
     off = a.quiet or getattr(a, "watch", False)
-    form = (
-        f"{{percentage:3.0f}}%|{{bar}}| {{n:.0f}}/{{total:.0f}} {unit}s [{{elapsed}}<{{remaining}}]" if total else None
-    )
+    counted = f"%|{{bar}}| {{n:.0f}}/{{total:.0f}} {unit}s [{{elapsed}}<{{remaining}}]"
+    form = f"{{percentage:3.0f}}{counted}" if total else f"{{n:.0f}} {unit}s [{{elapsed}}, {{rate_fmt}}]"
     return tqdm(total=total, unit=unit, file=sys.stderr, disable=True if off else None, leave=False, bar_format=form)
 
 

@@ -21,6 +21,7 @@ from textdiff.cli.common import (
     model_flags,
     open_pipeline,
     order_flags,
+    progress_bar,
     text_flags,
     writing,
 )
@@ -326,10 +327,13 @@ def restore(a: argparse.Namespace) -> int:
     told, strange = Conditions(pipe.model), Unread(lambda text: unread(text, pipe.model))
 
     def work(chunk: list[Record]) -> list[Any]:
-        texts, options = [record.text for record in chunk], {"top": a.top, "width": a.width}
-        found: list[Any] = pipe.restore(
-            texts, forms_of(chunk, a.form), order=a.order, seed=a.seed, **options, **told.of(chunk)
-        )
+        texts, before = [record.text for record in chunk], bar.n
+        options = {"top": a.top, "width": a.width, "order": a.order, "seed": a.seed, "callback": bar.update}
+        try:
+            found: list[Any] = pipe.restore(texts, forms_of(chunk, a.form), **options, **told.of(chunk))
+        except AskedError:  # those of the texts that are sound are done again
+            bar.update(before - bar.n)
+            raise
         return found
 
     def show(record: Record, one: Any, out: TextIO) -> None:
@@ -339,8 +343,8 @@ def restore(a: argparse.Namespace) -> int:
         else:
             write(restored_lines(one), out)
 
-    write = separated()
-    return through(a, results(records, work, a.on_error == "skip"), show, total=len(a.text) or None)
+    write, bar = separated(), progress_bar(a, len(a.text) or None, "text")
+    return through(a, results(records, work, a.on_error == "skip"), show, bar=bar)
 
 
 def restored_lines(one: Any) -> str:

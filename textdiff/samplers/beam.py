@@ -36,10 +36,11 @@ def likeliest(
     predictor: TokenPredictor,
     width: int,
     condition: Callable[[int], Tensor | None] = lambda rows: None,
+    written: Callable[[], object] = lambda: None,
 ) -> Found:
     """At most `width` texts of x (L,) with its `holes` (h,) written in the order in which they are named.
 
-    x shows [MASK] there.  `condition` gives what the network is told, for so many rows.
+    x shows [MASK] there.  `condition` gives what the network is told, for so many rows.  `written` is called after each hole.
     """
     rows, nats, others = x[None], torch.zeros(1, dtype=torch.float64, device=x.device), torch.inf
     free = torch.zeros_like(x, dtype=torch.bool).index_fill(0, holes, True)
@@ -57,4 +58,5 @@ def likeliest(
         nats, place = nats[:width][kept], place[:width][kept]
         rows = rows[place // log_q.shape[1]]
         rows[:, at] = place % log_q.shape[1]
+        written()
     return Found(rows, nats, others)

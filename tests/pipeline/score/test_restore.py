@@ -18,9 +18,11 @@ from tiny import (
     saved,
     sentence_model,
 )
+from tqdm import tqdm
 
 import textdiff
 from textdiff import cli
+from textdiff.cli import judge
 from textdiff.core.errors import AskedError
 from textdiff.core.likelihood import nelbo
 from textdiff.core.rng import example_seed
@@ -214,3 +216,27 @@ def test_the_verb_prints_the_gaps_and_json_has_all_of_it(tmp_path, capsys):
     assert cli.main(["restore", "a □ ran", "--model", words, "--top", "3"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(found.text) and all(one.text in printed for one in found.gaps[0].fillings)
+
+
+@pytest.mark.parametrize("text", ["a□□□", "□b_c", "a□{1,3}", "□{1,2}b□"])
+@pytest.mark.parametrize("order", [None, "confidence"])
+def test_each_hole_is_heard_of_as_a_share_of_its_text(text, order):
+    shares: list[float] = []
+    EXACT.restore([text, "a□"], order=order, callback=shares.append)
+    assert math.fsum(shares) == pytest.approx(2) and len(shares) > 3 and min(shares) > 0
+
+
+def test_the_bar_moves_within_a_text_and_counts_each_once(tmp_path, monkeypatch, capsys):
+    words = saved(sentence_model(), tmp_path / "words")
+    (tmp_path / "in").write_text("the □□ sat\nno gap\na □ ran\n", encoding="utf-8")
+    places: list[float] = []
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def update(self, n=1):
+            self.n += n
+            places.append(self.n)
+
+    monkeypatch.setattr(judge, "progress_bar", lambda *_: Bar(disable=True))
+    assert cli.main(["restore", "--file", str(tmp_path / "in"), "--model", words, "--on-error", "skip"]) == 1
+    assert places[-1] == pytest.approx(3) and any(0 < place < 1 for place in places)
+    assert capsys.readouterr().out.count("gap 1") == 2

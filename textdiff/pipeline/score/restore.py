@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -38,7 +38,7 @@ from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import HOLE, Canvas, with_holes
 from textdiff.pipeline.options import at_least
 from textdiff.pipeline.page import condition, shorten
-from textdiff.pipeline.score.likelihood import Progress, free_nats, masking
+from textdiff.pipeline.score.likelihood import free_nats, masking
 from textdiff.pipeline.score.order import Order
 from textdiff.pipeline.writable import vocabulary
 from textdiff.processes import PROCESSES
@@ -104,18 +104,16 @@ def restore(
     order: str | None,
     seed: int,
     batch_size: int,
-    callback: Progress | None = None,
+    callback: Callable[[float], object] | None = None,
 ) -> list[Restoration]:
-    """Each damaged text restored, whatever the texts beside it."""
+    """Each damaged text restored, whatever the texts beside it; `callback` hears of each hole the share that it is of its text."""
     at_least("top", top, 1, WIDEST)
     at_least("width", width, 1, WIDEST)
     writer = Writer(model, order, max(width, top), seed, batch_size)
     results = []
     for number, told in enumerate(zip(texts, forms, titles, dynasties, strict=True)):
         with canvas.numbered(number):
-            results.append(_restored(writer, *told, top))
-        if callback is not None:
-            callback(1)
+            results.append(_restored(writer, *told, top, callback or (lambda share: None)))
     return results
 
 
@@ -208,8 +206,8 @@ class Writer:
         )
         return found
 
-    def fillings(self, page: Canvas, holes: Tensor) -> Found:
-        """The likeliest tokens of the holes, the other holes being open."""
+    def fillings(self, page: Canvas, holes: Tensor, written: Callable[[], object] = lambda: None) -> Found:
+        """The likeliest tokens of the holes, the other holes being open; `written` is called after each of them."""
         ids, holes = page.ids.to(self.model.device), holes.to(self.model.device)
         times, predictor = self.way.times(page.turn), self.predictor(page)
         inside = holes if times is None else holes[times.to(holes.device)[holes].argsort()]
@@ -218,7 +216,7 @@ class Writer:
             return condition(self.model, [page] * rows)
 
         with torch.inference_mode(), fast_float32():
-            found = likeliest(ids, inside, predictor=predictor, width=self.width, condition=told)
+            found = likeliest(ids, inside, predictor=predictor, width=self.width, condition=told, written=written)
         found = Found(found.ids.cpu(), found.nats.cpu(), found.others)
         if times is not None:
             return found
@@ -270,18 +268,30 @@ class _List:
 
 
 def _restored(
-    writer: Writer, text: str, form: str | None, title: str | None, dynasty: str | None, top: int
+    writer: Writer,
+    text: str,
+    form: str | None,
+    title: str | None,
+    dynasty: str | None,
+    top: int,
+    callback: Callable[[float], object],
 ) -> Restoration:
     pages = _pages(writer.model, text, form, title, dynasty)
     gaps = [page.places(page.free)[: sum(lengths)].split(list(lengths)) for lengths, page in pages]
     weights = writer.weights([page for _, page in pages])
+    each = 1 if len(gaps[0]) == 1 else 2  # times that a hole is written: with all others, and with its gap
+    holes_in_all = each * sum(sum(lengths) for lengths, _ in pages)
+
+    def written() -> None:
+        callback(1 / holes_in_all)
+
     whole, parts = _List(), [_List() for _ in gaps[0]]
     sizes = [dict[int, float]() for _ in parts]
     for (lengths, page), places, weight in zip(pages, gaps, weights, strict=True):
-        joint = writer.fillings(page, torch.cat(places))
+        joint = writer.fillings(page, torch.cat(places), written)
         whole.add([page.text(ids) for ids in joint.ids], joint, weight)
         for k, holes in enumerate(places):
-            found = joint if len(places) == 1 else writer.fillings(page, holes)
+            found = joint if len(places) == 1 else writer.fillings(page, holes, written)
             parts[k].add(_words(writer.model, page, found.ids[:, holes]), found, weight)
             sizes[k][lengths[k]] = sizes[k].get(lengths[k], 0.0) + weight
     ranked, forms = whole.ranked(top), {page.form.name if page.form else None for _, page in pages}

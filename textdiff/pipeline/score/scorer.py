@@ -252,13 +252,13 @@ class Scorer:
         order: str | None = None,
         seed: int = 0,
         batch_size: int = BATCH,
-        callback: Progress | None = None,
+        callback: Callable[[float], object] | None = None,
     ) -> list[Restoration]:
         """The likeliest fillings of damaged texts: □ is a lost character (token), □{1,3} one to three of them.
 
         For the whole text and for each gap the `top` likeliest fillings with their probabilities, which are exact in an `order`
-        (as in `choose`); the list comes from a beam of `width`: `textdiff.pipeline.score.restore`.  `callback` is called with the
-        number of texts done.
+        (as in `choose`); the list comes from a beam of `width`: `textdiff.pipeline.score.restore`.  `callback` is called after
+        each hole, with its share of the text: those of a text add up to 1.
         """
         asked = texts_in(texts)
         told = self._told(len(asked), form, title, dynasty)
