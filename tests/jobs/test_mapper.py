@@ -52,6 +52,16 @@ def test_arrays_are_rows_as_lists_are(poems):
     assert mapper(arrays)["filled"] == mapper(ROWS)["filled"], "where there is no number, the options say it"
 
 
+def test_numbers_of_tables_are_taken_as_they_come(poems):
+    rows = {"id": np.array([1, 2]), "text": [HOLED] * 2, "steps": [2.0, float("nan")], "seed": np.array([3.0, 4.0])}
+    found = Mapper("fill", poems, steps=np.int64(2), temperature=np.float32(0.5), columns="filled")(rows)
+    expected = textdiff.load(poems).fill(rows["text"], seed=3, steps=2, temperature=0.5)
+    assert found["filled"] == [one.text for one in expected] and found["id"] == [1, 2]
+    kept = np.array([["床", "明"]])
+    varied = Mapper("augment", poems, levels=0, n=1)({"id": [1], "text": [QUATRAIN], "keep": list(kept)})
+    assert varied["variants"][0][0] == "床" and "明" in varied["variants"][0]
+
+
 def test_every_verb_adds_its_columns(poems):
     rows = {"id": [1, 2], "text": [QUATRAIN, QUATRAIN]}
     pipe = textdiff.load(poems)
@@ -81,6 +91,16 @@ def test_a_wrong_row_is_named_or_has_its_error_in_a_column(poems):
         (lambda: Mapper("fill", poems, columns=["lins"])(of(rows, 1)), "did you mean 'lines'"),
         (lambda: Mapper("fill", poems)({"text": [HOLED]}), "no column 'id'"),
         (lambda: Mapper("fill", poems)({"id": [0.5], "text": [HOLED]}), "id is 0.5"),
+        (
+            lambda: Mapper("fill", poems)({"id": 1, "text": HOLED}),
+            "column 'id' is 1, and not a list of rows; map with batched=True",
+        ),
+        (lambda: Mapper("fill", poems)({"text": HOLED}, 1), "column 'text' is '.*', and not a list of rows"),
+        (
+            lambda: Mapper("fill", poems)({"id": [1, 2], "text": [HOLED]}),
+            "column 'text' has 1 rows, and column 'id' has 2",
+        ),
+        (lambda: Mapper("fill", poems)({"text": [HOLED]}, [1, 2]), "2 ids for 1 rows"),
     ):
         with pytest.raises(AskedError, match=says):
             call()

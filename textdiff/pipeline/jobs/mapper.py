@@ -11,7 +11,8 @@ says, so that it is the same in any batch, in any process, and when a row is don
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -70,28 +71,46 @@ class Mapper:
                 raise unknown("option", name, VERBS[verb].kinds)
         if on_error not in ("stop", "skip"):
             raise AskedError(f"on_error is {on_error!r}; it must be stop or skip")
+        options = {name: _plain(value) for name, value in options.items()}
         said(VERBS[verb].kinds, options)
         self.verb, self.model, self.id, self.seed = verb, model, id, whole("seed", seed)
-        self.columns = COLUMNS[verb] if columns is None else tuple(columns)
+        self.columns = COLUMNS[verb] if columns is None else (columns,) if isinstance(columns, str) else tuple(columns)
         self.on_error, self.device, self.precision, self.options = on_error, device, precision, options
         self.computing = computing.ways()  # so that all processes round alike
 
     def __call__(self, batch: Mapping[str, Any], indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
         """`indices` are ids for rows that have none (`with_indices=True` of `datasets`)."""
-        columns = {name: _listed(values) for name, values in batch.items()}
+        columns = {name: _listed(name, values) for name, values in batch.items()}
         size = len(next(iter(columns.values()), []))
+        for name, values in columns.items():
+            if len(values) != size:
+                raise AskedError(
+                    f"column {name!r} has {len(values)} rows, and column {next(iter(columns))!r} has {size}"
+                )
         if self.id not in columns and indices is None:
             raise AskedError(f"rows have no column {self.id!r}; name that of their ids, or map with_indices=True")
         ids = columns[self.id] if self.id in columns else list(indices or ())
+        if len(ids) != size:
+            raise AskedError(f"there are {len(ids)} ids for {size} rows; pass one for each")
         for one in ids:
             if not isinstance(one, (str, int)) or isinstance(one, bool):
                 raise AskedError(f"id is {one!r}; it must be text or a whole number, for each row its own")
-        rows = [{name: _there(values[k]) for name, values in columns.items()} | {"id": ids[k]} for k in range(size)]
+        rows = [
+            {name: self._said(name, values[k]) for name, values in columns.items()} | {"id": ids[k]}
+            for k in range(size)
+        ]
         found = self._found(rows)
         new: dict[str, list[Any]] = {name: [self._value(one, name) for one in found] for name in self.columns}
         if self.on_error == "skip":
             new["error"] = [str(one) if isinstance(one, AskedError) else "" for one in found]
         return columns | new
+
+    def _said(self, name: str, value: Any) -> Any:
+        """What a row says in a column; None where an array of numbers has none, for which it makes whole numbers floats."""
+        if isinstance(value, float) and value != value:
+            return None
+        counts = name == "seed" or (name in (kinds := VERBS[self.verb].kinds) and not kinds[name].fits(value))
+        return int(value) if counts and isinstance(value, float) and value.is_integer() else value
 
     def _found(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
         computing.make(self.computing)
@@ -121,10 +140,12 @@ def _opened(model: str | None, device: str, precision: str) -> TextPipeline:
     return TextPipeline.from_pretrained(model, device=device, precision=precision)
 
 
-def _listed(values: Any) -> list[Any]:
-    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+def _listed(name: str, values: Any) -> list[Any]:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise AskedError(f"column {name!r} is {reprlib.repr(values)}, and not a list of rows; map with batched=True")
+    return [_plain(value) for value in (values.tolist() if isinstance(values, np.ndarray) else values)]
 
 
-def _there(value: Any) -> Any:
-    """The value; None for what stands in an array of numbers where there is none."""
-    return None if isinstance(value, float) and value != value else value
+def _plain(value: Any) -> Any:
+    """The number or the list of Python for what numpy has."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
