@@ -23,6 +23,13 @@ def test_seeds_may_stand_in_any_sequence(seeds: Any) -> None:
     assert POEMS.generate(n=2, seed=seeds, steps=1) == POEMS.generate(n=2, seed=[4, 5], steps=1)
 
 
+def test_seeds_of_scores_may_stand_in_any_sequence() -> None:
+    wanted = POEMS.score([QUATRAIN] * 2, seed=[4, 5], levels=2)
+    for seeds in (range(4, 6), np.array([4, 5]), torch.tensor([4, 5])):
+        assert POEMS.score([QUATRAIN] * 2, seed=seeds, levels=2) == wanted
+    assert POEMS.score(QUATRAIN, seed=np.int64(4), levels=2) == POEMS.score(QUATRAIN, seed=torch.tensor(4), levels=2)
+
+
 @pytest.mark.parametrize("column", [np.array, tuple, iter, lambda words: np.array(words, dtype=object)])
 def test_words_for_each_text_may_stand_in_any_column(column: Callable[[list[Any]], Any]) -> None:
     expected = POEMS.fill([HOLED] * 2, title=["月", "春"], form=["wujue", "wujue"], steps=1)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -42,7 +43,7 @@ def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path,
     """
     if path_or_id is not None and not isinstance(path_or_id, (str, os.PathLike)):
         raise AskedError(
-            f"model is {path_or_id!r}; pass a model folder or the id of a model on the hub, or leave it out"
+            f"model is {reprlib.repr(path_or_id)}; pass a model folder or the id of a model on the hub, or leave it out"
         )
     name = MASKED if path_or_id is None else os.fspath(path_or_id)
     folder = Path(os.path.expanduser(name))

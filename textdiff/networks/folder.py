@@ -34,6 +34,7 @@ from textdiff.core.errors import AskedError, ModelError
 from textdiff.core.predictions import TokenPredictor
 from textdiff.core.resolve import attribute
 from textdiff.core.schedules import Schedule, get_schedule
+from textdiff.networks.devices import float_type, on_cpu
 from textdiff.networks.files import describe, locate
 from textdiff.networks.lean.network import Encoder
 from textdiff.networks.lean.products import check_precision
@@ -77,6 +78,7 @@ class TextModel:
     look: Callable[[], object] | None = None  # called before every forward; it ends the work by an exception of its own
 
     @classmethod
+    @on_cpu
     def from_parts(
         cls,
         model: nn.Module,
@@ -116,6 +118,7 @@ class TextModel:
         )
 
     @classmethod
+    @on_cpu
     def from_pretrained(
         cls,
         path_or_id: str | os.PathLike[str] | None = None,
@@ -130,9 +133,10 @@ class TextModel:
         not be imported (seconds): the numbers are the same, but such a network cannot be trained.
         """
         folder, name = locate(path_or_id)
-        model, tokenizer, described = read_folder(folder, name, dtype, lean)
+        model, tokenizer, described = read_folder(folder, name, float_type(dtype), lean)
         return replace(cls.from_parts(model.to(device).eval(), tokenizer, name=name, **described), folder=folder)
 
+    @on_cpu
     def with_transformers(self) -> TextModel:
         """The same model with the network and the tokenizer of transformers, for training and for other libraries."""
         if not isinstance(self.model, Encoder) and not isinstance(self.tokenizer, LeanTokenizer):
@@ -153,6 +157,7 @@ class TextModel:
             )
         return replace(self, precision=precision)
 
+    @on_cpu
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write the folder, whole or not at all, in the place of an old one; `dtype` converts the weights.
 

@@ -22,6 +22,7 @@ from textdiff.core.contracts import Predictor, State
 from textdiff.core.errors import AskedError, ModelError
 from textdiff.core.levels import even_levels
 from textdiff.core.rng import Rng
+from textdiff.networks.devices import on_cpu
 from textdiff.networks.images import ImageModel
 from textdiff.pipeline.options import Options, changed
 from textdiff.pipeline.plan import Plan, check_defaults, resolve
@@ -91,11 +92,13 @@ class ImagePipeline:
     model: ImageModel
 
     @classmethod
+    @on_cpu
     def from_pretrained(cls, model: str | os.PathLike[str], device: torch.device | str = "cpu") -> ImagePipeline:
         """A model folder, or a hub id.  ModelError says what is wrong with it."""
         return cls.of(ImageModel.from_pretrained(model, device))
 
     @classmethod
+    @on_cpu
     def of(cls, model: ImageModel) -> ImagePipeline:
         """The pipeline of a model that is loaded already; ModelError where its defaults do not hold."""
         try:
@@ -104,6 +107,7 @@ class ImagePipeline:
             raise ModelError(f"{model.name}: the defaults of textdiff.json do not hold: {error}") from error
         return cls(model)
 
+    @on_cpu
     def generate(
         self,
         n: int | None = None,
@@ -125,6 +129,7 @@ class ImagePipeline:
         seeds = seeds_of(seed, n, generator)
         return self._collected(self._open(len(seeds), plan), seeds, plan, batch_size, callback, shape)
 
+    @on_cpu
     def fill(
         self,
         images: Tensor,
@@ -148,6 +153,7 @@ class ImagePipeline:
         seeds = seeds_of(seed, len(frames), generator)
         return self._collected(frames, seeds, plan, batch_size, callback, shape)
 
+    @on_cpu
     def restore(
         self,
         images: Tensor,
@@ -167,6 +173,7 @@ class ImagePipeline:
         seeds = seeds_of(seed, len(frames), generator)
         return self._collected(frames, seeds, plan, batch_size, callback, shape)
 
+    @on_cpu
     def degrade(self, images: Tensor, level: float = 1.0, seed: int | Sequence[int] = 0) -> Tensor:
         """x_t of `images` (N, C, H, W) at `level`: what `restore` is given."""
         process = self.model.process(self.model.processes[0])
@@ -175,6 +182,7 @@ class ImagePipeline:
         with torch.inference_mode():
             return process.corrupt(images, t, process.noise(images, t, rng=rng))
 
+    @on_cpu
     def stream(
         self,
         n: int | None = None,
@@ -199,6 +207,7 @@ class ImagePipeline:
             seeds = seeds_of(seed, len(frames), generator)
         return (state for batch in self._run(frames, seeds, plan, batch_size, shape) for state in batch.states)
 
+    @on_cpu
     def finished(self, state: State) -> Tensor:
         """The image of a last state: x, or where noise stays in x to the end (cold, σ > 0) the last draft."""
         return state.x0 if self.model.diffusion.sigma else state.x

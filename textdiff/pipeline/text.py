@@ -22,6 +22,7 @@ import textdiff.pipeline.canvas as canvas
 import textdiff.pipeline.hub.publish as publish
 from textdiff.core.contracts import State
 from textdiff.core.errors import AskedError, ModelError
+from textdiff.networks.devices import on_cpu, usable
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import Forms, Options, at_least, changed, formed, whole
@@ -41,6 +42,7 @@ class TextPipeline(Reviser):
     """A model of text, and the calls that use it."""
 
     @classmethod
+    @on_cpu
     def from_pretrained(
         cls,
         model: str | os.PathLike[str] | None = None,
@@ -55,9 +57,10 @@ class TextPipeline(Reviser):
         Where textdiff can read the folder itself, transformers is not imported; `pipe.model.with_transformers()` has the
         network and the tokenizer of transformers, and `TextPipeline.of(TextModel.from_pretrained(folder))` draws with them.
         """
-        return cls.of(TextModel.from_pretrained(model, _device(device), dtype, lean=True).at_precision(precision))
+        return cls.of(TextModel.from_pretrained(model, usable(device), dtype, lean=True).at_precision(precision))
 
     @classmethod
+    @on_cpu
     def of(cls, model: TextModel) -> TextPipeline:
         """The pipeline of a model that is loaded already; ModelError where its defaults do not hold."""
         try:
@@ -68,6 +71,7 @@ class TextPipeline(Reviser):
 
     # -- texts that are drawn -----------------------------------------------------------------------------------------
 
+    @on_cpu
     def generate(
         self,
         form: str | None = None,
@@ -93,6 +97,7 @@ class TextPipeline(Reviser):
         canvases = self._checked([page] * len(seeds), plan)
         return self._collected(canvases, seeds, plan, batch_size, callback, watch)
 
+    @on_cpu
     def fill(
         self,
         texts: str | Iterable[str],
@@ -118,6 +123,7 @@ class TextPipeline(Reviser):
         seeds = seeds_of(seed, len(canvases), generator)
         return self._collected(canvases, seeds, plan, batch_size, callback, watch)
 
+    @on_cpu
     def each(
         self,
         records: Iterable[str | Mapping[str, Any]],
@@ -150,6 +156,7 @@ class TextPipeline(Reviser):
         look = {"watch": watch, "left": left}
         return self._in_order(iter(records), plan, whole("seed", seed), on_error == "skip", batch_size, look)
 
+    @on_cpu
     def stream(
         self,
         texts: str | Iterable[str] | None = None,
@@ -180,16 +187,19 @@ class TextPipeline(Reviser):
         batches = run(self.model, plan, canvases, seeds, batch_size=batch_size)
         return (frame(batch, state) for batch in batches for state in batch.states)
 
+    @on_cpu
     def plan(self, options: Options | None = None, **changes: Any) -> Plan:
         """The choices of a call, with the model's defaults for what is left open; AskedError for what cannot be."""
         return resolve(changed(options, changes), self.model)
 
     # -- the model ----------------------------------------------------------------------------------------------------
 
+    @on_cpu
     def to(self, device: torch.device | str) -> TextPipeline:
         """The same pipeline on a device."""
-        return TextPipeline(self.model.to(_device(device)))
+        return TextPipeline(self.model.to(usable(device)))
 
+    @on_cpu
     def save_pretrained(self, folder: str | os.PathLike[str], card: str | None = None) -> None:
         """Write the model's folder with a card, README.md: the one that the model came with, unless `card` is another.
 
@@ -197,6 +207,7 @@ class TextPipeline(Reviser):
         """
         publish.save(self.model, Path(folder), card)
 
+    @on_cpu
     def push_to_hub(self, repo_id: str, *, card: str | None = None, api: Any = None, **more: Any) -> Any:
         """Put the model's folder, with its card, into a repository of the hub, which is made where it does not exist.
 
@@ -342,13 +353,3 @@ class TextPipeline(Reviser):
 
 
 Pipeline = TextPipeline  # its name in version 0.1
-
-
-def _device(device: torch.device | str) -> torch.device:
-    try:
-        probe = torch.zeros(1, device=device)
-        probe.item()  # a device without numbers, such as meta, cannot say it
-        return probe.device
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise AskedError(f"device {str(device)!r} cannot be used here ({reason}); use 'cpu'") from error

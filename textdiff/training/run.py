@@ -24,6 +24,7 @@ from transformers import TrainerState
 from textdiff.core.errors import RecipeError, TextdiffError
 from textdiff.core.resolve import attribute
 from textdiff.data import sealed
+from textdiff.networks.devices import on_cpu
 from textdiff.training import checkpoints
 from textdiff.training.data import processes
 from textdiff.training.planning import Plan, dry_run, plan
@@ -49,6 +50,7 @@ def leader() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+@on_cpu
 def train(recipe: Recipe, *, fresh: bool = False, log: Log = silent) -> Path | None:
     """Train, or go on from the newest whole checkpoint in the output folder.
 

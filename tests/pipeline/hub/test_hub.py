@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -75,6 +76,8 @@ def test_lists_and_data_sets_have_a_list_of_texts_for_each_input(folders):
     assert list(lazy) == several
     with_seeds = pipe([{"text": HOLED, "seed": 5}, {"text": "床前□□光", "seed": 7}], num_return_sequences=2)
     assert with_seeds == several and pipe([]) == []
+    column = np.array([HOLED, "床前□□光"], dtype=object)
+    assert pipe(column, num_return_sequences=2, seed=5) == several
 
 
 def test_a_network_that_is_stored_in_less_is_read_in_float32_unless_a_type_is_named(folders, tmp_path):
@@ -99,6 +102,7 @@ def test_mistakes_are_refused_by_name(folders, tmp_path):
         (lambda: pipe(HOLED, num_return_sequences=0), "num_return_sequences is 0"),
         (lambda: pipe(5), "input is 5; pass a text with holes"),
         (lambda: pipe(QUATRAIN), "has no hole"),
+        (lambda: pipe([HOLED], batch_size=0), "batch_size is 0"),
         (lambda: task(folders["poems"], stps=2), "did you mean 'steps'"),
     ):
         with pytest.raises(AskedError, match=re.escape(says)):

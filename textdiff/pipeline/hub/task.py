@@ -25,6 +25,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from textdiff.core.errors import AskedError
 from textdiff.core.resolve import unknown
+from textdiff.networks.devices import float_type
 from textdiff.networks.files import locate
 from textdiff.networks.folder import TextModel
 from textdiff.networks.text_parts import fitting, read_description, read_weights
@@ -60,11 +61,15 @@ class TextDiffusionPipeline(Pipeline):
         self, inputs: Any = None, *args: Any, num_workers: Any = None, batch_size: int | None = None, **options: Any
     ) -> Any:
         """The texts of one input (None: new texts), a list of them for a list of inputs, and an iterator for a data set."""
+        size = batch_size if batch_size is not None else self._batch_size or BATCH
+        at_least("batch_size", size, 1)
+        if hasattr(inputs, "tolist"):  # a column of numpy or pandas
+            inputs = inputs.tolist()
         if isinstance(inputs, (list, tuple)):
             parameters = {**self._forward_params, **self._sanitize_parameters(**options)[1]}
-            return list(self._each(inputs, batch_size or self._batch_size or BATCH, parameters))
+            return list(self._each(inputs, size, parameters))
         call: Any = super().__call__
-        return call(inputs, *args, batch_size=batch_size or self._batch_size or BATCH, **options)
+        return call(inputs, *args, batch_size=size, **options)
 
     def fill(self, inputs: Any, n: int = 1, **options: Any) -> Any:
         """Each input with its holes filled in n ways."""
@@ -145,7 +150,7 @@ class Reader:
         hub = {key: more.pop(key) for key in _OF_LOADING if key in more}
         folder, name = locate(name, **{key: value for key, value in hub.items() if value is not None})
         read_description(folder, name)
-        return read_weights(folder, name, torch.float32 if dtype in (None, "auto") else dtype, **more)
+        return read_weights(folder, name, torch.float32 if dtype in (None, "auto") else float_type(dtype), **more)
 
 
 def register_pipeline() -> None:

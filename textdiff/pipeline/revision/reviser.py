@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from textdiff.networks.devices import on_cpu
 from textdiff.pipeline.options import Forms, Options, Task, changed, formed, in_rounds, place, several, texts_in, whole
 from textdiff.pipeline.outputs import Refined
 from textdiff.pipeline.plan import resolve
@@ -25,6 +26,7 @@ from textdiff.verse.prosody import Prosody
 class Reviser(Scorer):
     """A model of text, and the other texts that it makes of texts."""
 
+    @on_cpu
     def refine(
         self,
         texts: str | Iterable[str],
@@ -65,6 +67,7 @@ class Reviser(Scorer):
         seeds = seeds_of(seed, len(texts) or 1, generator)
         return refine(self.model, texts, seeds, plan, task, batch_size, callback)
 
+    @on_cpu
     def augment(
         self,
         texts: str | Iterable[str],

@@ -22,6 +22,7 @@ from textdiff.core.likelihood import ratio
 from textdiff.core.resolve import unknown
 from textdiff.core.rng import Rng, example_seed
 from textdiff.data.records import CONDITIONS
+from textdiff.networks.devices import on_cpu
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import title_characters
 from textdiff.pipeline.canvas import Canvas, spelled
@@ -76,6 +77,7 @@ class Scorer:
 
     model: TextModel
 
+    @on_cpu
     def score(
         self,
         texts: str | Iterable[str],
@@ -121,6 +123,7 @@ class Scorer:
         nats = bounds(model, canvases, runs, name, levels, batch_size, callback)
         return [_score(model, c, row, name) for c, row in zip(canvases, nats, strict=True)]
 
+    @on_cpu
     def detail(
         self,
         texts: str | Iterable[str],
@@ -147,6 +150,7 @@ class Scorer:
                 callback(1)
         return results
 
+    @on_cpu
     def evaluate(
         self,
         records: Iterable[str | Mapping[str, Any]],
@@ -204,6 +208,7 @@ class Scorer:
             raise AskedError("there is no text to evaluate; pass at least one")
         return _by_form(torch.cat(parts), torch.tensor(counts), forms)
 
+    @on_cpu
     def choose(
         self,
         templates: str | Template | Iterable[str | Template],
@@ -240,6 +245,7 @@ class Scorer:
         options: dict[str, Any] = {"compare": compare, "order": order, "seed": seed, "limit": limit}
         return choose(self.model, parsed, *told, **options, batch_size=batch_size, callback=callback)
 
+    @on_cpu
     def restore(
         self,
         texts: str | Iterable[str],
@@ -270,6 +276,7 @@ class Scorer:
         named = (("form", form), ("title", title), ("dynasty", dynasty))
         return [canvas.per_text(name, value, n) for name, value in named]
 
+    @on_cpu
     def retrieve(
         self,
         records: Iterable[Mapping[str, Any]],
@@ -336,13 +343,13 @@ def _score(model: TextModel, scored: Canvas, nats: Tensor, process: str, order: 
     )
 
 
-def _per_text(seed: int | Sequence[int], n: int) -> list[int]:
+def _per_text(seed: Any, n: int) -> list[int]:
     """The seed of each of n texts."""
-    if isinstance(seed, (list, tuple)):
-        if len(seed) != n:
-            raise AskedError(f"seed has {len(seed)} values for {n} texts; pass one, or one for each text")
-        return [whole("seed", one) for one in seed]
-    return [whole("seed", seed)] * n
+    several = isinstance(seed, Iterable) and getattr(seed, "ndim", True)  # a number of numpy or torch has no dimension
+    seeds = [whole("seed", one) for one in (seed if several else [seed] * n)]
+    if len(seeds) != n:
+        raise AskedError(f"seed has {len(seeds)} values for {n} texts; pass one, or one for each text")
+    return seeds
 
 
 def _by_form(nats: Tensor, counts: Tensor, forms: Sequence[str | None]) -> dict[str, dict[str, Any]]:
@@ -352,6 +359,11 @@ def _by_form(nats: Tensor, counts: Tensor, forms: Sequence[str | None]) -> dict[
         here = torch.tensor([f == form for f in forms])
         result[form] = _summary(nats[here], counts[here])
     return result
+
+
+def _summary(nats: Tensor, counts: Tensor) -> dict[str, Any]:
+    mean, error = ratio(nats, counts)
+    return {"nats_per_char": mean, "standard_error": None if math.isnan(error) else error, "texts": len(nats)}
 
 
 def with_detail(one: Score, detail: Detail | None) -> dict[str, Any]:
@@ -386,11 +398,3 @@ def _detail(model: TextModel, one: Canvas, batch_size: int) -> Detail:
         best_nats=tuple(best_nats),
         model=model.name,
     )
-
-
-# -- parts ----------------------------------------------------------------------------------------------------------------
-
-
-def _summary(nats: Tensor, counts: Tensor) -> dict[str, Any]:
-    mean, error = ratio(nats, counts)
-    return {"nats_per_char": mean, "standard_error": None if math.isnan(error) else error, "texts": len(nats)}
