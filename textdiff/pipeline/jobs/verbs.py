@@ -40,9 +40,9 @@ from textdiff.pipeline.options import CHOICES, Options
 from textdiff.pipeline.outputs import Frame
 from textdiff.pipeline.plan import Plan, resolve
 from textdiff.pipeline.revision.keep import all_kept
-from textdiff.pipeline.run import BATCH
+from textdiff.pipeline.run import BATCH, Left
 from textdiff.pipeline.score.order import Order
-from textdiff.pipeline.score.scorer import AHEAD, with_detail
+from textdiff.pipeline.score.scorer import AHEAD, Detail, with_detail
 from textdiff.pipeline.text import TextPipeline
 
 WINDOW = AHEAD * BATCH  # jobs that are read before the first of them is worked on
@@ -56,7 +56,16 @@ class Callers:
     """Those who wait for jobs, by the numbers of these."""
 
     show: Callable[[int, Frame], object] | None = None  # called with what a job shows after a step
-    left: Callable[[int], bool] | None = None  # whether nobody waits for a job, so that its result is dropped
+    left: Left | None = None  # whether nobody waits for a job any more, so that its result is dropped
+
+    def waiting(self, members: list[int]) -> list[int]:
+        """The jobs among these, by their numbers, that somebody waits for."""
+        return members if self.left is None else [k for k in members if not self.left(k)]
+
+    def of(self, members: Sequence[int]) -> Left | None:
+        """`left` of some of the jobs, by their numbers among these."""
+        left = self.left
+        return None if left is None else lambda k: left(members[k])
 
 
 NOBODY = Callers()
@@ -161,33 +170,35 @@ def _written(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, callers
         yield k, _one_or_all([next(outputs) for _ in range(n)])
 
 
-def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Callers) -> Iterator[tuple[int, Any]]:
+def _revised(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, callers: Callers) -> Iterator[tuple[int, Any]]:
     task = {name: options[name] for name in REVISION if name in options}
 
     def work(some: Sequence[Job], texts: list[str], **words: Any) -> list[Any]:
         return pipe.refine(texts, options=_options(options), **task, **words)
 
-    return _several(jobs, work)
+    return _several(jobs, work, callers)
 
 
-def _augmented(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Callers) -> Iterator[tuple[int, Any]]:
+def _augmented(
+    pipe: TextPipeline, jobs: Sequence[Job], options: Settings, callers: Callers
+) -> Iterator[tuple[int, Any]]:
     task = {name: options[name] for name in AUGMENTATION if name in options}
 
     def work(some: Sequence[Job], texts: list[str], **words: Any) -> list[Any]:
         keep = [all_kept(job.get("keep"), job.get("keep_pattern")) for job in some]
         return pipe.augment(texts, options=_options(options), keep=keep, **task, **words)
 
-    return _several(jobs, work)
+    return _several(jobs, work, callers)
 
 
-def _several(jobs: Sequence[Job], call: Callable[..., list[Any]]) -> Iterator[tuple[int, Any]]:
+def _several(jobs: Sequence[Job], call: Callable[..., list[Any]], callers: Callers) -> Iterator[tuple[int, Any]]:
     """The results of a call that gives equally many for each text."""
 
     def work(members: Sequence[int]) -> list[Any]:
         some = [jobs[k] for k in members]
         texts, seeds = [job["text"] for job in some], [job["seed"] for job in some]
         words: dict[str, Any] = {name: [job.get(name) for job in some] for name in PER_TEXT}
-        found = call(some, texts, seed=seeds, **words)
+        found = call(some, texts, seed=seeds, **words, left=callers.of(members))
         each = len(found) // len(some)
         return [_one_or_all(found[k : k + each]) for k in range(0, len(found), each)]
 
@@ -195,38 +206,56 @@ def _several(jobs: Sequence[Job], call: Callable[..., list[Any]]) -> Iterator[tu
         yield from apart(members, work)
 
 
-def _scored(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Callers) -> Iterator[tuple[int, Any]]:
+def _scored(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, callers: Callers) -> Iterator[tuple[int, Any]]:
     ways = {name: options[name] for name in SCORING if name in options and name != "detail"}
 
     def work(members: Sequence[int]) -> list[Any]:
         some = [jobs[k] for k in members]
         texts, seeds = [job["text"] for job in some], [job["seed"] for job in some]
         words: dict[str, Any] = {name: [job.get(name) for job in some] for name in PER_TEXT}
-        scores = pipe.score(texts, **ways, **words, seed=seeds)
-        details = pipe.detail(texts, **words) if options.get("detail") else [None] * len(texts)
+        left = callers.of(members)
+        scores = pipe.score(texts, **ways, **words, seed=seeds, left=left)
+        details = list[Detail | None]([None] * len(texts))
+        for k, text in enumerate(texts):
+            if options.get("detail") and not (left and left(k)):
+                (details[k],) = pipe.detail(text, **{name: its[k] for name, its in words.items()})
         return [with_detail(one, detail) for one, detail in zip(scores, details, strict=True)]
 
     for members in _alike(jobs):
         yield from apart(members, work)
 
 
-def _compared(call: str) -> Work:
-    """The work of a call that takes one seed for all its texts, which only an order by chance asks for."""
+def _chosen(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, callers: Callers) -> Iterator[tuple[int, Any]]:
+    def call(texts: list[str], members: Sequence[int], **words: Any) -> list[Any]:
+        return pipe.choose(texts, **options, **words, left=callers.of(members))
 
-    def work(pipe: TextPipeline, jobs: Sequence[Job], options: Settings, _: Callers) -> Iterator[tuple[int, Any]]:
-        def of(members: Sequence[int]) -> list[Any]:
-            some = [jobs[k] for k in members]
-            words = {name: [job.get(name) for job in some] for name in PER_TEXT}
-            texts, seed = [job["text"] for job in some], some[0]["seed"]
-            found: list[Any] = getattr(pipe, call)(texts, **options, **words, seed=seed)
-            return found
+    return _compared(jobs, call, BATCH, callers)
 
-        for seed in dict.fromkeys(job["seed"] for job in jobs):
-            members = [k for k, job in enumerate(jobs) if job["seed"] == seed]
-            for k in range(0, len(members), BATCH):
-                yield from apart(members[k : k + BATCH], of)
 
-    return work
+def _restored(
+    pipe: TextPipeline, jobs: Sequence[Job], options: Settings, callers: Callers
+) -> Iterator[tuple[int, Any]]:
+    def call(texts: list[str], members: Sequence[int], **words: Any) -> list[Any]:
+        return pipe.restore(texts, **options, **words)
+
+    return _compared(jobs, call, 1, callers)  # a text has a beam of its own
+
+
+def _compared(
+    jobs: Sequence[Job], call: Callable[..., list[Any]], size: int, callers: Callers
+) -> Iterator[tuple[int, Any]]:
+    """The results of a call for `size` texts, which takes one seed for all of them: only an order by chance asks for it."""
+
+    def work(members: Sequence[int]) -> list[Any]:
+        some = [jobs[k] for k in members]
+        words = {name: [job.get(name) for job in some] for name in PER_TEXT}
+        return call([job["text"] for job in some], members, **words, seed=some[0]["seed"])
+
+    for seed in dict.fromkeys(job["seed"] for job in jobs):
+        members = [k for k, job in enumerate(jobs) if job["seed"] == seed]
+        for first in range(0, len(members), size):
+            if waiting := callers.waiting(members[first : first + size]):
+                yield from apart(waiting, work)
 
 
 def _by_job(show: Callable[[int, Frame], object], sizes: Sequence[int]) -> Callable[[Frame], None]:
@@ -265,8 +294,8 @@ VERBS: dict[str, Verb] = {
     "refine": Verb("refine", drawing("refine") | REVISION, _revised),
     "augment": Verb("augment", drawing("augment") | AUGMENTATION, _augmented, own=(*PER_TEXT, "keep", "keep_pattern")),
     "score": Verb("score", dict.fromkeys(PER_TEXT, WORD) | SCORING, _scored, draws=False),
-    "choose": Verb("choose", dict.fromkeys(PER_TEXT, WORD) | CHOOSING, _compared("choose"), draws=False),
-    "restore": Verb("restore", dict.fromkeys(PER_TEXT, WORD) | RESTORING, _compared("restore"), draws=False),
+    "choose": Verb("choose", dict.fromkeys(PER_TEXT, WORD) | CHOOSING, _chosen, draws=False),
+    "restore": Verb("restore", dict.fromkeys(PER_TEXT, WORD) | RESTORING, _restored, draws=False),
 }
 
 

@@ -13,8 +13,9 @@ Tokens of running text become tokens of their kind (`words`); those of a poem ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -31,8 +32,9 @@ from textdiff.pipeline.options import MOST_TEXTS, at_least
 from textdiff.pipeline.page import Pieces
 from textdiff.pipeline.plan import Plan, process_of
 from textdiff.pipeline.revision.keep import kept
-from textdiff.pipeline.revision.versions import TRIES, Version, versions
+from textdiff.pipeline.revision.versions import TRIES, Version, never, versions
 from textdiff.pipeline.revision.words import ANY, words
+from textdiff.pipeline.run import Left
 from textdiff.pipeline.score.likelihood import MERIT_LEVELS, Progress, bounds, masking
 from textdiff.pipeline.writable import check_canvas, vocabulary
 from textdiff.processes import PROCESSES
@@ -90,6 +92,7 @@ class Source:
     given: Canvas  # free: what may become something else
     page: Canvas  # prints it with other tokens
     seed: int
+    gone: Callable[[], bool] = never  # whether nobody waits for its variants any more
 
     @property
     def ids(self) -> Tensor:
@@ -105,8 +108,9 @@ def augment(
     task: Augmentation,
     batch_size: int,
     callback: Progress | None = None,
+    left: Left | None = None,
 ) -> list[Variant]:
-    """`task.n` variants of each text, whatever the texts beside it."""
+    """`task.n` variants of each text, whatever the texts beside it; of those that `left`, what there is by then."""
     at_least("batch_size", batch_size, 1)
     options = plan.options
     if PROCESSES[plan.process].data != "tokens":
@@ -120,7 +124,8 @@ def augment(
                 raise AskedError(f"process {plan.process!r} cannot leave the rest of an octave unknown; use mask")
             if PROCESSES[plan.process].prosody == "law":  # what is not drawn anew stays, so all of it must match
                 check_canvas(model, replace(one, free=torch.zeros_like(one.free)), plan)
-            sources.append(_source(model, canvas.in_script(one, options.script), text, stays, seed))
+            source = _source(model, canvas.in_script(one, options.script), text, stays, seed)
+            sources.append(source if left is None else replace(source, gone=partial(left, k)))
     known = [(source.ids,) for source in sources]
     found = versions(model, sources, plan, task.n, task.strength, batch_size, known=known, tries=task.tries)
     name, nats = _scores(model, sources, found, task, batch_size)
@@ -166,7 +171,11 @@ def _scores(
         for ids in (source.ids, *(one.ids for one in some))
     ]
     seeds = [[example_seed(0, 0)]] * len(pages)
-    totals = bounds(model, pages, seeds, name, task.levels, batch_size)[:, 0].tolist()
+
+    def left(k: int) -> bool:
+        return sources[k // (1 + task.n)].gone()
+
+    totals = bounds(model, pages, seeds, name, task.levels, batch_size, left=left)[:, 0].tolist()
     values: list[float | None] = [total / page.shape[1] for total, page in zip(totals, pages, strict=True)]
     return name, [values[k : k + 1 + task.n] for k in range(0, len(values), 1 + task.n)]
 

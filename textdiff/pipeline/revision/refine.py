@@ -20,8 +20,9 @@ under the law.  From then on every version keeps the law, as the draws do.  So i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,7 +36,8 @@ from textdiff.pipeline.options import Task, at_least
 from textdiff.pipeline.outputs import Change, Refined
 from textdiff.pipeline.page import knows_forms, outside, script_of
 from textdiff.pipeline.plan import Plan, by_process
-from textdiff.pipeline.revision.versions import FIRST, Try, drawn, masked, versions
+from textdiff.pipeline.revision.versions import FIRST, Try, drawn, masked, never, versions
+from textdiff.pipeline.run import Left
 from textdiff.pipeline.score.likelihood import MERIT_LEVELS, Progress, bounds, masking, nats
 from textdiff.pipeline.writable import broken, check_canvas
 from textdiff.processes import PROCESSES
@@ -59,6 +61,7 @@ class Draft:
     nats: Tensor  # (L,) float64, (1) of ids; 0 where not shown
     seed: int
     mended: Tensor  # (L,) bool
+    gone: Callable[[], bool]  # whether nobody waits for it any more
     rounds: int = 0
     idle: int = 0  # rounds in a row without gain
 
@@ -86,8 +89,9 @@ def refine(
     task: Task,
     batch_size: int = 64,
     callback: Progress | None = None,
+    left: Left | None = None,
 ) -> list[Refined]:
-    """What `TextPipeline.refine` gives: a poem each, or `task.variations` a poem."""
+    """What `TextPipeline.refine` gives: a poem each, or `task.variations` a poem; of those that `left`, as it stands by then."""
     at_least("batch_size", batch_size, 1)
     if masking(model) is None:
         raise AskedError(f"model {model.name} does not serve the mask process, which the scores of a revision need")
@@ -100,7 +104,7 @@ def refine(
     drafts = []
     for k, (one, text, seed) in enumerate(zip(wholes, texts, seeds, strict=True)):
         with canvas.numbered(k):
-            drafts.append(_draft(work, one, text, seed))
+            drafts.append(_draft(work, one, text, seed, never if left is None else partial(left, k)))
     for k, draft in enumerate(drafts):
         with canvas.numbered(k):
             check_canvas(model, draft.given, plan)
@@ -139,7 +143,7 @@ class Work:
         return nats(self.model, canvases, texts, shown, self.batch_size)
 
 
-def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
+def _draft(work: Work, one: Canvas, text: str, seed: int, gone: Callable[[], bool]) -> Draft:
     model, task, process = work.model, work.task, work.plan.process
     if one.form is None:
         raise AskedError("text has no poem's form, and only poems are revised; pass one, or fill holes with 'fill'")
@@ -176,7 +180,7 @@ def _draft(work: Work, one: Canvas, text: str, seed: int) -> Draft:
     free = torch.zeros_like(shown).index_copy(0, places, ~frozen)
     given = replace(one, ids=torch.where(free, model.mask_id, one.ids), free=free)
     nothing = torch.zeros_like(shown)
-    return Draft(given, shown, form, lines, one.ids, one.ids, nothing.double(), seed, nothing)
+    return Draft(given, shown, form, lines, one.ids, one.ids, nothing.double(), seed, nothing, gone)
 
 
 # -- draws ----------------------------------------------------------------------------------------------------------------
@@ -225,7 +229,9 @@ def _rounds(work: Work, drafts: Sequence[Draft], callback: Progress | None) -> l
         best = _tried(work, tries, work.plan)
         for i, after in zip(at_work, best, strict=True):
             current[i] = _next(current[i], after, number)
-        going = [i for i in at_work if current[i].idle < task.patience and number < task.rounds]
+        going = [
+            i for i in at_work if current[i].idle < task.patience and number < task.rounds and not current[i].gone()
+        ]
         if callback is not None and len(going) < len(at_work):
             callback(len(at_work) - len(going))
         at_work = going
@@ -291,8 +297,8 @@ def _mended(work: Work, drafts: Sequence[Draft]) -> list[Draft]:
     best = _tried(work, tries, by_process(work.plan, str(masking(work.model))))
     result = list(drafts)
     for i, after in zip(open_, best, strict=True):
-        assert after is not None, "a filling under the law is another text than one that breaks it"
-        result[i] = replace(after, mended=wrong[i])
+        assert after is not None or drafts[i].gone(), "a filling under the law is another text than one that breaks it"
+        result[i] = drafts[i] if after is None else replace(after, mended=wrong[i])
     return result
 
 
@@ -303,8 +309,10 @@ def _results(
     work: Work, wholes: Sequence[Canvas], ends: Sequence[Sequence[Draft]], first: Sequence[float]
 ) -> list[Refined]:
     flat = [(i, v, draft) for i, drafts in enumerate(ends) for v, draft in enumerate(drafts)]
-    before = _bounds(work, wholes)
-    after = _bounds(work, [replace(wholes[i], ids=draft.ids) for i, _, draft in flat])
+    before = _bounds(work, wholes, [drafts[0].gone for drafts in ends])
+    after = _bounds(
+        work, [replace(wholes[i], ids=draft.ids) for i, _, draft in flat], [draft.gone for *_, draft in flat]
+    )
     results = []
     for (i, v, draft), bound in zip(flat, after, strict=True):
         text = _written(work, draft)
@@ -334,10 +342,11 @@ def _results(
     return results
 
 
-def _bounds(work: Work, wholes: Sequence[Canvas]) -> list[float]:
+def _bounds(work: Work, wholes: Sequence[Canvas], gone: Sequence[Callable[[], bool]]) -> list[float]:
     """The mask process's bound, nats a character; every text meets the same corruptions."""
     seeds = [[example_seed(0, 0)]] * len(wholes)
-    totals = bounds(work.model, wholes, seeds, str(masking(work.model)), MERIT_LEVELS, work.batch_size)[:, 0]
+    name = str(masking(work.model))
+    totals = bounds(work.model, wholes, seeds, name, MERIT_LEVELS, work.batch_size, left=lambda k: gone[k]())[:, 0]
     return [total / one.shape[1] for total, one in zip(totals.tolist(), wholes, strict=True)]
 
 

@@ -16,7 +16,7 @@ from textdiff.pipeline.revision.augment import STRENGTH, VARIANTS, Augmentation,
 from textdiff.pipeline.revision.keep import Kept, per_text
 from textdiff.pipeline.revision.refine import CANDIDATES, refine
 from textdiff.pipeline.revision.versions import TRIES
-from textdiff.pipeline.run import BATCH, seeds_of
+from textdiff.pipeline.run import BATCH, Left, seeds_of
 from textdiff.pipeline.score.likelihood import MERIT_LEVELS, Progress
 from textdiff.pipeline.score.scorer import Scorer
 from textdiff.verse.prosody import Prosody
@@ -44,6 +44,7 @@ class Reviser(Scorer):
         level: float | None = None,
         batch_size: int = BATCH,
         callback: Progress | None = None,
+        left: Left | None = None,
         **changes: Any,
     ) -> list[Refined]:
         """Each poem with its weakest characters written anew, as long as that makes it likelier; text k from seed + k.
@@ -51,7 +52,8 @@ class Reviser(Scorer):
         Each of `rounds` (3) rewrites k characters (3), and the work on a poem ends when `patience` rounds (2) in a row bring nothing
         better.  Lines of `keep` (from 1) and the characters of `freeze`, "LINE:POSITION" each, stay.  With `variations` instead
         so many other versions of each poem, a share `level` of whose free characters was drawn anew.
-        `textdiff.pipeline.revision.refine` has the details; `callback` is called with the number of texts done.
+        `textdiff.pipeline.revision.refine` has the details; `callback` is called with the number of texts done.  `left(k)` is asked
+        before each step: where it says that nobody waits for text k any more, no more is spent on it, and it is given as it stands.
         """
         options = formed(changed(options, changes), form)
         plan = resolve(options, self.model, "refine")
@@ -65,7 +67,7 @@ class Reviser(Scorer):
             level=level,
         )
         seeds = seeds_of(seed, len(texts) or 1, generator)
-        return refine(self.model, texts, seeds, plan, task, batch_size, callback)
+        return refine(self.model, texts, seeds, plan, task, batch_size, callback, left)
 
     @on_cpu
     def augment(
@@ -83,6 +85,7 @@ class Reviser(Scorer):
         levels: int = MERIT_LEVELS,
         batch_size: int = BATCH,
         callback: Progress | None = None,
+        left: Left | None = None,
         **changes: Any,
     ) -> list[Variant]:
         """n variants of each text, n after n: of its free tokens a share `strength` is drawn anew; text k from seed + k.
@@ -91,11 +94,11 @@ class Reviser(Scorer):
         a list of these for all texts; or a list of such lists, one for each text.  A variant that is like its text, or like another
         one, is drawn again, `tries` times in all, and then says which one it is like.  Each has its distance, and the bound on
         −log p of it and of the original by `levels` stratified levels (0: none; a writer's figure is exact):
-        `textdiff.pipeline.revision.augment`.  `callback` is called with the number of texts done.
+        `textdiff.pipeline.revision.augment`.  `callback` is called with the number of texts done, and `left` as in `refine`.
         """
         options = formed(changed(options, changes), form)
         plan = replace(resolve(options, self.model, "augment"), best_of=1, prosody=Prosody())
         task = Augmentation(strength=strength, n=n, tries=tries, levels=levels)
         texts = texts_in(texts)
         seeds, stays = seeds_of(seed, len(texts) or 1, generator), per_text(keep, len(texts))
-        return augment(self.model, texts, stays, seeds, plan, task, batch_size, callback)
+        return augment(self.model, texts, stays, seeds, plan, task, batch_size, callback, left)

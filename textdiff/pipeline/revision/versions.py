@@ -8,7 +8,7 @@ What is corrupted is chosen by chance, or it is what a caller's `Try` shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -43,8 +43,17 @@ class Text(Protocol):
     def seed(self) -> int:
         """The seed of all its versions."""
 
+    @property
+    def gone(self) -> Callable[[], bool]:
+        """Whether nobody waits for its versions any more; once it says so, always."""
+
 
 T = TypeVar("T", bound=Text)
+
+
+def never() -> bool:
+    """`gone` of a text that somebody waits for."""
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +77,18 @@ class Version:
 
 
 def drawn(model: TextModel, tries: Sequence[Try[T]], plan: Plan, batch_size: int) -> list[Tensor]:
-    """The version that each try ends at, (L,) ids each."""
+    """The version that each try ends at, (L,) ids each; of a text that nobody waits for it is the text."""
     results: dict[int, Tensor] = {}
     pages = [_begun(model, one, plan) for one in tries]
     seeds, streams = [one.text.seed for one in tries], [one.stream for one in tries]
-    for batch in run(model, plan, pages, seeds, batch_size=batch_size, streams=streams):
+
+    def left(k: int) -> bool:
+        return tries[k].text.gone()
+
+    for batch in run(model, plan, pages, seeds, batch_size=batch_size, streams=streams, left=left):
         *_, last = batch.states
         results.update(zip(batch.rows, last.x.cpu(), strict=True))
-    return [_fitting(results[i], one.text) for i, one in enumerate(tries)]
+    return [one.text.ids if left(i) else _fitting(results[i], one.text) for i, one in enumerate(tries)]
 
 
 def _fitting(x: Tensor, text: Text) -> Tensor:
@@ -131,7 +144,7 @@ def versions(
         for (i, v), ids in zip(open_, drawn(model, begun, plan, batch_size), strict=True):
             like = seen[i].setdefault(tuple(ids.tolist()), v + 1)
             results[i, v] = Version(ids, None if like == v + 1 else like)
-            if like != v + 1:
+            if like != v + 1 and not texts[i].gone():
                 again.append((i, v))
         open_ = again
     return [[results[i, v] for v in range(n)] for i in range(len(texts))]

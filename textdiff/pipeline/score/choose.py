@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas, spelled
 from textdiff.pipeline.options import at_least
+from textdiff.pipeline.run import Left
 from textdiff.pipeline.score.likelihood import Progress, free_nats
 from textdiff.pipeline.score.template import Label, Template, Written
 from textdiff.verse.forms import split_at_punctuation
@@ -89,8 +91,9 @@ def choose(
     limit: int,
     batch_size: int,
     callback: Progress | None = None,
+    left: Left | None = None,
 ) -> list[Chosen]:
-    """The law (1) of the assignments of each template, whatever the templates beside it."""
+    """The law (1) of the assignments of each template, whatever the templates beside it; no law of those that `left`."""
     if compare not in COMPARED:
         raise AskedError(f"compare is {compare!r}; it must be {' or '.join(COMPARED)}")
     at_least("limit", limit, 2)
@@ -99,7 +102,10 @@ def choose(
         with canvas.numbered(number):
             window.append(_places(model, *told, limit))
         if number + 1 == len(templates) or sum(map(len, window)) >= TOGETHER:
-            nats = free_nats(model, [one.slots for places in window for one in places], order, seed, batch_size)
+            owners = [len(results) + k for k, places in enumerate(window) for _ in places]
+            gone = None if left is None else partial(_of_owner, left, owners)
+            slots = [one.slots for places in window for one in places]
+            nats = free_nats(model, slots, order, seed, batch_size, left=gone)
             for places, mine in zip(window, nats.split([len(places) for places in window]), strict=True):
                 template = templates[len(results)]
                 results.append(_chosen(model, template, places, mine, compare, order, seed, batch_size))
@@ -107,6 +113,10 @@ def choose(
                     callback(1)
             window = []
     return results
+
+
+def _of_owner(left: Left, owners: Sequence[int], k: int) -> bool:
+    return left(owners[k])
 
 
 def _places(

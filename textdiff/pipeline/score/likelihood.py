@@ -21,6 +21,7 @@ from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.options import at_least
 from textdiff.pipeline.page import condition, together
+from textdiff.pipeline.run import Left
 from textdiff.pipeline.score.order import Order
 from textdiff.processes import PROCESSES
 from textdiff.shaping.shared import shared
@@ -42,8 +43,13 @@ def bounds(
     levels: int | None,
     batch_size: int,
     callback: Progress | None = None,
+    left: Left | None = None,
 ) -> Tensor:
-    """The bound on −log p of each text under each of its seeds, nats, (texts, seeds) float64."""
+    """The bound on −log p of each text under each of its seeds, nats, (texts, seeds) float64.
+
+    `left(k)` is asked before every forward: where it says that nobody waits for text k any more, no more is spent on it, and its
+    numbers mean nothing.
+    """
     if not PROCESSES[process].bounded:
         raise AskedError(f"process {process!r} has no bound; pass a process that has one")
     if not PROCESSES[process].masks and any(c.hidden is not None for c in canvases):
@@ -55,6 +61,7 @@ def bounds(
 
     def of(rows: list[int]) -> Tensor:
         repeats = [canvases[row] for row in rows for _ in seeds[row]]
+        owners = [row for row in rows for _ in seeds[row]]
         return nelbo(
             *_ids_and_free(model, repeats),
             predictor=predictor,
@@ -63,9 +70,10 @@ def bounds(
             levels=levels,
             condition=condition(model, repeats),
             rows=batch_size,
+            gone=None if left is None else lambda: torch.tensor([left(row) for row in owners], device=model.device),
         ).view(len(rows), -1)
 
-    return _in_batches(of, canvases, len(seeds[0]), batch_size, callback)
+    return _in_batches(of, canvases, len(seeds[0]), batch_size, callback, left)
 
 
 def ordered_nats(
@@ -76,8 +84,12 @@ def ordered_nats(
     steps: int | None,
     batch_size: int,
     callback: Progress | None = None,
+    left: Left | None = None,
 ) -> Tensor:
-    """−log p of each text in an order, nats, (texts,) float64, by what the network predicts for the mask process."""
+    """−log p of each text in an order, nats, (texts,) float64, by what the network predicts for the mask process.
+
+    `left` is that of `bounds`, and is asked before every batch.
+    """
     way, other = Order.parse(order), masking(model)
     if other is None:
         raise AskedError(f"model {model.name} does not serve the mask process, by which a text is written in an order")
@@ -95,7 +107,7 @@ def ordered_nats(
         options: dict[str, Any] = {"predictor": predictor, "mask_id": model.mask_id, "steps": steps, "condition": told}
         return way.nats(ids, free, seeds=chosen, turn=some[0].turn, **options)[:, None]
 
-    return _in_batches(of, canvases, 1, batch_size, callback)[:, 0]
+    return _in_batches(of, canvases, 1, batch_size, callback, left)[:, 0]
 
 
 def free_nats(
@@ -105,6 +117,7 @@ def free_nats(
     seed: int,
     batch_size: int,
     callback: Progress | None = None,
+    left: Left | None = None,
 ) -> Tensor:
     """−log p(free tokens | those that stand) of each canvas, nats, (canvases,) float64.
 
@@ -117,8 +130,8 @@ def free_nats(
             f"model {model.name} does not serve the mask process, by which parts of a text have a likelihood"
         )
     if order is None and model.writes_whole(name):
-        return bounds(model, canvases, [[one] for one in seeds], name, None, batch_size, callback)[:, 0]
-    return ordered_nats(model, canvases, seeds, order or "left", None, batch_size, callback)
+        return bounds(model, canvases, [[one] for one in seeds], name, None, batch_size, callback, left)[:, 0]
+    return ordered_nats(model, canvases, seeds, order or "left", None, batch_size, callback, left)
 
 
 def _ids_and_free(model: TextModel, canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
@@ -132,14 +145,16 @@ def _in_batches(
     width: int,
     batch_size: int,
     callback: Progress | None,
+    left: Left | None,
 ) -> Tensor:
-    """What `of` gives for canvases of one shape at a time, by their numbers: (texts, width) float64."""
+    """What `of` gives for canvases of one shape at a time, by their numbers: (texts, width) float64; 0 for those that `left`."""
     at_least("batch_size", batch_size, 1)
-    result = torch.empty(len(canvases), width, dtype=torch.float64)
+    result = torch.zeros(len(canvases), width, dtype=torch.float64)
     for alike in together([c.shape for c in canvases]):
         for rows in (alike[k : k + batch_size] for k in range(0, len(alike), batch_size)):
-            with torch.inference_mode(), fast_float32():
-                result[rows] = of(rows).cpu()
+            if open_ := rows if left is None else [row for row in rows if not left(row)]:
+                with torch.inference_mode(), fast_float32():
+                    result[open_] = of(open_).cpu()
             if callback is not None:
                 callback(len(rows))
     return result

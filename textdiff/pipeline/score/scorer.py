@@ -28,7 +28,7 @@ from textdiff.networks.tokenization import title_characters
 from textdiff.pipeline.canvas import Canvas, spelled
 from textdiff.pipeline.options import Forms, Words, at_least, texts_in, whole
 from textdiff.pipeline.plan import process_of
-from textdiff.pipeline.run import BATCH
+from textdiff.pipeline.run import BATCH, Left
 from textdiff.pipeline.score.choose import Chosen, choose
 from textdiff.pipeline.score.likelihood import Progress, bounds, check_steps, given_the_others, masking, ordered_nats
 from textdiff.pipeline.score.order import Order
@@ -93,6 +93,7 @@ class Scorer:
         seed: int | Sequence[int] = 0,
         batch_size: int = BATCH,
         callback: Progress | None = None,
+        left: Left | None = None,
     ) -> list[Score]:
         """The bound of each text, averaged over `repeats` runs of every level (or `levels` stratified ones).
 
@@ -104,7 +105,7 @@ class Scorer:
         confidence, margin, entropy, or a file (exact); or random:K, a bound by K orders (`samplers.likelihood`).
 
         A text's score does not depend on the texts beside it.  `seed` is one for all texts, or one for each.  `callback` is called
-        with the number of texts done.
+        with the number of texts done.  Where `left(k)` says that nobody waits for text k, its score means nothing, and costs no more.
         """
         model = self.model
         canvases = canvas.about_all(canvas.read_all(canvas.whole, texts, model, form), model, title, dynasty)
@@ -114,13 +115,13 @@ class Scorer:
         seeds = _per_text(seed, len(canvases))
         if order is not None:
             seeds = [example_seed(one, 0) for one in seeds]
-            found = ordered_nats(model, canvases, seeds, order, steps, batch_size, callback)
+            found = ordered_nats(model, canvases, seeds, order, steps, batch_size, callback, left)
             return [_score(model, c, row[None], name, order) for c, row in zip(canvases, found, strict=True)]
         check_steps(steps)
         levels = PROCESSES[name].bound_levels if levels is None else levels
         numbers = range(1 if model.writes_whole(name) else repeats)
         runs = [[example_seed(one, k) for k in numbers] for one in seeds]
-        nats = bounds(model, canvases, runs, name, levels, batch_size, callback)
+        nats = bounds(model, canvases, runs, name, levels, batch_size, callback, left)
         return [_score(model, c, row, name) for c, row in zip(canvases, nats, strict=True)]
 
     @on_cpu
@@ -223,6 +224,7 @@ class Scorer:
         limit: int = MOST,
         batch_size: int = BATCH,
         callback: Progress | None = None,
+        left: Left | None = None,
         **more: Candidates,
     ) -> list[Chosen]:
         """Which candidates fit best into the slots of each text: pipe.choose("the {animal} sat", animal=["cat", "dog"]).
@@ -230,7 +232,7 @@ class Scorer:
         `slots` are one mapping for all templates, or one for each; `more` are slots by their names.  All assignments of at most
         `limit` are compared, by their exact joint probability in an `order` (left, right, random:K, or as in `score`; left, or
         that of a writer), and texts of different lengths by the whole text or by the slots alone (`compare`):
-        `textdiff.pipeline.score.choose`.  `callback` is called with the number of templates done.
+        `textdiff.pipeline.score.choose`.  `callback` is called with the number of templates done.  `left` is that of `score`.
         """
         asked = [templates] if isinstance(templates, Template) else texts_in(templates)
         each = list(slots) if isinstance(slots, (list, tuple)) else [slots or {}] * len(asked)
@@ -243,7 +245,7 @@ class Scorer:
         told = self._told(len(parsed), form, title, dynasty)
         at_least("batch_size", batch_size, 1)
         options: dict[str, Any] = {"compare": compare, "order": order, "seed": seed, "limit": limit}
-        return choose(self.model, parsed, *told, **options, batch_size=batch_size, callback=callback)
+        return choose(self.model, parsed, *told, **options, batch_size=batch_size, callback=callback, left=left)
 
     @on_cpu
     def restore(
@@ -372,9 +374,6 @@ def with_detail(one: Score, detail: Detail | None) -> dict[str, Any]:
     if detail is not None:
         result["detail"] = {k: v for k, v in asdict(detail).items() if k not in ("text", "form", "model")}
     return result
-
-
-# -- each character given the others --------------------------------------------------------------------------------------
 
 
 def _detail(model: TextModel, one: Canvas, batch_size: int) -> Detail:

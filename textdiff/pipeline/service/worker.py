@@ -4,8 +4,8 @@ The oldest request is worked on first, and with it all others that wait and have
 It waits `window` seconds for such others, unless the batch is full or the thread was at work meanwhile.  Since a text does not
 depend on the texts beside it, neither does an answer.
 
-A request that nobody waits for any more is not begun.  If it is at work, its texts take no part in the next step of its batch
-(generate and fill), and where the others of the batch are done or gone, too, the work ends before the next forward of the network.
+A request that nobody waits for any more is not begun.  If it is at work, its texts take no part in what follows of its batch, and
+where the others of the batch are done or gone, too, the work ends before the next forward of the network.
 
 Where a batch fails by a fault of the model or of ours, halves of it are tried, down to the request that makes it fail.
 """
