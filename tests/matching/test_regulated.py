@@ -17,7 +17,7 @@ from textdiff.core.rng import Rng
 from textdiff.pipeline.match.regulated import trellis_of_law
 from textdiff.pipeline.text import TextPipeline
 from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
-from textdiff.shaping.match.expression import parse
+from textdiff.shaping.match.expression import containing, parse
 from textdiff.shaping.match.matched import Accepted, matching
 from textdiff.shaping.match.trellis import Layout, Place, Trellis, both
 from textdiff.verify.enumeration import enumerate_draws
@@ -86,6 +86,11 @@ def test_what_both_accept_is_what_keeps_the_law_and_matches(law, expression):
     assert torch.equal(verse.possible(TEXTS, nothing), kept) and kept.any() and not kept.all()
     product = both(verse, regular)
     assert product is not None and torch.equal(product.possible(TEXTS, nothing), kept & matches)
+    spelt = tokens_in(automaton(containing("bd"), SPELLING.alphabet), SPELLING)
+    three = both(product, Trellis.of(spelt, LAYOUT))
+    contains = torch.tensor(["bd" in "".join(NAMES[k] for k in t) for t in TEXTS.tolist()])
+    assert three is None or torch.equal(three.possible(TEXTS, nothing), kept & matches & contains)
+    assert (three is None) == (not (kept & matches & contains).any())
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -121,6 +126,9 @@ def test_poems_keep_strict_prosody_and_match(process):
     pipe, match = TextPipeline.of(poem_model(RHYMES, form="wuyan-jueju")), "(?s).*(明|秋).*\n.*"
     for one in pipe.generate(prosody="strict", match=match, n=2, steps=4, process=process):
         assert re.fullmatch(match, "\n".join(one.lines)) and tone_fit(one.lines).regular and rhyme_level(one.lines)
+    (both_asked,) = pipe.generate(prosody="strict", match=match, keyword="明月", steps=4, process=process)
+    assert any("明月" in line for line in both_asked.lines) and re.fullmatch(match, "\n".join(both_asked.lines))
+    assert tone_fit(both_asked.lines).regular and rhyme_level(both_asked.lines)
     (couplet,) = pipe.generate("couplet:8", tones="strict", match=".*明.*\n.*", steps=4, process=process)
     assert "明" in couplet.lines[0]
     (refined,) = pipe.refine("白" * 20, prosody="strict", match=match, rounds=1)
@@ -133,6 +141,8 @@ def test_a_tune_keeps_its_pattern_and_matches():
     form = "tune:仄平a。/平仄平a。"
     for one in pipe.generate(form, prosody="strict", match="[^白]*\n.*[夜落].*", n=4, steps=2):
         assert "白" not in one.lines[0] and set(one.lines[1]) & set("夜落") and len(one.lines[1]) == 3
+    (one,) = pipe.generate(form, prosody="strict", keyword="夜", steps=2)
+    assert "夜" in "".join(one.lines) and [len(line) for line in one.lines] == [2, 3]
     with pytest.raises(AskedError, match="with strict prosody fits no text like this"):
         pipe.generate(form, prosody="strict", match="光.\n...")
 

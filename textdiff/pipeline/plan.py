@@ -251,8 +251,5 @@ def _check_match(prosody: Prosody, options: Options, process: str, call: str) ->
         raise AskedError(
             f"match is kept by the processes {', '.join(keeping)} here, not {process!r}; pick one of these"
         )
-    for name, asked in (("no_repeat", prosody.no_repeat), ("keyword", options.keyword is not None)):
-        if asked:
-            raise AskedError(
-                f"match and {name} are not kept together; say in the expression what is to stand, or leave one out"
-            )
+    if prosody.no_repeat:
+        raise AskedError("match and no_repeat are not kept together; leave one of them out")

@@ -220,7 +220,7 @@ class Writing:
         )
         pattern = pattern_for(model, first.form, plan)
         law = law_of(model, first, plan.prosody) if plan.prosody.strict and pattern is None else None
-        if plan.options.keyword is not None:
+        if plan.options.keyword is not None and pattern is None:
             scene = self._with_keyword(scene, first, law, rng)
         if law is not None:
             scene = self._lawful(scene, law, canvases, rng)

@@ -96,6 +96,8 @@ def check_canvas(model: TextModel, canvas: Canvas, plan: Plan) -> None:
         verse_form(canvas)
     pattern = pattern_for(model, canvas.form, plan)
     if pattern is not None:
+        if plan.options.keyword is not None:
+            keyword_ids(model, plan.options.keyword, canvas.poem)
         check_match(model, canvas, pattern, plan.process, vocabulary(model).banned(canvas.poem))
     elif plan.prosody.strict:
         given = canvas.under(plan.process)

@@ -20,7 +20,7 @@ from textdiff.pipeline.match.spelling import never, spelling
 from textdiff.pipeline.page import Canvas, shorten, spelled, verse_form
 from textdiff.pipeline.plan import Plan
 from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
-from textdiff.shaping.match.expression import Expression, parse
+from textdiff.shaping.match.expression import Expression, containing, parse
 from textdiff.shaping.match.kept import Kept
 from textdiff.shaping.match.matched import Accepted
 from textdiff.shaping.match.trellis import Layout, Trellis, both
@@ -48,19 +48,26 @@ class Pattern:
 def pattern_for(model: TextModel, form: Form | None, plan: Plan) -> Pattern | None:
     """The pattern of a text: an expression that was asked for, or under strict prosody that of its tune; None without either.
 
-    Beside an expression it is that of the tune, or what is strict in regulated verse, as well.
+    Beside an expression it is that of the tune, or what is strict in regulated verse, as well; and a keyword stands somewhere.
     """
-    prosody, match, tune = plan.prosody, plan.match, _tune_pattern(form, plan)
-    if match is None:
+    prosody, tune, parts = plan.prosody, _tune_pattern(form, plan), list[Pattern]()
+    if plan.match is None and tune is None:
+        return None
+    if plan.match is not None:
+        text = spelled(plan.match, model)
+        parts.append(Pattern(f"match {shorten(plan.match)!r}", (parse(text),), text))
+    if (keyword := plan.options.keyword) is not None:
+        text = spelled(keyword, model)
+        parts.append(Pattern(f"keyword {shorten(keyword)!r}", (containing(text),), ("keyword", text)))
+    if tune is not None and not parts:
         return tune
-    text = spelled(match, model)
-    own = Pattern(f"match {shorten(match)!r}", (parse(text),), text)
-    if not prosody.strict:
-        return own
-    name = f"{own.name} with strict prosody"
+    name = " and ".join(part.name for part in parts) + " with strict prosody" * prosody.strict
     if tune is not None:
-        return Pattern(name, own.trees + tune.trees, (own.key, tune.key))
-    return Pattern(name, own.trees, (own.key, form, prosody), prosody)
+        parts.append(tune)
+    trees, keys = tuple(tree for part in parts for tree in part.trees), tuple(part.key for part in parts)
+    if prosody.strict and tune is None:
+        return Pattern(name, trees, (*keys, form, prosody), prosody)
+    return Pattern(name, trees, keys)
 
 
 def _tune_pattern(form: Form | None, plan: Plan) -> Pattern | None:
@@ -68,10 +75,10 @@ def _tune_pattern(form: Form | None, plan: Plan) -> Pattern | None:
     prosody = plan.prosody
     if form is None or not form.tune or not prosody.strict:
         return None
-    if prosody.pattern or prosody.group or prosody.avoid or prosody.no_repeat or plan.options.keyword is not None:
+    if prosody.pattern or prosody.group or prosody.avoid or prosody.no_repeat:
         raise AskedError(
-            f"form {form.chinese} is a tune, which has its own tones and rhymes; leave out what else is asked of them, no_repeat "
-            f"and the keyword"
+            f"form {form.chinese} is a tune, which has its own tones and rhymes; leave out what else is asked of them, and "
+            f"no_repeat"
         )
     tones, rhyme = prosody.tones == "strict", prosody.rhyme == "strict"
     return Pattern(f"the pattern of {form.chinese}", (pattern_of(form, tones, rhyme),), (form, tones, rhyme))

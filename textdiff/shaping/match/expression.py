@@ -80,6 +80,12 @@ LINE_BREAK = frozenset("\n")
 REPEATS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
+def containing(text: str) -> Expression:
+    """Any text in which `text` stands somewhere."""
+    anything = Repeat(Chars(other=True), 0, None)
+    return Then((anything, *(Chars(frozenset(character)) for character in text), anything))
+
+
 def parse(text: str, name: str = "match") -> Expression:
     """The syntax tree of an expression; AskedError for what is none, or is not of the part that we read."""
     if len(text) > LONGEST:
