@@ -30,7 +30,7 @@ from textdiff.measure.timing import machine, turns
 from textdiff.networks import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.networks.lean import products
-from textdiff.networks.tokenization import character_tokenizer
+from textdiff.networks.tokenization import NEXT, character_tokenizer, naming
 from textdiff.pipeline.text import TextPipeline
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
@@ -101,7 +101,7 @@ def model(
     """A randomly initialised BERT with `vocabulary` tokens and no prefix, for one that `writes` by the ascending process."""
     from transformers import BertConfig, BertForMaskedLM
 
-    next_ = [f"[next-{k}]" for k in range(length)] if writes else []
+    next_ = naming(NEXT, length) if writes else ()
     processes = ("ascending",) if writes else ("mask", "replacement")
     tokenizer = character_tokenizer(map(chr, CHARACTERS[: vocabulary - 3 - len(next_)]), next_)
     config = BertConfig(

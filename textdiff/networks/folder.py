@@ -40,10 +40,10 @@ from textdiff.networks.lean.network import Encoder
 from textdiff.networks.lean.products import check_precision
 from textdiff.networks.lean.tokenizer import LeanTokenizer
 from textdiff.networks.masked_lm import masked_lm
-from textdiff.networks.ordered.any_subset import NEXT, any_subset
+from textdiff.networks.ordered.any_subset import any_subset
 from textdiff.networks.saving import replacing
 from textdiff.networks.text_parts import SCHEDULE, SLOTS, USUALLY_TOLD, check_parts, embedding_rows, quiet, read_folder
-from textdiff.networks.tokenization import SLOT_WORDS, content_ids, title_characters
+from textdiff.networks.tokenization import NEXT, SLOT_WORDS, content_ids, named, title_characters
 from textdiff.processes import PROCESSES
 
 # factor · √D by default.  By its D coordinates together a token is recognised where ᾱ²D/β̄² is some ten, so the
@@ -288,7 +288,7 @@ class TextModel:
 
     def writes_whole(self, process: str) -> bool:
         """Whether a process has an order in which the network was trained to write; then its predictor gives whole texts a law."""
-        return PROCESSES[self._served(process)].ordered and NEXT in self.tokenizer.get_vocab()
+        return PROCESSES[self._served(process)].ordered and bool(named(NEXT, self.tokenizer.get_vocab()))
 
     def process(self, name: str, vocabulary: Tensor | None = None) -> Process:
         """The process `name` over this vocabulary, or a part of it."""

@@ -8,6 +8,11 @@ Only rows with a position of the query are encoded, or one where all are equal, 
 textdiff's own, its last layer is computed at these positions alone.  And only they meet the vocabulary: `Categorical.read`
 takes their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
 
+A network may say of a token that stands how much likelier, or less likely, it makes itself elsewhere.  A vocabulary with tokens
+[again-k] has it: with z the head's logits at a hole, and K(v) the positions where token v stands,
+
+    logit(v) = z(v) + Σ_{k ∈ K(v)} z([again-k])                                                                       (1)
+
 How x_t becomes the text's columns, `reading.py` says: tokens as they are, noisy embeddings as `inputs_embeds`.
 """
 
@@ -29,7 +34,7 @@ from textdiff.networks.lean.network import Encoder
 from textdiff.networks.lean.products import fewest_rows, maker
 from textdiff.networks.onnx.session import Session
 from textdiff.networks.reading import READINGS, Reading, Speaker
-from textdiff.networks.tokenization import frame
+from textdiff.networks.tokenization import AGAIN, frame, named
 from textdiff.processes import PROCESSES
 
 
@@ -90,6 +95,7 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         banned[text_model.unk_id] = 0.0
     width = len(text_model.prefix)
     offset = width + len(before)
+    again = repeats(text_model)
     edges = [torch.tensor(edge, dtype=torch.long, device=text_model.device) for edge in (before, after)]
     fewest = fewest_of(model)
 
@@ -161,6 +167,9 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
                     once, back = same[several].unique(return_inverse=True)
                     logits = to_logits(hidden(filled_up(once, fewest)))[back]
             scores = (logits.float() + evidence)[: len(index)]  # a sum is cheaper than a fill
+            if reading.by_ids:
+                tokens = x_t[at[0][index]]
+                scores = again(scores, logits[: len(index)], tokens, (tokens != pad) & (tokens != text_model.mask_id))
             # Training looks at its loss itself, and a forward that is differentiated must not wait for this.
             if not torch.is_grad_enabled() and not bool(scores.amax(-1).isfinite().all()):
                 raise not_finite(text_model.name)
@@ -169,6 +178,20 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
         return Categorical(read, at, reading.tokens(x_t))
 
     return predict
+
+
+def repeats(text_model: Speaker) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """(scores (n, V), all logits (n, V), the texts (n, L), where a token of them stands (n, L) bool) -> scores (n, V) by (1)."""
+    ids = torch.tensor(named(AGAIN, text_model.tokenizer.get_vocab()), dtype=torch.long, device=text_model.device)
+
+    def add(scores: Tensor, logits: Tensor, tokens: Tensor, standing: Tensor) -> Tensor:
+        if not len(ids):
+            return scores
+        tokens, standing = tokens[:, : len(ids)], standing[:, : len(ids)]
+        more = logits[:, ids[: tokens.shape[1]]].float()
+        return scores.scatter_add(1, tokens, torch.where(standing, more, 0.0))
+
+    return add
 
 
 def filled_up(rows: Tensor, fewest: int) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, UNK, MASK = "[PAD]", "[UNK]", "[MASK]"
+NEXT, AGAIN = "next", "again"  # [next-k], [again-k]: tokens that name position k of the text
 LEVELS = 64  # [level-k] says that round(k/64 of the text) is corrupted
 POEM_PREFIX = ("form", "process", "level", "dynasty", *["title"] * 8)
 SLOT_WORDS = {
@@ -228,6 +229,24 @@ def content_ids(tokenizer: Any, vocab_size: int) -> Tensor:
         if k < vocab_size and k not in special and _is_text(token):
             ids.append(k)
     return torch.tensor(sorted(set(ids)), dtype=torch.long)
+
+
+def naming(kind: str, positions: int) -> tuple[str, ...]:
+    """The tokens of a kind that name as many positions."""
+    return tuple(f"[{kind}-{k}]" for k in range(positions))
+
+
+def named(kind: str, vocabulary: Mapping[str, int]) -> list[int]:
+    """The ids of the tokens of a kind, in the order of the positions that they name."""
+    ids: list[int] = []
+    while (token := f"[{kind}-{len(ids)}]") in vocabulary:
+        ids.append(vocabulary[token])
+    return ids
+
+
+def names_position(token: str) -> bool:
+    """Whether a token names a position."""
+    return token.startswith((f"[{NEXT}-", f"[{AGAIN}-"))
 
 
 def frame(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -108,6 +108,7 @@ class Model:
     init: str = (
         "plain"  # plain; statistics: from the co-occurrences of train (see start.py); packaged, or a model folder
     )
+    repeats: bool = False  # whether the network says which tokens come again (networks/masked_lm.py (1))
     schedule: str | None = None  # of the embedding process; None: that of init, or sqrt
     factor: float | None = None  # of its signal; None: that of init, or 3.6/√(width)
     self_conditioning: float = 0.0  # share of the embedding process's examples that come with a first draft (loss.py)

@@ -10,6 +10,8 @@ added, where k is the position that this column is to say.
 
     the prefix, the frame and the v tokens see each other; a column behind them sees these, itself and those before it   (2)
 
+Where the vocabulary has tokens [again-k], what a column says includes (1) of `masked_lm.py`, of the positions that it sees.
+
 So log q(holes | text) takes one pass, and a text is written with the keys and values of what stands already (`memory.Memory`), every
 column being computed once.  Both give the same numbers, as no column sees a later one.
 
@@ -32,13 +34,11 @@ from textdiff.core.predictions import Categorical, positions_of
 from textdiff.networks.dropout import keyed
 from textdiff.networks.files import not_finite
 from textdiff.networks.lean.network import Encoder
-from textdiff.networks.masked_lm import HEADS, fewest_of, filled_up, network_of, parts
+from textdiff.networks.masked_lm import HEADS, fewest_of, filled_up, network_of, parts, repeats
 from textdiff.networks.ordered.memory import Recent
 from textdiff.networks.ordered.prediction import InOrder
 from textdiff.networks.reading import Speaker
-from textdiff.networks.tokenization import frame
-
-NEXT = "[next-0]"
+from textdiff.networks.tokenization import NEXT, frame, named
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
     encode, to_logits = parts(model, head)
     before, after = frame(text_model.tokenizer)
     pad, mask, width = text_model.pad_id, text_model.mask_id, len(text_model.prefix)
-    vocabulary = text_model.tokenizer.get_vocab()
-    next_ids = [vocabulary[f"[next-{k}]"] for k in range(sum(token.startswith("[next-") for token in vocabulary))]
+    next_ids, again = named(NEXT, text_model.tokenizer.get_vocab()), repeats(text_model)
     following_ids = torch.tensor(next_ids, device=text_model.device)
     first = {"zero": 0, "padding": pad + 1}[head.first]
     banned = torch.full((len(model.get_input_embeddings().weight),), -torch.inf, device=text_model.device)
@@ -80,9 +79,12 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
         more = torch.nn.functional.embedding(following_ids[columns.following.clamp(min=0)], table.weight)
         return table(columns.ids) + torch.where(columns.following[..., None] >= 0, more, 0.0)  # type: ignore[no-any-return]
 
-    def logits_of(hidden: Tensor) -> Tensor:
-        """Of hidden states (n, D)."""
-        scores = (to_logits(filled_up(hidden, fewest)).float() + banned)[: len(hidden)]
+    def logits_of(hidden: Tensor, tokens: Tensor, standing: Tensor) -> Tensor:
+        """Of hidden states (n, D), and the texts (n, L) with what stands of them (n, L) bool."""
+        logits = to_logits(filled_up(hidden, fewest)).float()[: len(hidden)]
+        return checked(again(logits + banned, logits, tokens, standing))
+
+    def checked(scores: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and not bool(scores.amax(-1).isfinite().all()):
             raise not_finite(text_model.name)
         return scores
@@ -151,23 +153,25 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
                         f"those to its left have tokens; use the process 'ascending'"
                     )
                 most = int(at_hole.max())
+                before_it = torch.arange(x.shape[1], device=x.device) < at[1][index][:, None]
+                text = x_rows[row], visible[row] | (of_row[row] & before_it)
                 if reusing and bool((at_hole == most).all()):
                     if most not in last:
                         last[most] = recent.last(model, columns(x_rows, most), embed, around.shape[1] + int(v[0]))
-                    return logits_of(last[most][row])
+                    return logits_of(last[most][row], *text)
                 if not passed:
                     read_at = (place, around.shape[1] + v[place] + which)
                     seen = columns(x_rows, int(which.max()))
-                    text = torch.arange(seen.ids.shape[1] - around.shape[1], device=x.device) + len(said)
-                    keyed.reading(rows, torch.cat([said.nonzero()[:, 0], text]), len(said) + x.shape[1])
+                    part = torch.arange(seen.ids.shape[1] - around.shape[1], device=x.device) + len(said)
+                    keyed.reading(rows, torch.cat([said.nonzero()[:, 0], part]), len(said) + x.shape[1])
                     passed.append(_passed(encode, seen, embed, read_at))
-                return logits_of(passed[0](index))
+                return logits_of(passed[0](index), *text)
 
             return Categorical(read, at, x_t)
 
         def unheard(index: Tensor) -> Tensor:
             nothing = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=banned.device)
-            return logits_of(nothing).expand(len(index), -1)
+            return checked(to_logits(filled_up(nothing, fewest)).float()[:1] + banned).expand(len(index), -1)
 
         return InOrder(given, Categorical(unheard, at, x_t))
 

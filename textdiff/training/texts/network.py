@@ -15,29 +15,35 @@ from textdiff.networks.folder import TextModel
 from textdiff.networks.masked_lm import HEADS
 from textdiff.networks.text_parts import USUALLY_TOLD, embedding_rows
 from textdiff.networks.tokenization import (
+    AGAIN,
+    NEXT,
     POEM_PREFIX,
     POEM_SPECIALS,
     TEXT_SPECIALS,
     character_tokenizer,
     frame,
+    named,
+    names_position,
+    naming,
     sentencepiece_tokenizer,
 )
 from textdiff.processes import PROCESSES
 from textdiff.training.checking import STARTS
 from textdiff.training.sections import Recipe, Tokenizer
-from textdiff.training.texts.start import check_start, start_from_model
+from textdiff.training.texts.start import check_start, say_nothing, start_from_model
 from textdiff.verse.forms import FORMS
 
 
 def specials_of(recipe: Recipe) -> tuple[str, ...]:
-    """The special tokens of a tokenizer that is made of the texts; those of an ordered process say which place comes next."""
-    return (*(POEM_SPECIALS if recipe.kind.formed else TEXT_SPECIALS), *following(recipe))
+    """The special tokens of a tokenizer that is made of the texts."""
+    return (*(POEM_SPECIALS if recipe.kind.formed else TEXT_SPECIALS), *naming_positions(recipe))
 
 
-def following(recipe: Recipe) -> tuple[str, ...]:
-    """The tokens that say which position comes next; none where no process is ordered."""
+def naming_positions(recipe: Recipe) -> tuple[str, ...]:
+    """The tokens that name positions: the next one, of an ordered process, and with `model.repeats` those that repeat."""
     ordered = any(PROCESSES[name].ordered for name in recipe.processes)
-    return tuple(f"[next-{k}]" for k in range(longest(recipe))) if ordered else ()
+    kinds = [NEXT] * ordered + [AGAIN] * recipe.model.repeats
+    return tuple(token for kind in kinds for token in naming(kind, longest(recipe)))
 
 
 def longest(recipe: Recipe) -> int:
@@ -54,19 +60,19 @@ def start_of(recipe: Recipe) -> TextModel | None:
 def tokenizer_of(recipe: Recipe, start: TextModel | None, made: Any) -> Any:
     """The tokenizer that the texts are tokenised with; `made` is what `Preparation` makes of the texts for it."""
     if start is not None and recipe.tokenizer == Tokenizer("pretrained"):
-        return _with_following(start.tokenizer, recipe)
+        return _with_positions(start.tokenizer, recipe)
     if recipe.tokenizer.kind == "pretrained":
         saved = transformers.AutoTokenizer.from_pretrained(recipe.tokenizer.path, trust_remote_code=False)
-        return _with_following(saved, recipe)
+        return _with_positions(saved, recipe)
     specials = specials_of(recipe)
     if recipe.tokenizer.kind == "characters":
         return character_tokenizer(made, specials)
     return sentencepiece_tokenizer(model=recipe.tokenizer.path or bytes.fromhex(made), specials=specials)
 
 
-def _with_following(tokenizer: Any, recipe: Recipe) -> Any:
-    """A tokenizer that is there already, with the tokens of an ordered process that it lacks after its own."""
-    missing = [token for token in following(recipe) if token not in tokenizer.get_vocab()]
+def _with_positions(tokenizer: Any, recipe: Recipe) -> Any:
+    """A tokenizer that is there already, with the tokens that name positions after its own, as far as it lacks them."""
+    missing = [token for token in naming_positions(recipe) if token not in tokenizer.get_vocab()]
     if not missing:
         return tokenizer
     tokenizer = copy.deepcopy(tokenizer)
@@ -92,6 +98,7 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
             )
         if missing > 0:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            say_nothing(model, [k for k in named(AGAIN, tokenizer.get_vocab()) if k >= len(tokenizer) - missing])
     else:
         before, after = frame(tokenizer)
         positions = len(prefix) + len(before) + longest(recipe) + len(after) + tokenizer.pad_token_id + 1
@@ -105,6 +112,7 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
             raise RecipeError(
                 f"model.config.vocab_size is {config.vocab_size}, and the tokenizer has {len(tokenizer)} tokens; leave it out"
             )
+        say_nothing(model, named(AGAIN, tokenizer.get_vocab()))
         if start:
             start_from_model(model, tokenizer, prefix, start)
     for name in recipe.conditioned:
@@ -127,8 +135,8 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
 
 
 def _bare(tokenizer: Any) -> dict[str, int]:
-    """The vocabulary without what `_with_following` adds."""
-    return {token: k for token, k in tokenizer.get_vocab().items() if not token.startswith("[next-")}
+    """The vocabulary without what `_with_positions` adds."""
+    return {token: k for token, k in tokenizer.get_vocab().items() if not names_position(token)}
 
 
 def _config(recipe: Recipe, tokenizer: Any, positions: int) -> Any:

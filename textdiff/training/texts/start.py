@@ -27,6 +27,7 @@ from torch import Tensor
 
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
+from textdiff.networks.tokenization import AGAIN, named, names_position
 from textdiff.training.data import Group
 
 WINDOW = 4
@@ -41,7 +42,7 @@ OFFSETS = (-1, 1, -2, 2, None, -5, 5, -7, 7)  # None: a head without a fixed off
 def check_start(vocabulary: dict[str, int], prefix: tuple[str, ...], start: TextModel) -> None:
     """AskedError where texts with this vocabulary and prefix are none that `start` knows."""
     known = {
-        token: k for token, k in start.tokenizer.get_vocab().items() if token in vocabulary or "[next-" not in token
+        token: k for token, k in start.tokenizer.get_vocab().items() if token in vocabulary or not names_position(token)
     }
     if vocabulary != known:
         raise AskedError(
@@ -69,6 +70,17 @@ def start_from_model(network: Any, tokenizer: Any, prefix: tuple[str, ...], star
 
 
 @torch.no_grad()
+def say_nothing(model: Any, ids: list[int]) -> None:
+    """Make the logits of `ids` 0 everywhere, until the network has learnt what they are."""
+    model.get_input_embeddings().weight[ids] = 0.0
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.weight[ids] = 0.0
+        if head.bias is not None:
+            head.bias[ids] = 0.0
+
+
+@torch.no_grad()
 def start_from_statistics(text_model: TextModel, groups: list[Group], seed: int = 0) -> None:
     """Initialise the network of `text_model` in place from the texts of `groups`."""
     model: Any = text_model.model
@@ -89,6 +101,7 @@ def start_from_statistics(text_model: TextModel, groups: list[Group], seed: int 
     if head is not None and head.bias is not None:
         head.bias.fill_(-20.0)
         head.bias[scored] = (counts[scored] + 0.5).log() - counts.sum().log()
+    say_nothing(model, named(AGAIN, text_model.tokenizer.get_vocab()))
     if model.config.model_type == "modernbert":
         look_at_neighbours(model, generator)
     model.tie_weights()
