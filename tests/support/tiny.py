@@ -15,7 +15,7 @@ from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks.folder import SLOTS, TextModel
-from textdiff.networks.tokenization import POEM_PREFIX, POEM_SPECIALS, character_tokenizer
+from textdiff.networks.tokenization import AGAIN, NEXT, POEM_PREFIX, POEM_SPECIALS, character_tokenizer, naming
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -61,9 +61,9 @@ def poem_model(more: str = "", **defaults: object) -> TextModel:
 
 
 def ordered_model(more: str = "", **defaults: object) -> TextModel:
-    """A poem model that can write its holes from left to right, as one that was trained by the process `ascending` does."""
-    following = [f"[next-{k}]" for k in range(56)]
-    tokenizer = character_tokenizer(sorted(set(CHARACTERS + more)), (*POEM_SPECIALS, *following))
+    """A poem model that writes its holes from left to right and repeats what stands, as the packaged writer does."""
+    tokens = (*POEM_SPECIALS, *naming(NEXT, 56), *naming(AGAIN, 56))
+    tokenizer = character_tokenizer(sorted(set(CHARACTERS + more)), tokens)
     return TextModel.from_parts(
         network(len(tokenizer)),
         tokenizer,

@@ -18,7 +18,7 @@ from textdiff.core.predictions import positions_of
 from textdiff.core.rng import Rng
 from textdiff.networks.folder import TextModel
 from textdiff.networks.ordered.any_subset import any_subset
-from textdiff.networks.tokenization import character_tokenizer
+from textdiff.networks.tokenization import AGAIN, NEXT, character_tokenizer, naming
 from textdiff.samplers.ancestral import improved
 from textdiff.shaping.tokens import guided
 from textdiff.verse.checker import check
@@ -28,7 +28,7 @@ LENGTH = 4
 
 def small_model(family: str = "bert") -> TextModel:
     """Three letters, at most four positions, [CLS]-less; every text can be listed."""
-    tokenizer = character_tokenizer("abc", [f"[next-{k}]" for k in range(LENGTH)])
+    tokenizer = character_tokenizer("abc", (*naming(NEXT, LENGTH), *naming(AGAIN, LENGTH)))
     return TextModel.from_parts(tiny.network(len(tokenizer)), tokenizer, processes=("ascending",), name="three letters")
 
 
@@ -240,7 +240,7 @@ def test_a_text_longer_than_the_network_writes_is_refused():
 def test_a_network_without_positions_is_refused():
     from transformers import RoFormerConfig, RoFormerForMaskedLM
 
-    tokenizer = character_tokenizer("abc", [f"[next-{k}]" for k in range(LENGTH)])
+    tokenizer = character_tokenizer("abc", (*naming(NEXT, LENGTH), *naming(AGAIN, LENGTH)))
     config = RoFormerConfig(
         vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
     )
