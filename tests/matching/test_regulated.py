@@ -14,7 +14,6 @@ from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
 from textdiff.core.predictions import Categorical, positions_of
 from textdiff.core.rng import Rng
-from textdiff.pipeline.match.regulated import trellis_of_law
 from textdiff.pipeline.text import TextPipeline
 from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
 from textdiff.shaping.match.expression import containing, parse
@@ -22,6 +21,7 @@ from textdiff.shaping.match.matched import Accepted, matching
 from textdiff.shaping.match.trellis import Layout, Place, Trellis, both
 from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verify.spaces import total_variation
+from textdiff.verse.automata.regulated import trellis_of_law
 from textdiff.verse.forms import rhyme_level, tone_fit
 from textdiff.verse.law import E, Law, P, W, Z
 

@@ -1,4 +1,4 @@
-"""The rows of processes that keep what every text must keep: strict prosody, on texts of two lines of two, and an expression.
+"""The rows of processes that keep what every text must keep: strict prosody, on texts of two lines of two, an expression, and both.
 
 Here `one_position` must be 0: it is the distance of one draw of everything from the product restricted to the texts that keep it,
 or where it is larger, for the samplers that are exact without it and add to `State.log_weight`, the distance of the weighed chain
@@ -24,19 +24,20 @@ from textdiff.samplers import SAMPLERS
 from textdiff.shaping.match.automaton import Spelling, automaton, tokens_in
 from textdiff.shaping.match.expression import parse
 from textdiff.shaping.match.matched import Accepted, matching
-from textdiff.shaping.match.trellis import Layout, Place, Trellis
+from textdiff.shaping.match.trellis import Layout, Place, Trellis, both
 from textdiff.verify.chains import chain_law
 from textdiff.verify.enumeration import enumerate_draws
 from textdiff.verify.rows import Asked, Row
 from textdiff.verify.spaces import Space, total_variation
 from textdiff.verify.tokens import Setting, sampler_line, sequence
+from textdiff.verse.automata.regulated import trellis_of_law
 from textdiff.verse.constrained import constrained
 from textdiff.verse.law import E, Law, P, W, Z
 
 # Five tokens: level, level, either, oblique, and one without a reading, which is never written.
 LETTERS, GROUPS = (P, P, E, Z, W), ("a", "ab", "b", "", "")
 SEQUENCES = ("p·z·", "z·p·")  # and the second position of each line is a rhyme word
-
+NAMES, POEM = "abcd", ".*b\n[^b]*|[cd].\n.c"  # the first four, and what poems of them match beside their form
 
 # Three tokens of one or two characters, on texts of three: tokens depend on each other throughout.
 WORDS, EXPRESSION = ("a", "b", "ab"), "(ab)*a?|b+"
@@ -50,42 +51,70 @@ class Kept:
     space: Space
     keeps: Callable[[Tensor], Tensor]  # which texts (n, L) do, from the definition, (n,) bool
     restrict: Callable[[TokenPredictor, bool], Predictor]  # a predictor, held to it; with True weights are worked out
+    brief: bool = False  # whether the mask process's first sampler is enough, where not all is asked for
 
 
-def _in_form(texts: Tensor) -> Tensor:
+def _in_form(texts: Tensor, distinct: bool = True) -> Tensor:
     meets = {"·": (P, Z, E), "p": (P, E), "z": (Z, E)}
     return torch.tensor(
         [
             any(all(LETTERS[v] in meets[m] for v, m in zip(text, marks, strict=True)) for marks in SEQUENCES)
             and bool(set(GROUPS[text[1]]) & set(GROUPS[text[3]]))
-            and text[1] != text[3]
+            and (text[1] != text[3] or not distinct)
             for text in texts.tolist()
         ]
     )
 
 
-def _to_form(predictor: TokenPredictor, weigh: bool) -> Predictor:
-    set_ = Law.of(
-        2, 2, letters=(*LETTERS, W), unread=len(LETTERS), words=(1, 3),
+def _law(tokens: int, distinct: bool = True) -> Law:
+    return Law.of(
+        2, 2, letters=(*LETTERS[:tokens], W), unread=tokens, words=(1, 3),
         sequences=[[[marks[:2]], [marks[2:]]] for marks in SEQUENCES],
-        groups=[*map(frozenset, GROUPS), frozenset()],
+        groups=[*map(frozenset, GROUPS[:tokens]), frozenset()], distinct=distinct,
     )  # fmt: skip
-    return constrained(predictor, set_, weigh)
+
+
+def _to_form(predictor: TokenPredictor, weigh: bool) -> Predictor:
+    return constrained(predictor, _law(len(LETTERS)), weigh)
 
 
 def _match(texts: Tensor) -> Tensor:
     return torch.tensor([bool(re.fullmatch(EXPRESSION, "".join(WORDS[v] for v in text))) for text in texts.tolist()])
 
 
+def _trellis(expression: str, words: Sequence[str], layout: Layout) -> Trellis:
+    spelling = Spelling(((*words, ""),))
+    literals = {literal for place in layout.places for _, literal in place.ways}
+    trellis = Trellis.of(tokens_in(automaton(parse(expression), spelling.alphabet.union(*literals)), spelling), layout)
+    assert trellis is not None, "some text matches"
+    return trellis
+
+
 def _to_match(predictor: TokenPredictor, weigh: bool) -> Predictor:
-    spelling = Spelling(((*WORDS, ""),))
-    tokens = tokens_in(automaton(parse(EXPRESSION), spelling.alphabet), spelling)
-    trellis = Trellis.of(tokens, Layout(tuple(Place(k, ((0, ""),)) for k in range(len(WORDS)))))
-    assert trellis is not None
-    never = torch.arange(len(WORDS) + 1) == len(WORDS)
+    layout = Layout(tuple(Place(k, ((0, ""),)) for k in range(len(WORDS))))
+    return _matching(predictor, _trellis(EXPRESSION, WORDS, layout), len(WORDS), weigh)
+
+
+def _both(texts: Tensor) -> Tensor:
+    lines = ["".join(NAMES[v] for v in text) for text in texts.tolist()]
+    return _in_form(texts, distinct=False) & torch.tensor(
+        [bool(re.fullmatch(POEM, f"{t[:2]}\n{t[2:]}")) for t in lines]
+    )
+
+
+def _to_both(predictor: TokenPredictor, weigh: bool) -> Predictor:
+    layout = Layout(tuple(Place(k, ((0, "\n" * (k == 2)),)) for k in range(4)))
+    form = trellis_of_law(_law(len(NAMES), distinct=False), layout)
+    product = form and both(form, _trellis(POEM, NAMES, layout))
+    assert product is not None, "some text in form matches"
+    return _matching(predictor, product, len(NAMES), weigh)
+
+
+def _matching(predictor: TokenPredictor, trellis: Trellis, unread: int, weigh: bool) -> Predictor:
+    never = torch.arange(unread + 1) == unread
 
     def predict(query: Query) -> Prediction:
-        return matching(predictor, Accepted.alike(trellis, len(query.x_t), len(WORDS), never), weigh)(query)
+        return matching(predictor, Accepted.alike(trellis, len(query.x_t), unread, never), weigh)(query)
 
     return predict
 
@@ -93,6 +122,7 @@ def _to_match(predictor: TokenPredictor, weigh: bool) -> Predictor:
 KEPT = (
     Kept("in form", Space.random(4, len(LETTERS), seed=1), _in_form, _to_form),
     Kept("matching", Space.random(3, len(WORDS), seed=1), _match, _to_match),
+    Kept("in form, matching", Space.random(4, len(NAMES), seed=1), _both, _to_both, brief=True),
 )
 
 
@@ -153,5 +183,6 @@ def work(
         setting = Setting.of(process, kept.space)
         for sampler in samplers:
             serves = sampler in SAMPLERS and SAMPLERS[sampler].serves(process)
-            if serves and (full or named or weighs(sampler, process)):
+            brief = kept.brief and (PROCESSES[process].ordered or sampler != PROCESSES[process].first)
+            if serves and (full or named or (weighs(sampler, process) and not brief)):
                 yield functools.partial(check, Asked(process, sampler, {}), setting, kept)

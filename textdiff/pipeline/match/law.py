@@ -15,7 +15,6 @@ from torch import Tensor
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.match.layouts import CHARACTER
-from textdiff.pipeline.match.regulated import trellis_of_law
 from textdiff.pipeline.match.spelling import never, spelling
 from textdiff.pipeline.page import Canvas, shorten, spelled, verse_form
 from textdiff.pipeline.plan import Plan
@@ -24,6 +23,7 @@ from textdiff.shaping.match.expression import Expression, containing, parse
 from textdiff.shaping.match.kept import Kept
 from textdiff.shaping.match.matched import Accepted
 from textdiff.shaping.match.trellis import Layout, Trellis, both
+from textdiff.verse.automata.regulated import trellis_of_law
 from textdiff.verse.forms import HOLE, Form
 from textdiff.verse.pattern import Pattern as Classes
 from textdiff.verse.prosody import Prosody, verse_law

@@ -1,0 +1,1 @@
+"""Laws of verse as trellises, to be kept beside an expression."""
