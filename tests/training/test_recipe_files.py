@@ -47,6 +47,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("data: {train: x, kind: windows}\ntokenizer: {kind: sentencepiece, path: /nonexistent}", "no such file"),
         ("data: {train: x}\ntokenizer: {kind: sentencepiece}", "data.kind=windows"),
         ("data: {train: x}\nprocesses: {gaussian: 1}", "is of images"),
+        ("data: {train: x}\nprocesses: {embedding: 1}\nmodel: {repeats: true}", "process embedding shows none"),
+        (
+            "data: {train: x, kind: images}\nprocesses: {gaussian: 1}\nmodel: {type: unet, repeats: true}",
+            "images have none",
+        ),
     ],
     ids=lambda text: text[:40],
 )

@@ -11,7 +11,7 @@ from typing import Any
 from textdiff.core.errors import RecipeError
 from textdiff.core.resolve import attribute
 from textdiff.networks.images import Diffusion
-from textdiff.processes import TEXTS, of_data
+from textdiff.processes import PROCESSES, TEXTS, of_data
 from textdiff.training.sections import KINDS, Model, Recipe, Tokenizer
 
 STARTS = ("plain", "statistics")  # model.init without a model
@@ -57,7 +57,6 @@ RANGES = {  # low ≤ value < high
 
 def check(recipe: Recipe) -> None:
     from textdiff.core.schedules import SCHEDULES
-    from textdiff.processes import PROCESSES
     from textdiff.training.data import CONDITIONS
 
     for path, choices in CHOICES.items():
@@ -119,8 +118,6 @@ def check(recipe: Recipe) -> None:
 
 def check_divisible(recipe: Recipe) -> None:
     """RecipeError where the network of a recipe cannot be divided among processes, as run.shard or FSDP ask."""
-    from textdiff.processes import PROCESSES
-
     for name in recipe.processes:
         if PROCESSES[name].encodes:
             raise RecipeError(
@@ -155,6 +152,10 @@ def check_texts(recipe: Recipe) -> None:
                 f"process {name} is of images, and data.kind is {recipe.data.kind}; texts take {', '.join(TEXTS)}"
             )
     tokenizer, model = recipe.tokenizer, recipe.model
+    if model.repeats and all(PROCESSES[name].encodes for name in recipe.processes):
+        raise RecipeError(
+            f"model.repeats is of tokens that stand, and process {next(iter(recipe.processes))} shows none; leave it out"
+        )
     if tokenizer.kind == "sentencepiece" and recipe.kind.formed:
         raise RecipeError(
             "tokenizer.kind sentencepiece does not go with data.kind poems: the poems of a form need equally many tokens; "
@@ -206,7 +207,6 @@ def check_pairs(recipe: Recipe) -> None:
 def check_images(recipe: Recipe) -> None:
     from textdiff.core.schedules import SCHEDULES
     from textdiff.networks.denoiser import OUTPUTS
-    from textdiff.processes import PROCESSES, of_data
     from textdiff.processes.degradations import get_degradation
     from textdiff.processes.gaussian import WEIGHTINGS
 
@@ -218,6 +218,8 @@ def check_images(recipe: Recipe) -> None:
     anew = not recipe.model.pretrained and recipe.model.init == "plain" and recipe.model.lora is None
     if recipe.model.type != "unet" or not anew:
         raise RecipeError("a network of images is built from its configuration; write model: {type: unet, config: {…}}")
+    if recipe.model.repeats:
+        raise RecipeError("model.repeats is of tokens that come again, and images have none; leave it out")
     if recipe.tokenizer != Tokenizer() or recipe.data.validation:
         raise RecipeError("images have no tokenizer, and their validation part is cut from them; leave both out")
     if recipe.optimizer.name != "adamw" or recipe.run.compile:

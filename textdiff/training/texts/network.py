@@ -93,8 +93,8 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
         missing = len(tokenizer) - embedding_rows(model)
         if missing > 0 and recipe.model.lora is not None:
             raise RecipeError(
-                f"model.lora leaves the embeddings as they are, and {start.name} lacks those of {missing} tokens that the processes "
-                f"of this recipe need; leave model.lora out"
+                f"model.lora leaves the embeddings as they are, and {start.name} lacks those of {missing} tokens that this recipe "
+                f"needs (of an ordered process, or of model.repeats); leave model.lora out"
             )
         if missing > 0:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
