@@ -9,10 +9,13 @@ from tiny import CHARACTERS, RHYMES, poem_model
 from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
 from textdiff.core.predictions import positions_of
+from textdiff.core.rng import Rng
 from textdiff.pipeline import canvas
 from textdiff.pipeline.page import condition
 from textdiff.pipeline.text import TextPipeline
-from textdiff.verse.forms import couplet, split_at_punctuation
+from textdiff.verse.checker import check, describe
+from textdiff.verse.forms import couplet, line_template, split_at_punctuation
+from textdiff.verse.prosody import Prosody, verse_law
 from textdiff.verse.sounds import tone
 
 UPPER, LOWER = "白日依山尽黄河入海流", "春眠不觉晓处处闻啼鸟"
@@ -106,3 +109,34 @@ def test_an_upper_line_that_keeps_no_tones_is_refused_by_its_own_line_and_charac
             poems.fill(text, form="couplet:10", tones="strict")
     with pytest.raises(AskedError, match=r"\(line 1, character 5;"):
         poems.fill("□□□□光", form="couplet:5", tones="strict")
+
+
+@pytest.mark.parametrize("width", [4, 11])
+def test_what_is_checked_of_a_couplet_is_what_strict_tones_keep(width):
+    form, characters = couplet(width), "天月看□"  # level, oblique, read both ways, open
+    assert form.host is not None
+    law = verse_law(form.host, Prosody(tones="strict"), characters, 3, torch.ones(4, dtype=torch.bool))
+    kept, drawn = set[bool](), Rng([width]).uniform(60, 2 * width)[0]
+    for row in drawn:
+        kinds = (row * 2.3).long()
+        for k in range(0, 2 * width, 3):  # half of what is asked of them, so that some keep it
+            cell = form.cells[k]
+            kinds[k] = int(
+                line_template("aBbA"[cell // form.host.width % 4], form.host.width)[cell % form.host.width] == "z"
+            )
+        text = "".join(characters[k] for k in kinds)
+        x = torch.full((1, form.host.length), 3)
+        x[0, list(form.cells)] = kinds
+        broken = check(text[:width] + "，" + text[width:], form).broken
+        assert broken == (law.alive(law.known(x))[0] == 0).item(), text
+        kept.add(broken)
+    assert kept == {True, False} or width > 7
+
+
+def test_a_couplet_without_a_form_is_not_judged_and_with_one_says_what_is_off():
+    text = "海纳百川有容乃大，壁立千仞无欲则刚。"
+    report = check(text, "couplet:8")
+    assert check(text).verdict is None and report.verdict == "broken"
+    assert any(finding.name == "拗句" and finding.breaks for finding in report.findings)
+    assert "couplet:8 · 仄起: breaks" in describe(report)
+    assert check("白日依山尽，黄河入海流。", "couplet:5").verdict == "ok"

@@ -26,6 +26,9 @@ of one reading per character, else *unknown*; it depends on the characters that 
     重韵        a rhyme word stands twice
     首句        the first line ends level, in a sequence that rhymes there, but neither in the group nor in its class
 
+A couplet, where its form is named, has the tones of the lines of an octave in which `forms.couplet` places it, and of all rescues
+特拗 alone; it has no rhyme.
+
 The strict form is *broken* by: a tone that is off and not rescued, 出韵, 重韵 of even lines.  These are the rules of
 `forms.regulated`, with 大拗 in addition.  失对 and 失粘 break tones, too; 孤平, 三平尾, 三仄尾, 首句 and repeated characters
 are reported, and break nothing.  A first line's end that may be read both ways breaks nothing where either reading gives a

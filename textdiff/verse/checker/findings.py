@@ -116,7 +116,9 @@ class Report:
 
     text: str
     form: str | None  # a name of forms.FORMS, couplet:7, ...; None for another shape
-    sequence: str | None  # 仄起首句入韵; None where tones have no template, and so `broken` and `unknown` are False
+    sequence: (
+        str | None
+    )  # 仄起首句入韵, of a couplet 仄起; None where tones have no template: `broken` and `unknown` are False
     types: str | None  # ABbA
     broken: bool  # the strict form is broken under every choice of readings
     unknown: bool  # it is broken under some choices and kept under others

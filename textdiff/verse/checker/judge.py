@@ -27,6 +27,7 @@ from textdiff.verse.checker.tones import (
     RESCUE,
     Truth,
     every,
+    in_octave,
     in_one_class,
     line_types_of,
     meets,
@@ -78,7 +79,8 @@ class _Check:
 
     def report(self) -> Report:
         strict = self.form is not None and self.form.name in FORMS
-        rhyme, types = None, None
+        rhyme, types, sequence = None, None, None
+        templates: list[str | None] = [None] * len(self.lines)
         plain: list[list[Truth]] = [[True] * len(line) for line in self.lines]
         met = [list(line) for line in plain]
         if strict:
@@ -88,10 +90,17 @@ class _Check:
             if both_openings:
                 plain[0][-1] = met[0][-1] = True
                 self._depends("首句入韵", [(0, len(self.lines[0]) - 1)])
+            sequence = SEQUENCES[types[:4]][len(self.lines[0]) == 7]
+            templates = [line_template(kind, len(line)) for kind, line in zip(types, self.lines, strict=True)]
             self._deviations(types, plain, met)
             for k, truth in ends:
                 met[k][-1] = every((met[k][-1], truth))
             self._first_line(types, rhyme)
+        elif self.form is not None and self.form.host is not None:
+            found, plain, met = in_octave(self.tones, self.form, self.form.host)
+            sequence, templates = "平起" if found[0].strip("·")[:1] == "p" else "仄起", list(found)
+            for k, template in enumerate(found):
+                self._off(k, template, met[k])
         self._couplets(types, plain, met)
         self._line_faults(types)
         order = {name: n for n, name in enumerate(NAMES)}
@@ -101,11 +110,14 @@ class _Check:
         return Report(
             text=self.text,
             form=self.form.name if self.form else None,
-            sequence=SEQUENCES[types[:4]][len(self.lines[0]) == 7] if types else None,
+            sequence=sequence,
             types=types,
             broken=broken,
             unknown=not broken and None in flat,
-            lines=tuple(self._line(k, types[k] if types else None, plain[k], met[k]) for k in range(len(self.lines))),
+            lines=tuple(
+                self._line(k, types[k] if types else None, templates[k], plain[k], met[k])
+                for k in range(len(self.lines))
+            ),
             rhyme=rhyme,
             findings=tuple(self.findings),
             decide=tuple(self._decisions()),
@@ -144,17 +156,8 @@ class _Check:
     def _deviations(self, types: str, plain: list[list[Truth]], met: list[list[Truth]]) -> None:
         """拗句 and their rescue; 小拗; what the tones depend on."""
         for k, kind in enumerate(types):
-            template, tones, number = line_template(kind, len(self.lines[k])), self.tones[k], k + 1
-            here = len(tones)
-            off = [(k, i) for i, truth in enumerate(met[k]) if truth is False]
-            if off:
-                what = ", ".join(
-                    f"{self.lines[k][i]} at {i + 1} is {TONES[tones[i]]} ({self._spelt(k, i)}) where "
-                    f"{TONES[template[i]]} is wanted"
-                    for k, i in off
-                )
-                self._find("拗句", True, off, f"line {number} is off its template: {what}", breaks=True)
-            self._depends("tone", [(k, i) for i, truth in enumerate(met[k]) if truth is None and tones[i] == "?"])
+            tones, number, here = self.tones[k], k + 1, len(self.lines[k])
+            self._off(k, line_template(kind, here), met[k])
             if kind not in RESCUE:
                 continue
             further, _ = RESCUE[kind]
@@ -177,6 +180,17 @@ class _Check:
                 answer = f"made good by the level {self.lines[k + 1][-3]} at {here - 2} of line {number + 1}"
                 words = f"line {number} is oblique at {here - 2}, " + (answer if answered else "which may be left so")
                 self._find("小拗", True, [(k, here - 3), *([three] * answered)], words, rescued=answered)
+
+    def _off(self, k: int, template: str, met: list[Truth]) -> None:
+        """What of a line is off its template."""
+        tones, off = self.tones[k], [(k, i) for i, truth in enumerate(met) if truth is False]
+        if off:
+            what = ", ".join(
+                f"{self.lines[k][i]} at {i + 1} is {TONES[tones[i]]} ({self._spelt(k, i)}) where {TONES[template[i]]} is wanted"
+                for k, i in off
+            )
+            self._find("拗句", True, off, f"line {k + 1} is off its template: {what}", breaks=True)
+        self._depends("tone", [(k, i) for i, truth in enumerate(met) if truth is None and tones[i] == "?"])
 
     def _line_faults(self, types: str | None) -> None:
         """孤平 and its avoidance, three equal tones at the end."""
@@ -292,9 +306,8 @@ class _Check:
     def _spelt(self, k: int, i: int) -> str:
         return " ".join("".join(reading) for reading in self.choices[k][i]) or "no known reading"
 
-    def _line(self, k: int, kind: str | None, plain: list[Truth], met: list[Truth]) -> Line:
+    def _line(self, k: int, kind: str | None, template: str | None, plain: list[Truth], met: list[Truth]) -> Line:
         text = self.lines[k]
-        template = None if kind is None else line_template(kind, len(text))
         characters = []
         for i, character in enumerate(text):
             choices = self.choices[k][i]

@@ -5,10 +5,11 @@ A statement is True or False if it is so under every choice of readings, and Non
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from textdiff.verse.checker.readings import ANY, Choices, classes_of
-from textdiff.verse.forms import SEQUENCES, line_template, line_types
+from textdiff.verse.forms import SEQUENCES, Form, line_template, line_types
 
 Truth = bool | None
 
@@ -72,3 +73,28 @@ def line_types_of(tones: Sequence[str], rhymes: Truth) -> tuple[str, bool]:
         best, other = other, best
     types, others = (line_types(opening, len(tones)) for opening in (best, other))
     return types, rescued_tones(tones, types)[0][:-1] == rescued_tones(tones, others)[0][:-1]
+
+
+def in_octave(
+    tones: Sequence[str], form: Form, host: Form
+) -> tuple[tuple[str, ...], list[list[Truth]], list[list[Truth]]]:
+    """The best templates of the lines of a form that is a part of an octave, and their plain and rescued tones (特拗 alone)."""
+    starts = (*form.starts(), form.length)
+    lines = [form.cells[first:end] for first, end in itertools.pairwise(starts)]
+
+    def judged(opening: str) -> tuple[tuple[str, ...], list[list[Truth]], list[list[Truth]]]:
+        types = line_types(opening, host.lines)
+        whole = "".join(line_template(kind, host.width) for kind in types)
+        templates = tuple("".join(whole[cell] for cell in line) for line in lines)
+        plain = [list(map(meets, line, template)) for line, template in zip(tones, templates, strict=True)]
+        met = [list(line) for line in plain]
+        for k, line in enumerate(lines):
+            for i, cell in enumerate(line):
+                if i and types[cell // host.width] == "b" and (cell + 2) % host.width == 0:
+                    met[k][i] = either(plain[k][i], meets(tones[k][i - 1], RESCUE["b"][1]))
+        return templates, plain, met
+
+    return min(
+        map(judged, SEQUENCES),
+        key=lambda found: [[t for line in truths for t in line].count(False) for truths in (found[2], found[1])],
+    )
