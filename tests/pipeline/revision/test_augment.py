@@ -6,12 +6,28 @@ import itertools
 import json
 import random
 import re
+import unicodedata
 
 import pytest
-from tiny import PROCESSES, QUATRAIN, RHYMES, byte_model, ordered_model, poem_model, saved, sentence_model, window_model
+from tiny import (
+    PROCESSES,
+    QUATRAIN,
+    RHYMES,
+    byte_model,
+    network,
+    ordered_model,
+    poem_model,
+    saved,
+    sentence_model,
+    window_model,
+    word_pieces,
+)
+from tokenizers import normalizers
 
 from textdiff import cli
+from textdiff.networks.folder import TextModel
 from textdiff.pipeline.revision.augment import edits
+from textdiff.pipeline.revision.words import words
 from textdiff.pipeline.text import Pipeline
 
 POEMS, WORDS = Pipeline(poem_model(RHYMES)), Pipeline(sentence_model())
@@ -64,6 +80,28 @@ def test_words_and_what_is_kept_of_running_text_stay_where_they_are(pipe, text, 
         assert all(one.text.split(". ")[1].split()[1].startswith("dog") for one in found), (
             "a part is kept, and so the token"
         )
+
+
+def test_an_accent_goes_with_its_letter_where_the_tokenizer_drops_it():
+    tokenizer = word_pieces()
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    bare = Pipeline(TextModel.from_parts(network(len(tokenizer)), tokenizer, name="bare-words"))
+    text = "the cat\u0301 sat on the mat\u0323\u0301."
+    found = bare.augment(text, strength=1.0, n=8, levels=0)
+    assert len({one.text for one in found}) > 4
+    for one in found:
+        for old, new in zip(text.split(), one.text.split(), strict=True):
+            assert new == old or not any(map(unicodedata.combining, new))
+    for one in bare.augment(text, strength=1.0, n=4, keep=[(7, 8)], levels=0):
+        assert one.text.split()[1] == "cat\u0301", "a part is kept, and so the letter"
+
+
+def test_an_accent_that_is_a_token_of_its_own_stays_with_its_letter():
+    pipe = Pipeline(byte_model())
+    for one in pipe.augment("a cafe\u0301 sat", strength=1.0, n=8, levels=0):
+        assert "e\u0301 " in one.text
+    printed = words(pipe.model).printed
+    assert "a" in printed and not any(unicodedata.category(c) == "Cc" for text in printed for c in text)
 
 
 def test_what_is_kept_may_be_said_for_each_text():

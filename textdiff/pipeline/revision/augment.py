@@ -13,6 +13,7 @@ Tokens of running text become tokens of their kind (`words`); those of a poem ar
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -196,6 +197,7 @@ def _source(model: TextModel, whole: Canvas, text: str, keep: Any, seed: int) ->
     free, kinds = torch.zeros_like(whole.free), torch.full_like(whole.ids, ANY)
     for at, (begin, end) in zip(places, spans, strict=True):
         alone = begin < end and all(n == 1 for n in inside[begin:end])  # bytes of one character are several tokens
+        alone = alone and not _is_mark(text[end : end + 1])  # an accent that is a token of its own stays on its letter
         free[at] = alone and ids[at] not in never and bool(printed[ids[at]]) and not any(stays[begin:end])
         if free[at] and not whole.poem:
             kinds[at] = words(model).kind(ids[at], text[begin - 1 : begin])
@@ -227,13 +229,23 @@ def _poem_spans(text: str, whole: Canvas) -> list[tuple[int, int]]:
 
 
 def _token_spans(read: str, model: TextModel) -> list[tuple[int, int]]:
-    """Where each token of running text stands, without the white space around it."""
-    spans = []
+    """Where each token of running text stands, without the white space around it, and with the accents that are no token."""
+    spans = list[tuple[int, int]]()
     for begin, end in model.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]:
         part = read[begin:end]
         start = begin + len(part) - len(part.lstrip())
         spans.append((start, start + len(part.strip())))
+    told = {place for begin, end in spans for place in range(begin, end)}
+    for k, (begin, end) in enumerate(spans):
+        while begin < end and end not in told and _is_mark(read[end : end + 1]):
+            end += 1
+        spans[k] = begin, end
     return spans
+
+
+def _is_mark(character: str) -> bool:
+    """Whether a character, or none, is an accent or a sign that is written onto the letter before it."""
+    return bool(character) and unicodedata.category(character)[0] == "M"
 
 
 def edits(a: str, b: str) -> int:

@@ -7,6 +7,7 @@ token is a word of its own, as the characters of a model of characters are.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -60,7 +61,7 @@ def _words(model: TextModel) -> Words:
         text = ""
         if token in written:
             text = name[2:] if rest and rests else model.tokenizer.convert_tokens_to_string([name]).strip()
-        alone = bool(text) and "�" not in text and not any(map(str.isspace, text))
+        alone = bool(text) and "�" not in text and not any(map(str.isspace, text)) and not _unfit(text)
         printed.append(text if alone else "")
         kinds.append(REST * rest + SIGN * (not any(map(str.isalnum, text))) if alone else ANY)
     kind = torch.tensor(kinds)
@@ -68,3 +69,8 @@ def _words(model: TextModel) -> Words:
         [kind == k for k in range(EITHER)] + [(kind < EITHER) & (kind & SIGN == s) for s in (0, SIGN)]
     )
     return Words(printed, kinds, torch.cat([fitting, torch.ones_like(fitting[:1])]), beginnings)
+
+
+def _unfit(text: str) -> bool:
+    """Whether a text begins with an accent, which would change the character before it, or has a control character."""
+    return unicodedata.category(text[0])[0] == "M" or any(unicodedata.category(c) == "Cc" for c in text)
