@@ -224,8 +224,9 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path):
     ):
         with pytest.raises(error, match=message):
             corpus.prepare(path, out)
-    with pytest.raises(ValueError, match="leave nothing for train"):
-        corpus.prepare(source, out, validation=0.6, test=0.5)
+    for validation, test in ((0.6, 0.5), (-0.1, 0.5), (0.05, float("nan")), (float("nan"), 0.05)):
+        with pytest.raises(ValueError, match="leave nothing for train"):
+            corpus.prepare(source, out, validation=validation, test=test)
     with pytest.raises(ValueError, match="did you mean"):
         corpus.prepare(source, out, forms=["七言诀句"])
     assert not out.exists()

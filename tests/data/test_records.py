@@ -166,7 +166,7 @@ def test_a_line_may_be_as_long_as_the_longest_record_with_its_end():
         (b"a\n\x00b", "line 2 has a NUL character"),
         ("春".encode() + b"\n\xe6\x98", "line 2 has a byte 0xe6 that is not UTF-8 (character 1)"),
         (b"a" * 2_000_000, "line 1 has 2000000 characters, at most 1048576 can be one record"),
-        (b"id,text\n1,a\n2,b,c\n", "line 3 has 3 fields, but the table has 2 columns"),
+        (b"id,text\n1,a\n2,b,c\n", "line 3 has 3 fields, but the table has 2 columns; mend or remove it"),
     ],
 )
 def test_a_broken_source_is_named_with_its_line(tmp_path, content, says):

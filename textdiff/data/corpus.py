@@ -115,7 +115,7 @@ def prepare(
     only after all steps have succeeded.
     """
     source, out_dir = Path(source), Path(out_dir)
-    if min(validation, test) < 0 or validation + test >= 1:
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise AskedError(f"validation={validation} and test={test} leave nothing for train; pass shares such as 0.05")
     wanted = set(verse.FORMS) if forms is None else {verse.get_form(name).name for name in forms}
     targets = {name: out_dir / name for name in (*(f"{part}.jsonl.gz" for part in PARTS), "vocab.tsv", "stats.json")}

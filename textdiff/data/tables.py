@@ -65,9 +65,10 @@ def csv_rows(lines: Iterable[Line], delimiter: str, column: str) -> Iterator[tup
             row[column] = ""
         if isinstance(row.get("seed"), str) and re.fullmatch(r"\s*-?\d{1,20}\s*", row["seed"]):
             row["seed"] = int(row["seed"])
-        wrong = (
-            None if len(values) == len(names) else f"has {len(values)} fields, but the table has {len(names)} columns"
-        )
+        wrong = None
+        if len(values) != len(names):
+            fields = f"{len(values)} field{'s' * (len(values) != 1)}"
+            wrong = f"has {fields}, but the table has {len(names)} columns; mend or remove it"
         yield first, row, errors[0] if errors else wrong
 
 
