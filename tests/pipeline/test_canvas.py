@@ -140,6 +140,8 @@ def test_mistakes_are_one_sentence_with_value_and_way_out(read, text, form, says
 def test_a_text_longer_than_the_model_is_refused():
     with pytest.raises(ValueError, match="text has 90 tokens, but the model takes 78"):
         canvas.holed("the " * 89 + "_", WORDS, verse=False)
+    with pytest.raises(ValueError, match="length is 90, but the model takes 78 tokens; pass at most so many"):
+        canvas.window(WORDS, 90)
     with pytest.raises(ValueError, match="has a hole"):
         canvas.whole("the [MASK] sat", WORDS, verse=False)
 

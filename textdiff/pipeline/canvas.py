@@ -27,6 +27,7 @@ from textdiff.pipeline.page import (
     filled,
     knows_forms,
     lines_canvas,
+    longest,
     outside,
     scored_sentence,
     script_of,
@@ -102,8 +103,9 @@ def acrostic(
 
 def window(model: TextModel, length: int) -> Canvas:
     """`length` open tokens of running text."""
+    if length > (most := longest(model)):
+        raise AskedError(f"length is {length}, but the model takes {most} tokens; pass at most so many")
     ids = torch.full((length,), model.mask_id)
-    check_length(ids, model)
 
     free, laid = torch.ones_like(ids, dtype=torch.bool), layouts.of_open(0, length)
     return Canvas(ids, free, None, lambda ids: decoded(ids, model), layout=laid)

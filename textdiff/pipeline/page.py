@@ -195,13 +195,18 @@ def unknown_in(ids: Tensor, model: TextModel) -> int:
 
 
 def check_length(ids: Tensor, model: TextModel) -> None:
+    if len(ids) > (most := longest(model)):
+        raise AskedError(f"text has {len(ids)} tokens, but the model takes {most}; pass shorter pieces")
+
+
+def longest(model: TextModel) -> int:
+    """How many tokens of a text a model takes."""
     if model not in _LONGEST:
         _LONGEST[model] = _longest(model)
-    if len(ids) > _LONGEST[model]:
-        raise AskedError(f"text has {len(ids)} tokens, but the model takes {_LONGEST[model]}; pass shorter pieces")
+    return _LONGEST[model]
 
 
-_LONGEST: WeakKeyDictionary[TextModel, int] = WeakKeyDictionary()  # how many tokens of a text a model takes
+_LONGEST: WeakKeyDictionary[TextModel, int] = WeakKeyDictionary()
 
 
 def _longest(model: TextModel) -> int:
