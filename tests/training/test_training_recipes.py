@@ -92,6 +92,16 @@ def test_a_wrong_value_is_one_clear_line(tmp_path: Path, override: str, said: st
 
 
 @pytest.mark.parametrize(
+    "name", ["2026-11-28", "7", "yes", "1e3", "a: b", "a #1", "[x].txt", "*.txt", "&a", "!a", "'q'.txt"]
+)
+def test_a_name_on_the_command_line_is_taken_as_it_stands(tmp_path: Path, name: str) -> None:
+    recipe = load(recipe_file(tmp_path), [f"out={name}", f"data.train={name}", f"name={name}"])
+    assert (recipe.out, recipe.data.train, recipe.name) == (name, name, name)
+    quoted = load(recipe_file(tmp_path), ["out='it''s'", 'name="a\\tb"', "data.validation=null"])
+    assert (quoted.out, quoted.name, quoted.data.validation) == ("it's", "a\tb", None)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [("- 1", "holds list"), ("run: [", "not YAML"), ("run: {steps: 3}", "'data'"), ("data: {}", "'data.train'")],
 )

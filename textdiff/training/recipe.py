@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = ["Recipe", "load", "to_yaml"]
 
 LARGEST = 1 << 20  # bytes of a recipe
 DEEPEST = 20  # sections in one another
+_QUOTED = re.compile(r"""'([^']|'')*'|"([^"\\]|\\.)*\"""")  # as YAML quotes a text
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -36,7 +38,9 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
             content = file.read(LARGEST + 1)
         text = content.decode("utf-8-sig")
     except OSError as error:
-        raise RecipeError(f"recipe {str(path)!r} cannot be read ({error.strerror or error})") from error
+        raise RecipeError(
+            f"recipe {str(path)!r} cannot be read ({error.strerror or error}); name a YAML file"
+        ) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {str(path)!r} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     if len(content) > LARGEST:
@@ -109,7 +113,22 @@ def _override(tree: dict[str, Any], override: str) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise RecipeError(f"override {shortened(override)!r}: {section!r} is a value, not a section")
-    tree[last] = _parsed(value, f"override {shortened(override)!r}: the value")
+    where = f"override {shortened(override)!r}: the value"
+    tree[last] = _word(value, where) if _takes_text(key) else _parsed(value, where)
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a key of a recipe has a text as its value."""
+    hint: Any = Recipe
+    for name in key.split("."):
+        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    return str in (hint, *(typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()))
+
+
+def _word(value: str, where: str) -> Any:
+    """A text as it stands on the command line, where YAML would see dates, comments and lists in the names of files."""
+    bare = value.strip()
+    return _parsed(value, where) if bare in ("", "null", "~") or _QUOTED.fullmatch(bare) else bare
 
 
 def shortened(text: str, characters: int = 80) -> str:
