@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def as_lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def stored(folder: Path, kind: str) -> Path:
-    """ROWS in a file or folder of some kind, under a name that says nothing."""
+def stored(folder: Path, kind: str, rows: Sequence[dict[str, Any]] = ROWS) -> Path:
+    """Rows in a file or folder of some kind, under a name that says nothing."""
     path = folder / "texts.txt"
     if kind == "json lines":
         path.write_text(as_lines(ROWS), encoding="utf-8")
@@ -55,13 +56,13 @@ def stored(folder: Path, kind: str) -> Path:
         import pyarrow
         import pyarrow.parquet
 
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
     else:
         import datasets
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            datasets.Dataset.from_list(ROWS).save_to_disk(path)
+            datasets.Dataset.from_list(list(rows)).save_to_disk(path)
     return path
 
 
@@ -82,6 +83,16 @@ def test_every_kind_of_source_gives_the_same_records_with_all_their_keys(tmp_pat
     assert found == ROWS
     assert places == [f"{str(path)!r} {place}" for place in TABLES.get(kind, ("line 1", "line 2"))]
     assert texts == ["".join(c for c in QUATRAIN if c not in "，。\n")]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "datasets"])
+def test_a_table_says_nothing_where_its_number_is_none(tmp_path, kind):
+    nan, inf = float("nan"), float("inf")
+    rows = [{"text": "a", "seed": 3.0, "of": {"x": [nan, 0.5]}}, {"text": "b", "seed": nan, "of": {"x": [-inf, 1.0]}}]
+    found = list(read(stored(tmp_path, kind, rows)))
+    assert [record.error for record in found] == [None, None]
+    assert [record.fields["of"] for record in found] == [{"x": [None, 0.5]}, {"x": [None, 1.0]}]
+    assert [record.fields["seed"] for record in found] == [3, None] and isinstance(found[0].fields["seed"], int)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *TABLES])
@@ -156,6 +167,8 @@ def test_a_line_may_be_as_long_as_the_longest_record_with_its_end():
         (b'{"text": "a"}\n' + b'{"a":' * 3000, "line 2 is nested too deeply"),
         (b'{"text": "a", "b": ' + b"[" * 99 + b"]" * 99 + b"}", "line 1 is nested too deeply"),
         (b'{"text": "a", "b": NaN}', "line 1 is not JSON (NaN is no number of JSON)"),
+        (b'{"text": "a", "b": [-1e999]}', "line 1 is not JSON ('-1e999' is larger than any number that can be held)"),
+        (b'{"text": "a", "b": 1' + b"0" * 5000 + b"}", "line 1 is not JSON (a whole number has too many digits)"),
         (b'{"text": 5}', "line 1 has as text 5, which is not text"),
         (b'{"text": "a", "form": 5}', "line 1 has form 5; expected text"),
         (b'{"text": "a", "seed": 1.5}', "line 1 has seed 1.5; expected a whole number"),

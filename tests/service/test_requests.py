@@ -153,6 +153,7 @@ REFUSED: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "half a character": (422, "fill", "surrogates", {"content": '{"text": "\\ud800"}', "headers": JSON}),
     "a deep object": (422, "fill", "nested too deeply", {"content": DEEP, "headers": JSON}),
     "no number": (422, "generate", "no number of JSON", {"content": '{"temperature": NaN}', "headers": JSON}),
+    "infinity": (422, "generate", "is larger than any number", {"content": '{"mine": [1e999]}', "headers": JSON}),
     "no text": (422, "fill", "job has no text", {"json": {}}),
     "an id that is none": (422, "fill", "has as id [1]; expected text", {"json": {"id": [1], "text": HOLED}}),
     "a value of another kind": (422, "fill", "steps is 'x'; expected", {"json": {"text": HOLED, "steps": "x"}}),
@@ -198,6 +199,12 @@ def test_a_request_that_cannot_be_is_refused_with_its_reason(client, what):
 def test_a_door_takes_a_job_alone(client):
     answer = client.get("/fill")
     assert answer.status_code == 405 and "POST /fill" in answer.json()["error"]
+
+
+def test_a_byte_order_mark_before_a_job_is_passed_over(client):
+    job = {"text": HOLED, "seed": 1, "id": 1}
+    marked = client.post("/fill", content=b"\xef\xbb\xbf" + json.dumps(job).encode(), headers=JSON)
+    assert marked.status_code == 200 and marked.json() == client.post("/fill", json=job).json()
 
 
 def test_where_too_many_wait_the_next_is_to_come_again(pipe):

@@ -14,6 +14,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -245,13 +246,14 @@ def record_of(line: Line, place: str, column: str | None = None) -> Record:
     if line.error is not None:
         return Record(excerpt, place, line.error)
     try:
-        fields = json.loads(line.text, parse_constant=_no_number)
+        fields = json.loads(line.text, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         return Record(excerpt, place, "is nested too deeply; mend or remove it")
     except json.JSONDecodeError as error:
         return Record(excerpt, place, f"is not JSON ({error.msg}, character {error.pos + 1}); mend or remove it")
     except ValueError as error:
-        return Record(excerpt, place, f"is not JSON ({error}); mend or remove it")
+        reason = "a whole number has too many digits" if "digits" in str(error) else str(error)
+        return Record(excerpt, place, f"is not JSON ({reason}); mend or remove it")
     if not isinstance(fields, dict) or (column is not None and column not in fields):
         needed = "" if column is None else f" with a {column!r}"
         return Record(excerpt, place, f"is no JSON object{needed}; mend or remove it")
@@ -261,7 +263,7 @@ def record_of(line: Line, place: str, column: str | None = None) -> Record:
         try:
             json.dumps(fields, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            return Record(excerpt, place, "has one half of a pair of surrogates (\\\\ud8…); remove it")
+            return Record(excerpt, place, "has one half of a pair of surrogates (\\ud8…); remove it")
     return checked(_named(fields, column), place)
 
 
@@ -272,6 +274,14 @@ def _named(fields: dict[str, Any], column: str | None) -> dict[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    """A number with a point or an exponent; one beyond floats would be written as Infinity, which is no JSON."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{_short(digits)} is larger than any number that can be held")
+    return number
 
 
 def _deep(value: Any) -> bool:

@@ -6,6 +6,7 @@ A table has a column `text`; its other columns stay in the records.  We import p
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -93,7 +94,7 @@ def parquet_rows(path: Path, name: str, column: str) -> Iterator[tuple[int, dict
             for batch in file.iter_batches(batch_size=ROWS):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, row
+                    yield number, _plain(row)
     except pyarrow.ArrowException as error:
         raise AskedError(f"{name} cannot be read ({reason_of(error)}); it may have been cut, make it again") from error
 
@@ -119,7 +120,22 @@ def dataset_rows(source: str, name: str, column: str) -> Iterator[tuple[int, dic
             raise AskedError(f"{name} has the splits {', '.join(splits)}, and no 'train'; name a data set of one split")
         data = data["train" if "train" in data else splits[0]]
     with_text(data.column_names, name, column)
-    yield from enumerate(data, start=1)
+    yield from enumerate(map(_plain, data), start=1)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as JSON can hold it, without NaN and infinity; a seed that empty ones beside it made a float is a whole number."""
+    seed = row.get("seed")
+    whole = {"seed": int(seed)} if isinstance(seed, float) and seed.is_integer() else {}
+    return {name: _finite(value) for name, value in row.items()} | whole
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return {key: _finite(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def with_text(columns: list[str] | None, name: str, column: str) -> None:

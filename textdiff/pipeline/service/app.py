@@ -181,7 +181,7 @@ async def _body(request: Request, most: int) -> bytes:
 def _read(body: bytes) -> Record:
     """The job of a request."""
     try:
-        record = identified(record_of(Line(1, body.decode()), "the request"), uuid.uuid4().hex)
+        record = identified(record_of(Line(1, body.decode("utf-8-sig")), "the request"), uuid.uuid4().hex)
     except UnicodeDecodeError:
         raise Refused(422, "the request is no UTF-8; send it in UTF-8") from None
     if record.error is not None:
