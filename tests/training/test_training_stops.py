@@ -100,7 +100,13 @@ def test_a_run_does_not_go_on_with_another_recipe_unless_begun_afresh(tmp_path: 
     ):
         with pytest.raises(RecipeError) as caught:
             run.train(load(path, [override]))
-        assert_one_line(caught.value, "--fresh", override.split("=")[0].split(".")[0])
+        key, now = override.split("=")
+        shown = f"not {now}" if not key.startswith(("processes", "conditions", "model.config")) else ""
+        assert_one_line(caught.value, "was trained with", "--fresh", key.split(".")[0], shown)
+    for override in ("run.eval_texts=3", "run.eval_levels=3"):  # evaluations that a patience compares are of one kind
+        with pytest.raises(RecipeError) as caught:
+            run.train(load(path, ["run.patience=1", "run.steps=3", override]))
+        assert_one_line(caught.value, f"was trained with {override.split('=')[0]}", "--fresh")
     changed = load(path, ["run.seed=1", "run.steps=1"])
     run.train(changed, fresh=True)
     assert [p.name for p in checkpoints(changed.folder)] == ["checkpoint-1"]

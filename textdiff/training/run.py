@@ -16,7 +16,9 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainerState
@@ -28,7 +30,7 @@ from textdiff.networks.devices import on_cpu
 from textdiff.training import checkpoints
 from textdiff.training.data import processes
 from textdiff.training.planning import Plan, dry_run, plan
-from textdiff.training.recipe import Recipe, load, to_yaml
+from textdiff.training.recipe import Recipe, load, shortened, to_yaml
 from textdiff.training.texts import adapters
 from textdiff.training.trainer import DiffusionTrainer, Log, silent, state_of
 from textdiff.training.watching.best import settled
@@ -227,18 +229,27 @@ def _step_of(line: str) -> float:
 
 
 def _same(recipe: Recipe, earlier: Recipe) -> None:
-    """A resumed run must have the data, network, optimiser and batches of the first."""
-    for section in ("data", "tokenizer", "model", "processes", "from_nothing", "conditions", "diffusion", "optimizer"):
-        if getattr(recipe, section) != getattr(earlier, section):
+    """A resumed run must have the data, network, optimiser and batches of the first, and with a patience its evaluations."""
+    sections = ("data", "tokenizer", "model", "processes", "from_nothing", "conditions", "diffusion", "optimizer")
+    judged = (
+        ("eval_texts", "eval_levels") if recipe.run.patience is not None else ()
+    )  # by which evaluations are compared
+    then = _spelled(earlier)
+    for key, now in _spelled(recipe).items():
+        of_run = key in [f"run.{name}" for name in ("seed", "batch", *judged)]
+        if (of_run or key.split(".")[0] in sections) and now != then[key]:
             raise RecipeError(
-                f"{recipe.folder} holds a run with another {section!r} section; pass out=OTHER to keep both, or --fresh"
+                f"{recipe.folder} was trained with {key}={shortened(str(then[key]))}, not {shortened(str(now))}; "
+                f"pass out=OTHER to keep both, or --fresh"
             )
-    for key in ("seed", "batch"):
-        now, then = getattr(recipe.run, key), getattr(earlier.run, key)
-        if now != then:
-            raise RecipeError(
-                f"{recipe.folder} was trained with run.{key}={then}, not {now}; pass out=OTHER or --fresh"
-            )
+
+
+def _spelled(recipe: Recipe) -> dict[str, Any]:
+    """The value of every key of a recipe, section.key."""
+    keys: dict[str, Any] = {}
+    for name, value in vars(recipe).items():
+        keys |= {f"{name}.{key}": one for key, one in vars(value).items()} if is_dataclass(value) else {name: value}
+    return keys
 
 
 def bfloat16_time() -> float:
