@@ -115,6 +115,25 @@ def test_a_wrong_record_is_skipped_where_that_is_asked_for(run, poems, verb, tmp
     assert (code, out) == (2, "") and "pass --on-error skip" in err and not (tmp_path / "bad2").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--out", "in.jsonl"], "--out is 'in.jsonl', which is the file that is read"),
+        (["--rejects", "./in.jsonl"], "--rejects is './in.jsonl', which is the file that is read"),
+        (["--rejects", "new", "--out", "new"], "--rejects and --out are both 'new'; name two files"),
+    ],
+)
+def test_no_file_is_written_over_that_is_read_or_has_other_results(run, poems, tmp_path, flags, says):
+    text = lines({"text": ONELINE}, {"text": 5})
+    (tmp_path / "in.jsonl").write_text(text, encoding="utf-8")
+    for verb in (["check", "--file", "in.jsonl"], ["evaluate", "in.jsonl", "--model", poems]):
+        code, out, err = run(*verb, "--on-error", "skip", *flags)
+        assert (code, out) == (2, "") and says in err
+    assert (tmp_path / "in.jsonl").read_text(encoding="utf-8") == text and len(list(tmp_path.iterdir())) == 1
+    jobs = ["score", "--model", poems, "--input", "in.jsonl", "--out", "in.jsonl"]
+    assert run(*jobs)[0] == 2 and (tmp_path / "in.jsonl").read_text(encoding="utf-8") == text
+
+
 def test_titles_forms_and_seeds_of_records_are_used(run, poems):
     pipe = Pipeline.from_pretrained(poems)
     records = [{"text": QUATRAIN, "title": "静夜思", "dynasty": "唐代", "seed": 5}, {"text": QUATRAIN, "form": "五绝"}]

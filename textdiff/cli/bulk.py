@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from textdiff.cli.common import Exit, Parser, check_writable, log, progress_bar, writing
+from textdiff.cli.common import Exit, Parser, check_apart, check_writable, log, progress_bar, writing
 from textdiff.core.errors import AskedError, TextdiffError
 from textdiff.pipeline.jobs.apart import apart
 from textdiff.pipeline.jobs.lines import joined
@@ -61,6 +61,8 @@ def incoming(a: argparse.Namespace) -> Iterator[Record]:
         raise AskedError("both TEXT and --file are given; pass one of them")
     if a.rejects and a.on_error != "skip":
         raise AskedError("--rejects FILE takes the records that are skipped; pass --on-error skip with it")
+    drawn = {name: getattr(a, name, None) for name in ("trace", "svg", "png")}
+    check_apart(a.file, out=a.out, rejects=a.rejects, **drawn)
     check_writable(a.out)
     check_writable(a.rejects)
     if a.text:

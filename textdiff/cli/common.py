@@ -227,6 +227,19 @@ def check_writable(path: str | None) -> None:
         raise OSError(f"cannot write {path!r} ({reason}); name a file in a folder that can be written")
 
 
+def check_apart(read: str | None, **written: str | None) -> None:
+    """AskedError where two names are those of one file, which would then lose what it has; `written` are flags."""
+    names = {flag: os.path.realpath(path) for flag, path in written.items() if path not in (None, "-")}
+    names = {flag: name for flag, name in names.items() if os.path.isfile(name) or not os.path.exists(name)}
+    flags: dict[str, str] = {}
+    for flag, name in names.items():
+        if read is not None and name == os.path.realpath(read):
+            raise AskedError(f"--{flag} is {written[flag]!r}, which is the file that is read; name another one")
+        if name in flags:
+            raise AskedError(f"--{flag} and --{flags[name]} are both {written[flag]!r}; name two files")
+        flags[name] = flag
+
+
 def _publish(temporary: Path, target: Path) -> None:
     """Put a file that is written under its name, with the rights that a new file has, or those of the file it replaces."""
     mask = os.umask(0)

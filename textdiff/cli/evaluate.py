@@ -13,6 +13,7 @@ from textdiff.cli.bulk import Rejects, Unread, bulk_flags, fault_of, opened
 from textdiff.cli.common import (
     Exit,
     add_verb,
+    check_apart,
     check_writable,
     log,
     model_flags,
@@ -145,6 +146,7 @@ def _rows(path: str, limit: int | None) -> Iterator[Record]:
 
 def _bound(a: argparse.Namespace) -> int:
     rows = itertools.islice(opened(sys.stdin if a.file == "-" else a.file, a.on_error), a.limit)
+    check_apart(a.file, out=a.out, rejects=a.rejects)
     check_writable(a.out)
 
     def wrong(record: Record, error: AskedError) -> None:

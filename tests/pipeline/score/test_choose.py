@@ -219,3 +219,12 @@ def test_records_are_put_into_a_template_or_bring_their_own_slots(words, capsys,
     assert cli.main([str(word) for word in [*command, "--on-error", "skip"]]) == 1
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert set(first["slots"]["n"]) == {"a", "two"} and "no slot" in second["error"]
+
+
+@pytest.mark.parametrize("k", [None, True, ["on"], {}])
+def test_what_a_record_does_not_say_is_not_written_into_a_template(words, capsys, k, tmp_path):
+    (tmp_path / "in").write_text(json.dumps({"text": "the mat", "k": k}) + "\n", encoding="utf-8")
+    command = ["choose", "--file", str(tmp_path / "in"), "--model", words, "--template", "{text} {k} {x}"]
+    assert cli.main([*command, "--slot", "x=cat,dog"]) == 2
+    said = "nothing" if k is None else repr(k)
+    assert f"has {{k}}, and the record has {said} there; give it text or a number" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from textdiff import __version__
 from textdiff.cli.bulk import fault_of, through
-from textdiff.cli.common import Parser, fit_threads, load_library, log, open_pipeline
+from textdiff.cli.common import Parser, check_apart, fit_threads, load_library, log, open_pipeline
 from textdiff.cli.jobs.journal import begun, journal
 from textdiff.cli.jobs.reading import read_jobs, surveyed
 from textdiff.core.errors import AskedError, ModelError, TextdiffError
@@ -60,6 +60,7 @@ def check_jobs(a: argparse.Namespace) -> None:
             raise AskedError(f"{word} is for texts, and --input has jobs; leave one of them out")
     if a.out in (None, "-"):
         raise AskedError("the results of --input go to a file, with which a second start can go on; pass --out FILE")
+    check_apart(a.input, out=a.out)
 
 
 def do_jobs(a: argparse.Namespace, settings: Mapping[str, Any]) -> int:

@@ -36,7 +36,7 @@ from textdiff.pipeline.jobs.options import (
     drawing,
     said,
 )
-from textdiff.pipeline.options import CHOICES, Options
+from textdiff.pipeline.options import CHOICES, ROUNDS, Options
 from textdiff.pipeline.outputs import Frame
 from textdiff.pipeline.plan import Plan, resolve
 from textdiff.pipeline.revision.keep import all_kept
@@ -126,7 +126,8 @@ def prepared(verb: Verb, job: Job, settings: Settings, seed: int = 0) -> tuple[S
     says = said(verb.kinds, job)
     if "order" in says:
         Order.parse(says["order"], files=False)
-    options = dict(settings) | says
+    of_rounds = ROUNDS if "variations" in says else {}  # what the settings say of rounds is for the other jobs
+    options = {name: value for name, value in settings.items() if name not in of_rounds} | says
     _check_text(verb, job)
     own = seed_of(job["id"], seed) if verb.draws else seed
     whole = {**job, **{name: options.pop(name, None) for name in verb.own}}

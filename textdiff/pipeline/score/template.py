@@ -78,7 +78,7 @@ class Template:
             if name in known:
                 pieces.append(used.setdefault(name, len(used)))
             elif given is not None and name in given:
-                pieces.append(str(given[name]))
+                pieces.append(_said(text, name, given[name]))
             else:
                 names = ", ".join([*known, *(given or {})]) or "none"
                 raise AskedError(f"template {text!r} has a slot {name!r} without candidates; known are {names}")
@@ -113,6 +113,16 @@ class Template:
                 else:
                     text += piece
             yield Written(text, tuple(label for label, _ in chosen), tuple(spans))
+
+
+def _said(template: str, name: str, value: Any) -> str:
+    """What a record says under a name that stands in a template."""
+    if isinstance(value, bool) or not isinstance(value, (str, Real)):
+        said = "nothing" if value is None else repr(value)
+        raise AskedError(
+            f"template {template!r} has {{{name}}}, and the record has {said} there; give it text or a number"
+        )
+    return str(value)
 
 
 def merged(slots: Any, more: Mapping[str, Any]) -> Any:
