@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import CHARACTERS, RHYMES, poem_model
+from tiny import CHARACTERS, RHYMES, ordered_model, poem_model
 
 from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
@@ -140,3 +140,13 @@ def test_a_couplet_without_a_form_is_not_judged_and_with_one_says_what_is_off():
     assert any(finding.name == "拗句" and finding.breaks for finding in report.findings)
     assert "couplet:8 · 仄起: breaks" in describe(report)
     assert check("白日依山尽，黄河入海流。", "couplet:5").verdict == "ok"
+
+
+@pytest.mark.parametrize("form", ["couplet:7", "couplet:11", "卜算子"])
+def test_a_writer_reads_what_stands_before_where_the_rest_of_an_octave_stays_unknown(form):
+    pipe = TextPipeline(ordered_model())
+    (plain,) = pipe.generate(form, temperature=0)
+    (matched,) = pipe.generate(form, temperature=0, match="(?s).*")
+    assert matched.text == plain.text and matched.forwards == plain.forwards
+    (strict,) = pipe.generate(form, temperature=0, tones="strict")
+    assert strict.text[0] == plain.text[0] or form == "卜算子", "the tone of the first character is free"

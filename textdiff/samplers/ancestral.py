@@ -34,7 +34,9 @@ def ancestral(bridge: Bridge = bridges.improved) -> Step:
             x = bridge(process, x0, state.x, state.t, s, rng=rng)
         else:
             x = bridge(process, sketch, state.x, state.t, s, rng=rng)
-            where = (x == UNREAD) & spread(moving, x)
+            where = (
+                (x == UNREAD) & state.free & spread(moving, x)
+            )  # what is hidden for good is open, too, and not written
             x0 = state.x
             if where.any():
                 prediction = predict(state, where, predictor=predictor, process=process)

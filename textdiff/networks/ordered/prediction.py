@@ -22,11 +22,13 @@ from textdiff.core.rng import Rng
 class InOrder(OnlyDrawn):
     """The law (1); `given(x)` holds q_i given x's tokens at the positions before i, for x (B, L).
 
-    `alone` says what is known of a position before anything is read.
+    `alone` says what is known of a position before anything is read.  Positions that are not `written` (B, L) bool are open for
+    good, and nothing else is ever known of them.
     """
 
     given: Callable[[Tensor], Categorical]
     alone: Categorical
+    written: Tensor
 
     @property
     def at(self) -> Positions:
@@ -39,7 +41,7 @@ class InOrder(OnlyDrawn):
         return self.alone.known
 
     def _both(self, change: Callable[[Categorical], Categorical]) -> InOrder:
-        return InOrder(lambda x: change(self.given(x)), change(self.alone))
+        return InOrder(lambda x: change(self.given(x)), change(self.alone), self.written)
 
     def pin(self, x: Tensor, where: Tensor) -> InOrder:
         """The law of the other positions once x (B, L) stands at `where` (B, L) bool: by (1) if these are the first ones."""
@@ -54,7 +56,8 @@ class InOrder(OnlyDrawn):
         return self._both(lambda part: part.map(shape, ranked))
 
     def towards(self, base: InOrder, scale: float) -> InOrder:
-        return InOrder(lambda x: self.given(x).towards(base.given(x), scale), self.alone.towards(base.alone, scale))
+        alone = self.alone.towards(base.alone, scale)
+        return InOrder(lambda x: self.given(x).towards(base.given(x), scale), alone, self.written)
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x ~ q, (B, L), one position after the other."""
@@ -78,10 +81,11 @@ class InOrder(OnlyDrawn):
         return -self.log_prob(x0)[0]
 
     def by_token(self) -> Categorical:
-        """A product law: each row's first open position has its own law, and the others what is known of them `alone`."""
-        rows, _ = self.at
-        first = torch.ones_like(rows, dtype=torch.bool)
-        first[1:] = rows[1:] != rows[:-1]
+        """A product law: each row's first position that is written has its own law, and the others what is known of them `alone`."""
+        rows, written = self.at[0], self.written[self.at]
+        first = torch.zeros_like(written)
+        index = written.nonzero()[:, 0]
+        first[index] = torch.cat([written.new_ones(len(index[:1])), rows[index[1:]] != rows[index[:-1]]])
 
         def read(index: Tensor) -> Tensor:
             logits, chosen = self.alone.read(index), first[index]
