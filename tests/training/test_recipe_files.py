@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     [
         ("data: {train: x}\nrun: {steps: 3}\n# again\nrun: {batch: 4}\n", "'run' stands in line 2 and again in line 4"),
         ("data: {train: x}\nrun:\n  steps: 3\n  steps: 4\n", "'steps' stands in line 3 and again in line 4"),
+        ("data: {train: x, train: y}\n", "'train' stands in line 1 and again in line 1"),
         ("data: &a {train: x, validation: *a}\n", "line 1 has an alias, *a"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "line 2 has an alias"),
         ("[" * 5000, "nested more than"),

@@ -80,6 +80,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, override: st
         ("processes.maks=1", "did you mean 'mask'"),
         ("processes.mask=0", "no process has a share"),
         ("processes.mask=-1", "at least 0"),
+        ("processes.mask=.inf", "a share is a number of at least 0"),
         ("steps", "no '='"),
         ("run.steps.more=1", "a value, not a section"),
         ("run.steps=[1", "not YAML"),

@@ -69,7 +69,7 @@ def check(recipe: Recipe) -> None:
             near = difflib.get_close_matches(name, PROCESSES, n=1)
             raise RecipeError(f"unknown process {name!r}; did you mean {(near or list(PROCESSES))[0]!r}?")
         if not 0 <= share < math.inf:
-            raise RecipeError(f"processes.{name} is {share}; shares are at least 0")
+            raise RecipeError(f"processes.{name} is {share}; a share is a number of at least 0")
     for name, share in recipe.conditions.items():
         if name not in CONDITIONS:
             near = difflib.get_close_matches(name, CONDITIONS, n=1)

@@ -82,10 +82,12 @@ class _Loader(yaml.SafeLoader):
             lines: dict[str, int] = {}
             for key, _ in node.value:
                 line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                if isinstance(key, yaml.ScalarNode) and key.value in lines:
                     raise _Refused(
                         f"key {key.value!r} stands in line {lines[key.value]} and again in line {line}; keep one"
                     )
+                if isinstance(key, yaml.ScalarNode):
+                    lines[key.value] = line
         return node
 
 
