@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from families import assert_near, folders, plain, poems  # noqa: F401  (fixtures)
+from tiny import poem_model
 from transformers import (
     AutoModelForMaskedLM,
 )
@@ -140,6 +141,9 @@ def test_a_model_that_is_not_there_is_said_to_be_missing(tmp_path):
     for other in (5, b"model", ["model"]):
         with pytest.raises(AskedError, match="; pass a model folder or the id of a model on the hub"):
             TextModel.from_pretrained(other)
+    poem_model().save_pretrained(tmp_path / "run" / "model")
+    with pytest.raises(ModelError, match=r"run holds no model, but a folder of one; pass .*run/model$"):
+        TextModel.from_pretrained(tmp_path / "run")
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelError, match="is a file"):
         TextModel.from_pretrained(tmp_path / "file")

@@ -23,6 +23,7 @@ from textdiff.cli.bulk import (
 )
 from textdiff.cli.common import (
     add_verb,
+    check_writable,
     format_flags,
     in_colour,
     log,
@@ -142,7 +143,9 @@ def generate(a: argparse.Namespace) -> int | None:
 
 
 def _write_new(a: argparse.Namespace) -> None:
-    with writing(a.out) as out:
+    check_writable(a.out)
+    texts = a.model is None or not of_images(a.model)  # half a picture is none
+    with writing(a.out, keep=texts) as out:
         options, pipe = _new_options(a), open_model(a)
         if a.model is not None and PROCESSES[pipe.model.processes[0]].data == "values":
             draw_images(a, pipe, out)

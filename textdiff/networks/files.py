@@ -92,6 +92,8 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (path.parent / "model" / path.name).exists():  # the folder of a training
+            raise ModelError(f"{name} holds no model, but a folder of one; pass {Path(name) / 'model'}") from None
         raise ModelError(
             f"{name}: {path.name} is missing; a model folder holds config.json, model.safetensors and a tokenizer"
         ) from None
