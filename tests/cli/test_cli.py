@@ -386,11 +386,13 @@ def test_a_closed_pipe_is_silent(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_process_leaves_no_file(poems, tmp_path: Path, tmp_path_factory, number, code):
+def test_an_interrupted_process_leaves_what_it_has_written_under_another_name(
+    poems, tmp_path: Path, tmp_path_factory, number, code
+):
     words = ["generate", "--model", poems, "-n", 1_000_000, "--steps", 1, "--out", tmp_path / "poems"]
     command = begin(tmp_path_factory.mktemp("streams"), *words)
     command.wait_for(lambda: [path for path in tmp_path.iterdir() if path.stat().st_size])  # a temporary file
     command.send(number)
     found, _, err = command.ended()
-    assert found == code and err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert found == code and err.count("\n") == 1 and "what was finished is in" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["poems.partial"]
