@@ -32,8 +32,12 @@ from textdiff import Pipeline
 from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng
 from textdiff.measure import intervals
+from textdiff.pipeline import canvas
+from textdiff.pipeline.score.likelihood import nats
 
 HOLE = "_"
+BATCH = 64
+SHARE = 0.25  # of the holes that a round of edits takes back
 DIGITS = "123456789"
 GIVENS = {
     2: (4, 6, 8),
@@ -205,11 +209,59 @@ def line(row: Row) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Filled:
+    """A grid that was written, and the evaluations of the network that it took."""
+
+    text: str
+    forwards: int
+
+
+def unlikely(pipe: Pipeline, texts: Sequence[str], holes: Sequence[Sequence[int]]) -> list[list[float]]:
+    """−log q of the digit in each hole of full grids, given all other cells; one evaluation for each hole."""
+    pages = [canvas.read(canvas.whole, text, pipe.model) for text in texts]
+    places = [page.places(page.free)[list(cells)] for page, cells in zip(pages, holes, strict=True)]
+    shown = [torch.zeros_like(page.free).index_fill(0, at, True) for page, at in zip(pages, places, strict=True)]
+    found = nats(pipe.model, pages, [page.ids for page in pages], shown, BATCH)
+    return [one[at].tolist() for one, at in zip(found, places, strict=True)]
+
+
+def edited(
+    pipe: Pipeline, records: Sequence[dict[str, Any]], filled: Sequence[Filled], rounds: int, **options: Any
+) -> list[Filled]:
+    """Full grids after `rounds` in which the `SHARE` of the holes with the least likely digits is taken back and written anew.
+
+    What comes out stays if all holes together are likelier, each given all other cells; else the next round takes the next cells.
+    """
+    holes = [[k for k, c in enumerate(record["text"]) if c == HOLE] for record in records]
+    current, idle = list(filled), [0] * len(filled)
+    if rounds:
+        costs = unlikely(pipe, [one.text for one in current], holes)
+        current = [Filled(one.text, one.forwards + len(cells)) for one, cells in zip(current, holes, strict=True)]
+    for _ in range(rounds):
+        texts = []
+        for one, cells, cost, turn in zip(current, holes, costs, idle, strict=True):
+            size = max(1, round(SHARE * len(cells)))
+            weakest = sorted(range(len(cells)), key=lambda k: -cost[k])
+            again = {cells[weakest[(turn * size + k) % len(cells)]] for k in range(size)}
+            texts.append("".join(HOLE if k in again else c for k, c in enumerate(one.text)))
+        outputs = pipe.fill(texts, **options)
+        after = unlikely(pipe, [output.text for output in outputs], holes)
+        for i, (output, cost) in enumerate(zip(outputs, after, strict=True)):
+            likelier = sum(cost) < sum(costs[i]) - 1e-6
+            spent = current[i].forwards + output.forwards + len(holes[i])
+            current[i] = Filled(output.text if likelier else current[i].text, spent)
+            costs[i], idle[i] = (cost, 0) if likelier else (costs[i], idle[i] + 1)
+    return current
+
+
 def solve(
-    pipe: Pipeline, records: Sequence[dict[str, Any]], order: str, steps: int | None, **options: Any
+    pipe: Pipeline, records: Sequence[dict[str, Any]], order: str, steps: int | None, rounds: int = 0, **options: Any
 ) -> Iterator[Row]:
-    """Fill every puzzle by the sampler `order`, and count by number of given cells, then over all."""
-    outputs = pipe.fill([record["text"] for record in records], sampler=order, steps=steps, **options)
+    """Fill every puzzle by the sampler `order`, edit it, and count by number of given cells, then over all."""
+    options |= {"sampler": order, "steps": steps}
+    written = [Filled(one.text, one.forwards) for one in pipe.fill([one["text"] for one in records], **options)]
+    outputs = edited(pipe, records, written, rounds, **options)
     by_givens: dict[int, list[int]] = {}
     for k, record in enumerate(records):
         nearest = min((g for given in GIVENS.values() for g in given), key=lambda g: abs(g - record["givens"]))
@@ -246,6 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--model", required=True, metavar="DIR")
     add("--order", nargs="+", default=["improved", "confidence", "margin", "entropy"], help="samplers")
     add("--steps", nargs="+", type=int, default=[0], help="numbers of steps; 0 writes one cell at a time (0)")
+    add("--rounds", type=int, default=0, metavar="N", help="rounds of edits behind the order (0)")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest digit of a cell (0)")
     add("--limit", type=int, metavar="N", help="the first N puzzles only")
     add("--seed", type=int, default=0, help="(0)")
@@ -260,9 +313,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         records = [json.loads(text) for text in a.puzzles.read_text(encoding="utf-8").splitlines()[: a.limit]]
         if not a.json:
             print(HEADING, flush=True)
+        common = {"rounds": a.rounds, "temperature": a.temperature, "seed": a.seed}
         for order in a.order:
             for steps in a.steps:
-                for row in solve(pipe, records, order, steps or None, temperature=a.temperature, seed=a.seed):
+                for row in solve(pipe, records, order, steps or None, **common):
                     print(json.dumps(asdict(row)) if a.json else line(row), flush=True)
     except AskedError as error:
         parser.error(str(error))

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
 
 from benchmarks import sudoku
-from benchmarks.sudoku import DIGITS, HOLE, filled, make, puzzle, solutions, solve, turned, unique, units, written
+from benchmarks.sudoku import (
+    DIGITS,
+    HOLE,
+    SHARE,
+    Filled,
+    edited,
+    filled,
+    make,
+    puzzle,
+    solutions,
+    solve,
+    turned,
+    unique,
+    units,
+    written,
+)
 from textdiff import Pipeline
 from textdiff.core.contracts import Query
 from textdiff.core.predictions import Categorical, positions_of
@@ -100,11 +116,11 @@ def knowing(monkeypatch) -> Pipeline:
 
     def predictor(query: Query) -> Categorical:
         at = query.at if query.at is not None else positions_of(torch.ones_like(query.x_t, dtype=torch.bool))
-        stands = query.x_t != model.mask_id
-        agree = ((query.x_t[:, None] == grids) | ~stands[:, None]).all(-1).double()  # (B, grids)
+        wrong = ((query.x_t[:, None] != grids) & (query.x_t != model.mask_id)[:, None]).sum(-1)  # (B, grids)
+        agree = (-20.0 * wrong.double()).exp()
         seen = torch.nn.functional.one_hot(grids, len(tokenizer)).double()
         q = torch.einsum("bg,glv->blv", agree, seen)
-        return Categorical.from_logits((q / q.sum(-1, keepdim=True).clamp(min=1e-9)).log()[at], query.x_t, at)
+        return Categorical.from_logits((q / q.sum(-1, keepdim=True).clamp(min=1e-99)).log()[at], query.x_t, at)
 
     monkeypatch.setattr(TextModel, "predictor", lambda self, process: predictor)
     return Pipeline(model)
@@ -131,11 +147,38 @@ def test_cells_that_are_solved_are_counted_where_a_puzzle_is_not(knowing, puzzle
     assert row.evaluations == 1 and row.puzzles == 1
 
 
+def test_edits_take_back_what_is_wrong_and_leave_what_is_right(knowing, puzzles):
+    holes = [one["text"].count(HOLE) for one in puzzles]
+    right = [Filled(one["solution"], 5) for one in puzzles]
+    place = [one["text"].index(HOLE) for one in puzzles]
+    others = [DIGITS[int(one.text[k]) % 4] for one, k in zip(right, place, strict=True)]
+    wrong = [
+        replace(one, text=one.text[:k] + d + one.text[k + 1 :]) for one, k, d in zip(right, place, others, strict=True)
+    ]
+    for begun in (right, wrong):
+        after = edited(knowing, puzzles, begun, 1, sampler="margin", temperature=0.0)
+        assert [one.text for one in after] == [one["solution"] for one in puzzles]
+        assert [one.forwards for one in after] == [5 + 2 * n + max(1, round(SHARE * n)) for n in holes]
+    assert edited(knowing, puzzles, wrong, 0, sampler="margin") == wrong
+
+
 def test_rows_of_the_command_have_their_columns(knowing, puzzles, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sudoku.Pipeline, "from_pretrained", lambda folder: knowing)
     sudoku.main(["solve", str(tmp_path / "puzzles.jsonl"), "--model", "m", "--order", "margin", "--steps", "0", "3"])
     head, *lines = capsys.readouterr().out.splitlines()
     assert head == sudoku.HEADING and len({len(line) for line in lines}) == 1
-    sudoku.main(["solve", str(tmp_path / "puzzles.jsonl"), "--model", "m", "--order", "margin", "--json"])
+    sudoku.main(
+        [
+            "solve",
+            str(tmp_path / "puzzles.jsonl"),
+            "--model",
+            "m",
+            "--order",
+            "gibbs",
+            "--rounds",
+            "1",
+            "--json",
+        ]
+    )
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows[-1]["solved"] == 1.0 and written([None, 0]) == "_1"

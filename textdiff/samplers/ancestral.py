@@ -34,9 +34,8 @@ def ancestral(bridge: Bridge = bridges.improved) -> Step:
             x = bridge(process, x0, state.x, state.t, s, rng=rng)
         else:
             x = bridge(process, sketch, state.x, state.t, s, rng=rng)
-            where = (
-                (x == UNREAD) & state.free & spread(moving, x)
-            )  # what is hidden for good is open, too, and not written
+            # What is hidden for good is open, too, and is not written.
+            where = (x == UNREAD) & state.free & spread(moving, x)
             x0 = state.x
             if where.any():
                 prediction = predict(state, where, predictor=predictor, process=process)
