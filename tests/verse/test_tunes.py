@@ -37,7 +37,7 @@ def matches(name: str, lines: list[str], tones: bool = True, rhyme: bool = True)
 def test_a_poem_that_everybody_knows_keeps_its_tune(name):
     form = get_form(name)
     lines = form.split(POEMS[name])
-    assert form.layout(lines).replace("\n", "") == POEMS[name] and form is get_form(form.name)
+    assert "".join(form.layout(lines).split()) == POEMS[name] and form is get_form(form.name)
     assert matches(name, lines)
     k = next(k for k, line in enumerate(form.tune) if line.rhyme)
     flat = lines[k][:-1] + ("门" if form.tune[k].tones[-1] == "平" else "火")  # the tone fits, and the rhyme does not
@@ -56,6 +56,15 @@ def test_the_tunes_that_come_with_textdiff_are_those_and_fit_into_the_octave():
         assert [c == 7 - w if w % 2 else c == 0 for c, w in zip(columns, form.widths, strict=True)] == [
             True
         ] * form.lines
+
+
+def test_a_later_stanza_is_printed_with_its_first_line_indented_and_read_so():
+    form = get_form("浣溪沙")
+    printed = form.layout(POEMS["浣溪沙"])
+    assert [line.startswith("　　") for line in printed.split("\n")] == [False, False, True, False]
+    assert form.layout(printed) == printed
+    own = get_form("tune:平a，//仄，仄a。//")
+    assert own.layout("天月天") == "天，\n　　月，天。"
 
 
 @pytest.mark.parametrize(

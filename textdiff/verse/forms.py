@@ -27,6 +27,7 @@ from textdiff.verse.sounds import rhyme_distinct, rhyme_level, tone
 
 HOLE = "□"
 _TUNES = resources.files("textdiff.verse").joinpath("tunes.txt")
+INDENT = "\u3000\u3000"  # before the first line of a later stanza of a tune
 _TUNE_LINE = re.compile("([平仄中]+)([a-z]?)([，。、；]?)")
 
 
@@ -131,7 +132,7 @@ FORMS = {
 
 SIZED_FORMS = {  # forms whose name says how large they are
     "couplet:N": "对联, two lines of N characters; at most 14 for a model of verse",
-    "tune:…": "词 of a tune of your own, such as tune:平中仄，中仄仄平平a。/中仄平平a。 (/ is a line break, a and b are rhymes)",
+    "tune:…": "词 of a tune of your own, such as tune:平中仄，中仄仄平平a。/中仄平平a。 (/ breaks a line, // a stanza)",
     "lines:NxM": "N lines of M characters (tokens, where the model has no characters), for a model of running text",
 }
 
@@ -187,7 +188,10 @@ def _read_tunes(text: str) -> Iterator[Form]:
         head, *rows = block.strip().splitlines()
         names = head.split()
         lines: list[TuneLine] = []
-        for row in filter(None, map(str.strip, rows)):
+        for row in map(str.strip, rows):
+            if not row:  # a stanza ends
+                lines[-1:] = [line._replace(end=line.end.rstrip(INDENT) + INDENT) for line in lines[-1:]]
+                continue
             found = re.findall(_TUNE_LINE, row)
             if "".join(a + b + c for a, b, c in found) != row:
                 raise AskedError(
@@ -203,7 +207,7 @@ def _read_tunes(text: str) -> Iterator[Form]:
                 f"tune {_shorten(head)!r} has {has}; give it a name, at most {host.lines} lines, and "
                 f"lines of at most {host.width} characters"
             )
-        lines[-1] = lines[-1]._replace(end=lines[-1].end.rstrip("\n"))
+        lines[-1] = lines[-1]._replace(end=lines[-1].end.rstrip())
         name = next((one for one in names if one.isascii()), names[0])
         yield Form(name, names[0], len(lines), max(widths), host, _cells(host, widths), tune=tuple(lines))
 
