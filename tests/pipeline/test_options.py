@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from small_images import model as image_model
 from tiny import QUATRAIN, poem_model, sentence_model
@@ -77,7 +78,14 @@ def test_an_output_says_how_many_steps_were_made(settings, made):
         (POEMS, {"label": 3}, "label is for images, and tiny-poems is a model of texts"),
         (ImagePipeline(image_model()), {"title": "月"}, "title is for texts, and model is a model of images"),
         (ImagePipeline(image_model()), {"guidance": float("inf")}, "guidance is inf; it must be a number"),
-        (POEMS, {"process": ["mask"]}, "unknown process"),
+        (POEMS, {"process": ["mask"]}, r"process is \['mask'\]; it must be a word"),
+        (POEMS, {"match": b"x"}, "match is b'x'; it must be a word"),
+        (POEMS, {"tones": {}}, "tones is {}; it must be a word"),
+        (POEMS, {"steps": np.array([1, 2])}, r"steps is array\(\[1, 2\]\); it must be a number"),
+        (POEMS, {"no_repeat": [1]}, r"no_repeat is \[1\]; it must be true or false"),
+        (POEMS, {"sampler_options": "x"}, "sampler_options is 'x'; pass a mapping"),
+        (POEMS, {"n": 2**63}, "n is 9223372036854775808; it must be at most 16777216"),
+        (POEMS, {"batch_size": None}, "batch_size is None; it must be a whole number"),
         (POEMS, {"temperature": 10**400}, r"temperature is too large; write a number below 2e\+308"),
         (POEMS, {"guidance": -(10**400)}, "guidance is too large"),
         (POEMS, {"keyword": 3}, "keyword is 3; it must be a word"),

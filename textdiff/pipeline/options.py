@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
+import reprlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -30,6 +31,7 @@ QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 8}, "good": {}, "best
 ALL = ("generate", "fill", "refine", "augment")
 JUDGED = ("generate", "fill", "refine")  # the calls whose texts are chosen, or keep a law
 NEW = ("generate", "fill")  # the calls that write on an open page
+OF_TEXTS = ("form", "title", "dynasty")  # the options that may be others for each text
 MOST_TEXTS = 1000  # that one call makes of a text, or one job asks for
 Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
 Words = str | Sequence[str | None] | None  # a word for all texts, or one for each
@@ -169,14 +171,36 @@ class Options:
     size: tuple[int, int] | None = choice("height and width", kind="image", calls=("generate",), flag=False)
 
     def __post_init__(self) -> None:
-        for name in ("form", "title", "dynasty"):  # a column of a table has no truth value, and a list has
+        for name in OF_TEXTS:  # a column of a table has no truth value, and a list has
             value = getattr(self, name)
-            if isinstance(value, Iterable) and not isinstance(value, (str, list, tuple, Mapping)):
+            if _is_several(value) and not isinstance(value, (list, tuple, Mapping)):
                 object.__setattr__(self, name, list(value))
+        for f in fields(self):
+            if getattr(self, f.name) is not f.default and f.metadata["choice"].kind != "image":
+                _check_kind(f.name, f.metadata["choice"], getattr(self, f.name))
 
     def given(self) -> dict[str, Any]:
         """The choices that are not left open."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+
+def _check_kind(name: str, one: Choice, value: Any) -> None:
+    """AskedError for a value that is of another kind than an option has."""
+    if name == "sampler_options" and not isinstance(value, Mapping):
+        raise AskedError(f"{name} is {reprlib.repr(value)}; pass a mapping from names to values")
+    if name in (*OF_TEXTS, "sampler_options", "avoid"):
+        return
+    if one.type is str and not isinstance(value, str):
+        raise AskedError(f"{name} is {reprlib.repr(value)}; it must be a word")
+    if one.type is not str and _is_several(value):
+        raise AskedError(
+            f"{name} is {reprlib.repr(value)}; it must be {'true or false' if one.type is bool else 'a number'}"
+        )
+
+
+def _is_several(value: Any) -> bool:
+    """Whether a value is a list or a column, and neither text nor a number of numpy or torch, which has no dimension."""
+    return isinstance(value, Iterable) and not isinstance(value, str) and bool(getattr(value, "ndim", True))
 
 
 CHOICES: dict[str, Choice] = {f.name: f.metadata["choice"] for f in fields(Options)}

@@ -48,6 +48,7 @@ from textdiff.verse.law import Law
 from textdiff.verse.pattern import kept_to, pattern_of
 from textdiff.verse.prosody import place_keyword, preferred
 
+MOST = 1 << 24  # texts or images of one call
 BATCH = 64  # rows of a batch, where the caller does not say
 COLDEST = SURE  # temperature under strict prosody
 STAGE = 1 << 16  # the stream that keywords and patterns are drawn from, before a chain begins
@@ -107,7 +108,7 @@ def run(
     seeds: one for each blank.  streams: where several blanks have one seed, which of its streams is theirs (0).  A batch has at
     most `batch_size` rows, or the rows of one blank.  left: asked before every step; blanks that nobody waits for stay as they are.
     """
-    at_least("batch_size", batch_size, 1)
+    at_least("batch_size", whole("batch_size", batch_size), 1)
     made: Scenery = Writing(cast(TextModel, model), plan) if scenery is None else scenery  # blanks are canvases
     size, particles = max(1, batch_size // plan.each), plan.particles or 1
     for members in together([blank.alike for blank in blanks]):
@@ -176,7 +177,7 @@ def steps_made(states: Iterable[State], look: Callable[[State], object] | None =
 
 def seeds_of(seed: int | Sequence[int], n: int | None, generator: torch.Generator | None) -> list[int]:
     """One seed for each of n texts or images: seed, seed + 1, …; those of a list; or what a caller's generator draws."""
-    at_least("n", n, 1)
+    at_least("n", n, 1, MOST)
     if generator is not None:
         drawn: list[int] = torch.randint(2**62, (n or 1,), generator=generator, device=generator.device).tolist()
         return drawn

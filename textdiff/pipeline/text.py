@@ -29,7 +29,7 @@ from textdiff.pipeline.options import Forms, Options, at_least, changed, formed,
 from textdiff.pipeline.outputs import Callback, Frame, Output, Watch, chosen, frame, output
 from textdiff.pipeline.plan import Plan, check_call, check_defaults, resolve
 from textdiff.pipeline.revision.reviser import Reviser
-from textdiff.pipeline.run import BATCH, Batch, Left, run, seeds_of, steps_made
+from textdiff.pipeline.run import BATCH, MOST, Batch, Left, run, seeds_of, steps_made
 from textdiff.pipeline.score.scorer import AHEAD
 from textdiff.pipeline.writable import check_canvas
 
@@ -118,7 +118,7 @@ class TextPipeline(Reviser):
         """
         options = formed(changed(options, changes), form)
         plan = resolve(options, self.model, "fill")
-        at_least("n", n, 1)
+        at_least("n", whole("n", n), 1, MOST)
         canvases = [one for one in self._holed(texts, plan) for _ in range(n)]
         seeds = seeds_of(seed, len(canvases), generator)
         return self._collected(canvases, seeds, plan, batch_size, callback, watch)
