@@ -23,6 +23,7 @@ from textdiff.data import corpus
 from textdiff.data.decoding import lines_of
 from textdiff.data.records import pieces, read, read_records, records
 from textdiff.training.texts.poems import poems
+from textdiff.verse.forms import tunes
 
 ROWS: list[dict[str, Any]] = [
     {"text": QUATRAIN, "form": "wuyan-jueju", "title": "静夜思", "id": 7},
@@ -133,6 +134,15 @@ def test_a_record_keeps_its_keys_where_its_text_stands_under_another_one():
     (record,) = read(['{"verse": "春", "title": "", "id": 7}\n'], column="verse")
     assert record.fields == {"verse": "春", "text": "春", "title": "", "id": 7}
     assert record.get("title") is None and record.get("id") == 7
+
+
+def test_the_lines_of_a_tune_are_one_text_as_they_are_printed(tmp_path):
+    poem = tunes()["卜算子"].layout(
+        "驿外断桥边寂寞开无主已是黄昏独自愁更著风和雨无意苦争春一任群芳妒零落成泥碾作尘只有香如故"
+    )
+    (tmp_path / "a.txt").write_text(f"{poem}\n\n{poem}\n", encoding="utf-8")
+    found = [record.text for record in records(tmp_path / "a.txt")]
+    assert [tunes()["卜算子"].layout(text) for text in found] == [poem] * 2
 
 
 def test_a_long_paragraph_has_a_text_a_line_and_stays_out_of_memory(tmp_path):

@@ -37,7 +37,7 @@ from textdiff.data.decoding import (
     pieces_of,
     printable,
 )
-from textdiff.verse.forms import HOLE, guess_form
+from textdiff.verse.forms import HOLE, guess_form, tune_of_shape
 
 CONDITIONS = ("title", "dynasty")  # keys of a record that a model may be conditioned on
 DEEPEST = 64  # levels of brackets that a record may have
@@ -362,7 +362,7 @@ def _paragraphs(lines: Iterable[Line], name: str) -> Iterator[Record]:
 def _texts(paragraph: list[Line], name: str) -> Iterator[Record]:
     texts = [line.text.strip() for line in paragraph]
     whole, *single = (guess_form(text.replace("[MASK]", HOLE)) for text in ("\n".join(texts), *texts))
-    if len(texts) > 1 and whole is not None and not any(single):
+    if len(texts) > 1 and (whole or tune_of_shape("\n".join(texts))) and not any(single):
         wrong = next((f"has in line {line.number} a line that {line.error}" for line in paragraph if line.error), None)
         yield checked({"text": "\n".join(texts)}, f"{name} line {paragraph[0].number}", wrong)
     else:

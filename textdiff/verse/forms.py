@@ -286,6 +286,12 @@ def guess_form(text: str) -> Form | None:
     return None
 
 
+def tune_of_shape(text: str) -> Form | None:
+    """A tune that comes with textdiff whose lines are as long as those of a text, or None."""
+    widths = tuple(map(len, split_at_punctuation(text)))
+    return next((form for form in tunes().values() if form.widths == widths), None)
+
+
 def split_at_punctuation(text: str) -> list[str]:
     """The runs of a text between white space and punctuation; `_` counts as a character, it stands for a hole."""
     return text.translate(_BREAKS).split()
