@@ -36,6 +36,21 @@ def test_words_for_each_text_may_stand_in_any_column(column: Callable[[list[Any]
     assert POEMS.fill([HOLED] * 2, title=column(["月", "春"]), form=column(["wujue"] * 2), steps=1) == expected
 
 
+@pytest.mark.parametrize("title", [5, 0.5, torch.tensor(2), b"x", {"a": "b"}])
+def test_what_is_no_word_and_no_column_of_words_is_refused(title: Any) -> None:
+    for call in (lambda: POEMS.restore(HOLED, title=title), lambda: POEMS.score(QUATRAIN, title=title)):
+        with pytest.raises(AskedError, match="; pass a word, or one for each text"):
+            call()
+
+
+def test_rows_of_a_batch_and_fillings_are_whole_numbers_of_any_kind() -> None:
+    two = np.int64(2)
+    assert POEMS.refine(QUATRAIN, rounds=1, batch_size=two) == POEMS.refine(QUATRAIN, rounds=1, batch_size=2)
+    for name in ("top", "width"):
+        with pytest.raises(AskedError, match=f"{name} is None; it must be a whole number"):
+            POEMS.restore(HOLED, **{name: None})
+
+
 def test_nothing_in_a_column_is_no_word() -> None:
     titles = np.array(["月", np.nan], dtype=object)
     assert POEMS.fill([HOLED] * 2, title=titles, steps=1) == POEMS.fill([HOLED] * 2, title=["月", None], steps=1)

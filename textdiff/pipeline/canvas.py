@@ -17,7 +17,7 @@ import torch
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.match import layouts
-from textdiff.pipeline.options import Forms, Options, Words, at_least, defaults_of, texts_in
+from textdiff.pipeline.options import Forms, Options, Words, at_least, defaults_of, several, texts_in
 from textdiff.pipeline.page import (
     HAS_HOLE,
     Canvas,
@@ -251,9 +251,10 @@ def per_text(name: str, value: Words, n: int) -> list[str | None]:
     """One value for each of n texts."""
     if value is None or isinstance(value, str):
         return [value] * n
-    if len(value) != n:
-        raise AskedError(f"{name} has {len(value)} values for {n} texts; pass one, or one for each text")
-    values: list[Any] = [one if one == one else None for one in value]  # NaN stands in a table where nothing does
+    given = several(name, value, "a word, or one for each text")
+    if len(given) != n:
+        raise AskedError(f"{name} has {len(given)} values for {n} texts; pass one, or one for each text")
+    values: list[Any] = [one if one == one else None for one in given]  # NaN stands in a table where nothing does
     for one in values:
         if one is not None and not isinstance(one, str):
             raise AskedError(f"{name} has {one!r}; pass text, or None where there is none")

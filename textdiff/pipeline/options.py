@@ -246,7 +246,7 @@ def whole(name: str, value: Any) -> int:
 
 def several(name: str, values: Any, what: str) -> list[Any]:
     """The values as a list; AskedError where they are none that can be gone through."""
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    if isinstance(values, (bytes, Mapping)) or not _is_several(values):
         raise AskedError(f"{name} is {values!r}; pass {what}")
     return list(values)
 

@@ -19,7 +19,7 @@ from textdiff.core.rng import example_seed
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
-from textdiff.pipeline.options import at_least
+from textdiff.pipeline.options import at_least, whole
 from textdiff.pipeline.page import condition, together
 from textdiff.pipeline.run import Left
 from textdiff.pipeline.score.order import Order
@@ -69,7 +69,7 @@ def bounds(
             seeds=torch.tensor([s for row in rows for s in seeds[row]], device=model.device),
             levels=levels,
             condition=condition(model, repeats),
-            rows=batch_size,
+            rows=whole("batch_size", batch_size),
             gone=None if left is None else lambda: torch.tensor([left(row) for row in owners], device=model.device),
         ).view(len(rows), -1)
 

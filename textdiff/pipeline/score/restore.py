@@ -36,7 +36,7 @@ from textdiff.core.rng import example_seed
 from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import HOLE, Canvas, with_holes
-from textdiff.pipeline.options import at_least
+from textdiff.pipeline.options import at_least, whole
 from textdiff.pipeline.page import condition, shorten
 from textdiff.pipeline.score.likelihood import free_nats, masking
 from textdiff.pipeline.score.order import Order
@@ -107,8 +107,8 @@ def restore(
     callback: Callable[[float], object] | None = None,
 ) -> list[Restoration]:
     """Each damaged text restored, whatever the texts beside it; `callback` hears of each hole the share that it is of its text."""
-    at_least("top", top, 1, WIDEST)
-    at_least("width", width, 1, WIDEST)
+    at_least("top", whole("top", top), 1, WIDEST)
+    at_least("width", whole("width", width), 1, WIDEST)
     writer = Writer(model, order, max(width, top), seed, batch_size)
     results = []
     for number, told in enumerate(zip(texts, forms, titles, dynasties, strict=True)):
