@@ -140,6 +140,7 @@ def test_a_couplet_without_a_form_is_not_judged_and_with_one_says_what_is_off():
     assert any(finding.name == "拗句" and finding.breaks for finding in report.findings)
     assert "couplet:8 · 仄起: breaks" in describe(report)
     assert check("白日依山尽，黄河入海流。", "couplet:5").verdict == "ok"
+    assert check("天天月天月，月月天天天。", "couplet:5").verdict == "ok", "特拗"
 
 
 @pytest.mark.parametrize("form", ["couplet:7", "couplet:11", "卜算子"])
