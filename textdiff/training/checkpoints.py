@@ -98,7 +98,9 @@ def room(run: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        match = re.search(r"os error ([0-9]+)", str(error))  # how safetensors passes on what the system said
+        match = re.search(
+            r"(?:os error|Os \{ code:) ([0-9]+)", str(error)
+        )  # so safetensors passes on what the system said
         number = int(match[1]) if match else getattr(error, "errno", None)
         if number not in FULL:
             raise

@@ -54,7 +54,9 @@ def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
 class DiffusionTrainer(Trainer):
     """Trainer whose micro-batches come corrupted, in an order that only the recipe decides."""
 
-    loss_is_scaled_for_ga = True  # every piece is divided by the free positions of the whole step
+    # Every piece is divided by the free positions of the whole step, and nothing more: `compute_loss` is complete.  Newer versions
+    # of transformers take the first line for that, older ones that there is a `compute_loss_func`, which is not called.
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class DiffusionTrainer(Trainer):
             data_collator=lambda items: items[0],
             callbacks=[self.keeper],
         )
+        self.compute_loss_func = self.compute_loss
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
