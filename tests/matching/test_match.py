@@ -122,7 +122,7 @@ def test_particles_weigh_matching_chains_and_a_text_does_not_depend_on_those_bes
         ({"match": "春{3}"}, "fits no text like this"),
         ({"match": "a.*"}, "fits no text like this"),
         ({"match": "(春"}, "at character 1"),
-        ({"match": ["春"]}, "must be a regular expression"),
+        ({"match": ["春"]}, "it must be a word"),
         ({"match": LINES, "no_repeat": True}, "no_repeat are not kept together"),
         ({"match": LINES, "keyword": "鑫"}, "keyword '鑫' is empty or outside"),
         ({"match": "(?s)[^明]*", "keyword": "明月"}, "and keyword '明月' fits no text"),

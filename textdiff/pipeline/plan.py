@@ -243,8 +243,6 @@ def _check_match(prosody: Prosody, options: Options, process: str, call: str) ->
     """AskedError for an expression that is none, or that cannot be kept together with the other choices."""
     if options.match is None:
         return
-    if not isinstance(options.match, str):
-        raise AskedError(f"match is {options.match!r}; it must be a regular expression, as text")
     parse(options.match)
     keeping = [name for name, one in PROCESSES.items() if one.prosody == "law" or (one.prosody and call != "refine")]
     if process not in keeping:
