@@ -8,8 +8,8 @@ Only rows with a position of the query are encoded, or one where all are equal, 
 textdiff's own, its last layer is computed at these positions alone.  And only they meet the vocabulary: `Categorical.read`
 takes their hidden states (n, D) and applies the head to those, (n, V) in float32, −inf outside the content tokens and [UNK].
 
-A network may say of a token that stands how much likelier, or less likely, it makes itself elsewhere.  A vocabulary with tokens
-[again-k] has it: with z the head's logits at a hole, and K(v) the positions where token v stands,
+A network may also say how much likelier, or less likely, the tokens of a text are to come again.  It does where its vocabulary has
+a token [again-k] for each position k: with z the head's logits at a hole, and K(v) the positions where token v stands,
 
     logit(v) = z(v) + Σ_{k ∈ K(v)} z([again-k])                                                                       (1)
 
@@ -181,7 +181,10 @@ def masked_lm(text_model: Speaker, process: str | None = None) -> TokenPredictor
 
 
 def repeats(text_model: Speaker) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """(scores (n, V), all logits (n, V), the texts (n, L), where a token of them stands (n, L) bool) -> scores (n, V) by (1)."""
+    """The function that completes scores by (1), or leaves them as they are where the vocabulary has no [again-k].
+
+    It takes the scores (n, V), all logits of the head (n, V), the texts (n, L), and where a token of them stands (n, L) bool.
+    """
     ids = torch.tensor(named(AGAIN, text_model.tokenizer.get_vocab()), dtype=torch.long, device=text_model.device)
 
     def add(scores: Tensor, logits: Tensor, tokens: Tensor, standing: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
 class DiffusionTrainer(Trainer):
     """Trainer whose micro-batches come corrupted, in an order that only the recipe decides."""
 
-    # Every piece is divided by the free positions of the whole step, and nothing more: `compute_loss` is complete.  Newer versions
-    # of transformers take the first line for that, older ones that there is a `compute_loss_func`, which is not called.
+    # `compute_loss` divides each piece by the free positions of the whole step, and Trainer must not divide again.  Newer versions
+    # of transformers go by this attribute; older ones go by `compute_loss_func` being set, and do not call it.
     loss_is_scaled_for_ga = True
 
     def __init__(
