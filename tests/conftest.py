@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from commands import serve_from_here
+from commands import float32_where_it_is_not_said, serve_from_here
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -25,6 +25,7 @@ gc.disable()  # until all tests are collected
 
 def pytest_collection_finish() -> None:
     """Leave what the libraries and the tests consist of to itself: training collects garbage often, half a second each time."""
+    float32_where_it_is_not_said()
     gc.freeze()
     serve_from_here()
     gc.set_threshold(20_000, 10, 10)

@@ -366,12 +366,12 @@ COMMAND = [sys.executable, "-m", "textdiff.cli"]
 
 
 def test_a_real_process_writes_data_to_stdout_and_nothing_to_stderr(poems):
-    words = ["generate", "--model", poems, "--seed", "2", "--steps", "3", "--json"]
+    words = ["generate", "--model", poems, "--seed", "2", "--steps", "3", "--precision", "float32", "--json"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHONWARN", "TRANSFORMERS", "HF_"))}
     environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([*COMMAND, *words], capture_output=True, env=environment, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
-    (poem,) = Pipeline.from_pretrained(poems).generate(seed=2, steps=3)
+    (poem,) = Pipeline.from_pretrained(poems, precision="float32").generate(seed=2, steps=3)
     assert [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()] == as_json([poem])
 
 

@@ -1,8 +1,9 @@
-"""How many processors a command uses."""
+"""How many processors a command uses, and what it keeps of the memory."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -55,3 +56,27 @@ def test_a_command_has_the_threads_that_are_asked_for_before_torch_is_imported()
 def test_no_thread_at_all_is_an_error(capsys):
     assert main(["generate", "--threads", "0"]) == 2
     assert "threads is 0; it must be at least 1" in capsys.readouterr().err
+
+
+FAULTS = """
+import resource, torch
+from textdiff.cli import main
+assert main(["recipes"]) == 0
+x = torch.zeros(4_000_000)
+for k in range(40):
+    if k == 20:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x = x + 1
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("said", [False, True])
+def test_a_command_keeps_memory_that_was_freed_unless_the_environment_speaks_of_it(said):
+    """Twenty arrays of 16 MB one after the other: their pages come from the system before, or each time."""
+    environment = {**os.environ, **({"MALLOC_TRIM_THRESHOLD_": "131072"} if said else {})}
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
+    pages = 20 * 16_000_000 // os.sysconf("SC_PAGESIZE")
+    faults = int(done.stdout.split()[-1])
+    assert faults > pages / 2 if said else faults < pages / 100

@@ -29,11 +29,12 @@ def test_every_sampler_is_timed_against_its_plain_loop(monkeypatch, pays):
     for cell in cells:
         rows = [row for row in found.rows if (row.length, row.batch, row.steps) == cell]
         names = [(row.sampler, row.process) for row in rows if row.precision == "float32"]
-        assert names == [("plain", "mask"), ("plain-edit", "replacement"), *bench.OURS]
+        assert names == [("plain", "mask"), ("plain-order", "mask"), ("plain-edit", "replacement"), *bench.OURS]
         half = [row.sampler for row in rows if row.precision == "bf16"]
         assert half == (["plain-bf16", *(name for name, _ in bench.OURS)] if pays else [])
         for row in rows:
-            assert row.baseline == ("plain-edit" if row.process == "replacement" else "plain")
+            order = "plain-order" if row.sampler in ("plain-order", *bench.ORDERS) else "plain"
+            assert row.baseline == ("plain-edit" if row.process == "replacement" else order)
             assert 0 < row.lowest <= row.ratio <= row.highest and row.texts_per_second > 0
             if row.sampler == row.baseline:
                 assert row.lowest == row.highest == 1 and row.evaluations is None
@@ -54,7 +55,9 @@ def test_the_pictures_show_every_case(tmp_path):
     assert [text.get_text() for text in axes.get_xticklabels()] == ["6 tokens\nbatch 2\n3 steps"]
 
 
-@pytest.mark.parametrize("make", [bench.plain, bench.plain_edit, lambda *told: bench.plain(*told, lean=True)])
+@pytest.mark.parametrize(
+    "make", [bench.plain, bench.plain_order, bench.plain_edit, lambda *told: bench.plain(*told, lean=True)]
+)
 @pytest.mark.parametrize("steps", [1, 3, 6])
 def test_the_plain_loops_write_whole_texts(make, steps):
     model = bench.model(40, 1, 16, 6)

@@ -14,7 +14,7 @@ from textdiff.cli import main
 from textdiff.core.contracts import Query
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
-from textdiff.networks.lean import products
+from textdiff.networks.lean import network, products
 
 MAKES = {"float32": None, "packed": products.packed, "bf16": products.bf16}
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
@@ -83,6 +83,31 @@ def test_a_poem_is_the_same_at_every_batch_size(name, at_precision):
     pipe = textdiff.TextPipeline.of(at_precision(name))
     poems = [[one.text for one in pipe.generate("五绝", n=6, steps=8, batch_size=size)] for size in (6, 4, 1)]
     assert poems[0] == poems[1] == poems[2]
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", MAKES)
+def test_a_writer_writes_the_same_at_every_batch_size_beside_texts_with_a_title_too(name, monkeypatch, tmp_path):
+    """A row that has a title makes the others hide the columns of one, which must change nothing in what they compute."""
+    monkeypatch.setattr("textdiff.networks.masked_lm.maker", lambda *_: MAKES[name])
+    pipe = textdiff.load(tiny.saved(tiny.ordered_model(), tmp_path / "writer"))
+    told = {"form": "五绝", "process": "ascending", "title": ["春风", None, "秋", None]}
+    texts = [[one.text for one in pipe.generate(n=4, batch_size=size, **told)] for size in (4, 3, 1)]
+    assert texts[0] == texts[1] == texts[2]
+
+
+@needs_onednn
+@pytest.mark.parametrize("kind", ["none", "bool", "numbers"])
+def test_attention_in_bf16_is_near_that_of_float32(kind):
+    torch.manual_seed(0)
+    q, key, v = torch.randn(3, 2, 4, 9, 16).unbind()
+    seen = torch.rand(2, 1, 9, 9) < 0.6
+    seen[..., 0] = True
+    mask = {"none": None, "bool": seen, "numbers": torch.where(seen, 0.0, torch.finfo(torch.float).min)}[kind]
+    expected = torch.nn.functional.scaled_dot_product_attention(q, key, v, attn_mask=mask)
+    found = network._attended(*(part.bfloat16() for part in (q, key, v)), mask)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.03)
 
 
 @pytest.mark.slow

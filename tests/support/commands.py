@@ -59,6 +59,16 @@ class Command:
         return self.process.exitcode, self.out.read_text(encoding="utf-8"), self.said()
 
 
+def float32_where_it_is_not_said() -> None:
+    """Make the precision "auto" float32 in this process on every machine, so that recorded figures hold.
+
+    Tests of bf16 ask for it by name.
+    """
+    from textdiff.networks.lean import choices
+
+    choices.make({"bf16_pays": False})
+
+
 def serve_from_here() -> None:
     """Make this process, as it is now, what commands are forked from, if it has imported what they need.
 
@@ -102,5 +112,6 @@ def _run(words: list[str], out: Path, err: Path) -> None:
 
     from textdiff.cli import main
 
+    float32_where_it_is_not_said()
     torch.set_num_threads(1)  # as in tests that compare with what a command has done, bit for bit
     sys.exit(main(words))

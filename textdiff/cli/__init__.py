@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from textdiff import __version__
-from textdiff.cli.common import VERBS, Exit, Parser, fit_threads
+from textdiff.cli.common import VERBS, Exit, Parser, fit_threads, keep_memory
 from textdiff.core.errors import AskedError, TextdiffError
 
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with _quiet_libraries(debug), _terminable():
                 if hasattr(arguments, "threads"):
                     fit_threads(arguments.threads)
+                keep_memory()
                 code = arguments.run(arguments)
                 sys.stdout.flush()
             return code or Exit.DONE

@@ -55,17 +55,17 @@ def bench_sample(a: argparse.Namespace) -> None:
         check_writable(a.plot)
     cells = bench.TABLE if a.table else ((a.length, a.batch, a.steps),)
     network = {name: getattr(a, name) for name in NETWORK}
+    rows: list[Any] = []
     with writing(a.out) as out:
-        found = bench.sample(cells, rounds=a.rounds, progress=_progress(a), **network)
-        if a.json:
-            for row in found.rows:
-                print(json.dumps(dataclasses.asdict(row)), file=out)
-            print(json.dumps(dataclasses.asdict(found.peak) | {"others": found.others}), file=out)
-        else:
-            for line in _sampled(found):
-                print(line, file=out)
+        for cell in cells:
+            found = bench.sample([cell], rounds=a.rounds, progress=_progress(a), **network)
+            rows += found.rows
+            last = dataclasses.asdict(found.peak) | {"others": found.others}
+            said = [*map(dataclasses.asdict, found.rows), last] if a.json else _sampled(found)
+            for line in said:
+                print(json.dumps(line) if a.json else line, file=out, flush=True)
     if a.plot:
-        plots.save(bench.picture(found.rows), a.plot)
+        plots.save(bench.picture(rows), a.plot)
 
 
 def _sampled(found: Any) -> Iterator[str]:

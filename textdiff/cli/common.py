@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import enum
 import gc
 import json
@@ -108,10 +109,13 @@ def model_flags(p: Parser, default: str = "the packaged model") -> None:
     p.add_argument(
         "--precision",
         choices=("float32", "bf16", "auto"),
-        default="float32",
-        help="of the network's products; auto: bf16 on a CPU where that is faster (float32)",
+        default="auto",
+        help="of the network's products; auto: bf16 on a CPU where that is faster, float32 elsewhere (auto)",
     )
     p.add_argument("--threads", type=int, metavar="N", help="processors that may be used at once (those that are free)")
+
+
+MALLOC = {-1: 1 << 28, -3: 1 << 25}  # what malloc.h calls M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, in bytes
 
 
 def fit_threads(asked: int | None) -> None:
@@ -123,6 +127,20 @@ def fit_threads(asked: int | None) -> None:
             sys.modules["torch"].set_num_threads(asked)
     elif asked is not None or "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(free_processors() if asked is None else asked)
+
+
+def keep_memory() -> None:
+    """Have the C library keep memory that was freed for what is asked next, where it is glibc and the environment says nothing else.
+
+    A network asks for the same few megabytes at every layer.  Memory that was given back comes anew from the system, which clears
+    every page of it: on two cores of an AMD Zen 4 that was a tenth of the time of a batch, and a fifth of that of one text.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, size in MALLOC.items():
+            mallopt(option, size)
 
 
 def free_processors(load: str = "/proc/loadavg") -> int:

@@ -6,6 +6,7 @@ All cases generate from the same randomly initialised BERT and take turns within
                     exactly t masks at each time
     plain-bf16      the same with all weights in bfloat16 and the head where a token is drawn: three lines more, and what a CPU with
                     such products gains by them
+    plain-order     the mask process by confidence: a full softmax over (B, L, V), and the positions whose best token is likeliest
     plain-edit      random replacement: a full softmax over (B, L, V); multinomial picks positions in proportion to the chance
                     that their token differs, and then tokens other than the one that stands there
 
@@ -56,7 +57,7 @@ class Row:
     highest: float
     evaluations: int | None  # of the network, in a batch; None: not counted
     outside: float | None  # the share of time that is spent outside of the network
-    floor: float | None  # the share of the fastest float32 product of this machine that is reached
+    floor: float | None  # the share that is reached of this machine's fastest product at this precision
     memory: float | None  # MB that the process's peak is above what it held
 
 
@@ -145,6 +146,30 @@ def plain(text_model: TextModel, batch: int, length: int, steps: int, lean: bool
     return run
 
 
+def plain_order(text_model: TextModel, batch: int, length: int, steps: int) -> Callable[[int], Tensor]:
+    """The plain loop for the mask process that writes where the best token is likeliest: seed -> (B, L)."""
+    network: Any = text_model.model
+    mask = text_model.mask_id
+
+    def run(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        x = torch.full((batch, length), mask)
+        masked = length
+        with torch.no_grad():
+            for step in range(1, steps + 1):
+                left = round(length * (1 - step / steps))
+                logits = network(input_ids=x).logits
+                logits[..., :3] = -torch.inf
+                q = torch.softmax(logits, -1)
+                order = torch.where(x == mask, q.amax(-1), -1.0).argsort(-1, descending=True)[:, : masked - left]
+                rows = torch.arange(batch)[:, None].expand_as(order)
+                x[rows, order] = torch.multinomial(q[rows, order].flatten(0, 1), 1).view_as(order)
+                masked = left
+        return x
+
+    return run
+
+
 def plain_edit(text_model: TextModel, batch: int, length: int, steps: int) -> Callable[[int], Tensor]:
     """The plain loop for edits of a random text: seed -> (B, L)."""
     network: Any = text_model.model
@@ -192,6 +217,7 @@ OURS = (
     ("edit-count", "replacement"),
     ("improved", "ascending"),
 )
+ORDERS = ("confidence", "margin", "entropy")  # samplers that read every open position before they choose
 
 
 def sample(
@@ -222,9 +248,8 @@ def sample(
             cases = _cases(text_model, pipes, samplers, batch, length, steps)
             times = turns.by_turns({case.name: _apart(case) for case in cases}, rounds, progress)
             best = machine.peak(batch * length, width, 4 * width)
-            speed = max(best.float32, best.packed or 0.0)
-            least = batch * machine.operations(length, steps, vocabulary, layers, width, 4 * width) / speed
-            rows += [_row(case, cases, times, (length, batch, steps), least) for case in cases]
+            work = batch * machine.operations(length, steps, vocabulary, layers, width, 4 * width)
+            rows += [_row(case, cases, times, (length, batch, steps), work / best.of(case.precision)) for case in cases]
             foreign.append(times.foreign)
     known = [share for share in foreign if share is not None]
     return Found(rows, best, turns.said_of_others(max(known) if known else None))
@@ -241,12 +266,13 @@ def _cases(
     shape = (batch, length, steps)
     cases = [
         Case("plain", "mask", "plain", plain(text_model, *shape)),
+        Case("plain-order", "mask", "plain-order", plain_order(text_model, *shape)),
         Case("plain-edit", "replacement", "plain-edit", plain_edit(text_model, *shape)),
     ]
     if "bf16" in pipes["mask"]:
         cases.append(Case("plain-bf16", "mask", "plain", plain(text_model, *shape, lean=True), "bf16"))
     for name, process in samplers:
-        baseline = "plain" if PROCESSES[process].masks else "plain-edit"
+        baseline = "plain-order" if name in ORDERS else "plain" if PROCESSES[process].masks else "plain-edit"
         own = pipes[process]
         cases += [Case(name, process, baseline, ours(own[p], name, process, *shape), p) for p in own]
     return cases

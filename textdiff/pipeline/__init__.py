@@ -26,7 +26,7 @@ _MODULES = (
 
 
 def load(
-    model: str | os.PathLike[str] | None = None, device: Any = "cpu", precision: str = "float32"
+    model: str | os.PathLike[str] | None = None, device: Any = "cpu", precision: str = "auto"
 ) -> TextPipeline | ImagePipeline:
     """The pipeline of a model: the packaged poem model (None), a model folder, or a hub id; of texts or images, as its folder says.
 

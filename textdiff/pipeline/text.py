@@ -48,12 +48,12 @@ class TextPipeline(Reviser):
         model: str | os.PathLike[str] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        precision: str = "float32",
+        precision: str = "auto",
     ) -> TextPipeline:
         """The packaged poem model (None), a model folder, or a hub id.  ModelError says what is wrong with it.
 
-        `precision` is that of the network's products: float32, bf16 (another poem for a seed, of the same law but for rounding),
-        or auto, which is bf16 on a CPU where that is faster.
+        `precision` is that of the network's products: float32, bf16 (now and then another poem for a seed, of the same law but for
+        rounding), or auto, which is bf16 on a CPU where that is faster.  With float32 a seed gives its poem on every CPU.
         Where textdiff can read the folder itself, transformers is not imported; `pipe.model.with_transformers()` has the
         network and the tokenizer of transformers, and `TextPipeline.of(TextModel.from_pretrained(folder))` draws with them.
         """

@@ -1,8 +1,8 @@
 """What a machine can do at the products that occur, and how long a text must take at the least.
 
 The floor counts operations alone: of every evaluation the body, its last layer at the positions that are drawn (of which the keys and
-values of all), and the head there.  What a run reaches of it is the floor's time, at the fastest float32 product of this machine,
-over the time that was measured.
+values of all), and the head there.  What a run reaches of it is the floor's time, at this machine's fastest product of the run's
+precision, over the time that was measured.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Peak:
     packed: float | None
     bf16: float | None
     int8: float | None
+
+    def of(self, precision: str) -> float:
+        """Of the fastest product at a precision of ours."""
+        return (self.bf16 if precision == "bf16" else None) or max(self.float32, self.packed or 0.0)
 
 
 def peak(rows: int, inner: int, columns: int) -> Peak:

@@ -1,8 +1,8 @@
 """How a network multiplies hidden states by its weights, x·weightᵀ + bias, (…, D) -> (…, E), at each precision.
 
     float32   by oneDNN with weights that are laid out for it once, or as torch does where that is faster; both are exact float32
-    bf16      factors and results rounded to bfloat16 (8 bits of mantissa), sums in float32; norms, attention and what is added
-              from layer to layer stay in float32
+    bf16      factors and results rounded to bfloat16 (8 bits of mantissa), attention's, too, and sums in float32; norms, softmax
+              and what is added from layer to layer stay in float32
     auto      bf16 on a CPU that multiplies so in clearly less time, float32 elsewhere
 
 What pays is found out by computing an example, in a few hundredths of a second, and remembered on this machine (`choices`).  A CPU
@@ -56,11 +56,11 @@ def packed(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 def bf16(weight: Tensor, bias: Tensor | None) -> Product:
-    """Through bfloat16, from and to the precision of x."""
+    """Through bfloat16, from any precision."""
     onednn: Any = torch.ops.mkldnn
     inner = packed if weight.device.type == "cpu" and onednn._is_mkldnn_bf16_supported() else plain
     product = inner(weight.bfloat16(), None if bias is None else bias.bfloat16())
-    return lambda x: product(x.bfloat16()).to(x.dtype)
+    return lambda x: product(x.bfloat16())
 
 
 def check_precision(precision: str) -> None:
@@ -109,12 +109,21 @@ def bf16_pays() -> bool:
     """Whether products through bfloat16 are clearly faster on this CPU."""
     onednn: Any = torch.ops.mkldnn
     supported = torch.backends.mkldnn.is_available() and bool(onednn._is_mkldnn_bf16_supported())
-    return supported and _pays(bf16, packed)
+    return supported and _pays(bf16, packed, threads=1)
 
 
-def _pays(make: Make, than: Make) -> bool:
-    """Whether `make`'s products take clearly less time than those of `than`, each time of `LOOKS`: a busy moment does not decide."""
-    return all(_gain(make, than) > LEAST_GAIN for _ in range(LOOKS))
+def _pays(make: Make, than: Make, threads: int | None = None) -> bool:
+    """Whether `make`'s products take clearly less time than those of `than`, each time of `LOOKS`: a busy moment does not decide.
+
+    With so many `threads`, or as many as torch has: those that wait for a busy processor show nothing of the products.
+    """
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return all(_gain(make, than) > LEAST_GAIN for _ in range(LOOKS))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _gain(make: Make, than: Make) -> float:

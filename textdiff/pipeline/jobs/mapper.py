@@ -61,7 +61,7 @@ class Mapper:
         columns: Sequence[str] | None = None,
         on_error: str = "stop",
         device: str = "cpu",
-        precision: str = "float32",
+        precision: str = "auto",
         **options: Any,
     ):
         if verb not in VERBS:

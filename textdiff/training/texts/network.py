@@ -33,6 +33,17 @@ from textdiff.training.sections import Recipe, Tokenizer
 from textdiff.training.texts.start import check_start, say_nothing, start_from_model
 from textdiff.verse.forms import FORMS
 
+SHORT = 256  # tokens
+
+
+def attend_plainly(model: Any, length: int) -> None:
+    """Let a network keep the weights of its attention for the way back where the texts have at most `SHORT` tokens, on a CPU.
+
+    There it takes less time than to compute them again in blocks, as the attention of torch does.
+    """
+    if length <= SHORT and not torch.accelerator.is_available():
+        model.set_attn_implementation("eager")
+
 
 def specials_of(recipe: Recipe) -> tuple[str, ...]:
     """The special tokens of a tokenizer that is made of the texts."""
@@ -115,6 +126,8 @@ def network(recipe: Recipe, tokenizer: Any, start: TextModel | None) -> TextMode
         say_nothing(model, named(AGAIN, tokenizer.get_vocab()))
         if start:
             start_from_model(model, tokenizer, prefix, start)
+    if "attn_implementation" not in recipe.model.config:
+        attend_plainly(model, longest(recipe))
     for name in recipe.conditioned:
         if name not in prefix:
             raise RecipeError(

@@ -14,6 +14,7 @@ from textdiff.networks.lean import products
 from textdiff.training.loss import Denoiser
 from textdiff.training.optimizer import build
 from textdiff.training.sections import Optimizer
+from textdiff.training.texts.network import attend_plainly
 
 
 def steps(make: Callable[[], TextModel], batch: int, length: int) -> dict[str, Callable[[int], object]]:
@@ -29,7 +30,7 @@ def steps(make: Callable[[], TextModel], batch: int, length: int) -> dict[str, C
     ):
         if not half or products.bf16_pays():
             text_model = make()
-            loss = _all_logits(text_model) if name == "plain" else _ours(text_model)
+            loss = _all_logits(text_model) if name == "plain" else _ours(text_model, length)
             cases[name] = _step(text_model, loss, recipe, half, batch, length)
     return cases
 
@@ -70,7 +71,8 @@ def _all_logits(text_model: TextModel) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def _ours(text_model: TextModel) -> Callable[[Tensor, Tensor], Tensor]:
+def _ours(text_model: TextModel, length: int) -> Callable[[Tensor, Tensor], Tensor]:
+    attend_plainly(text_model.model, length)
     denoiser = Denoiser(text_model)
 
     def loss(x0: Tensor, t: Tensor) -> Tensor:
