@@ -146,6 +146,7 @@ def test_those_who_look_on_see_their_own_texts_alone(pipe):
 
 DEEP = '{"a":' * 3000 + "1" + "}" * 3000
 JSON = {"Content-Type": "application/json"}
+SWEPT = {"sampler": "gibbs", "form": "五绝"}
 REFUSED: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "what is no JSON": (422, "fill", "is not JSON", {"content": "{", "headers": JSON}),
     "what is no object": (422, "fill", "is no JSON object", {"content": "[1]", "headers": JSON}),
@@ -163,6 +164,14 @@ REFUSED: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "too many candidates": (422, "generate", "asks for 66 texts", {"json": {"n": 33, "best_of": 2}}),
     "too many rounds": (422, "refine", "asks for 65 texts", {"json": {"text": QUATRAIN, "rounds": 65}}),
     "too many repeats": (422, "score", "asks for 999 texts", {"json": {"text": QUATRAIN, "repeats": 999}}),
+    "too many sweeps": (422, "generate", "asks for 1001 texts", {"json": SWEPT | {"sampler_options": {"sweeps": 1e3}}}),
+    "sweeps beyond all": (
+        422,
+        "generate",
+        "sweeps is 1e+300",
+        {"json": SWEPT | {"sampler_options": {"sweeps": 1e300}}},
+    ),
+    "too many orders": (422, "score", "asks for 99 texts", {"json": {"text": QUATRAIN, "order": "random:99"}}),
     "an expression of another kind": (
         422,
         "augment",

@@ -12,15 +12,18 @@ from tiny import poem_model
 
 from textdiff.core.errors import AskedError
 from textdiff.pipeline.jobs.verbs import VERBS, prepared
+from textdiff.pipeline.page import longest
 from textdiff.pipeline.run import BATCH
 from textdiff.pipeline.service.limits import Limits, texts_of
 from textdiff.pipeline.service.worker import Full, Stopped, Ticket, Worker
 from textdiff.pipeline.text import TextPipeline
 
+POEMS = poem_model(form="wuyan-jueju")
+
 
 @pytest.fixture(scope="module")
 def pipe() -> TextPipeline:
-    return TextPipeline.of(poem_model(form="wuyan-jueju"))
+    return TextPipeline.of(POEMS)
 
 
 def ticket(pipe: TextPipeline, job: dict[str, Any], deliver: Callable[[Any], object], verb: str = "generate") -> Ticket:
@@ -153,6 +156,31 @@ def test_a_batch_has_the_oldest_request_and_as_many_of_its_kind_as_fit(pipe):
 def test_candidates_and_particles_count_as_texts(pipe, job):
     shared, whole = prepared(VERBS["generate"], {"id": 0, "n": 2} | job, {})
     assert texts_of(pipe, VERBS["generate"], shared, whole) == 2 * job.get("particles", job.get("best_of", 8))
+
+
+COSTLY = [
+    (
+        {"sampler": "gibbs", "sampler_options": {"sweeps": 0}, "steps": 10**9},
+        1,
+    ),  # steps beyond the positions cost nothing
+    ({"sampler": "gibbs", "sampler_options": {"sweeps": 2.5}, "n": 2}, 8),
+    ({"process": "embedding", "steps": 64}, 1),
+    ({"process": "embedding", "steps": 10**9}, 15_625_000),
+    ({"process": "uniform", "steps": 10**9}, -(-(10**9) // longest(POEMS))),
+]
+
+
+@pytest.mark.parametrize(("job", "texts"), COSTLY)
+def test_sweeps_and_steps_beyond_the_positions_count_as_texts_where_they_are_made(job, texts):
+    pipe = TextPipeline.of(dataclasses.replace(POEMS, processes=("mask", "embedding", "uniform")))
+    shared, whole = prepared(VERBS["generate"], {"id": 0} | job, {})
+    assert texts_of(pipe, VERBS["generate"], shared, whole) == texts
+
+
+@pytest.mark.parametrize("verb", ["score", "choose", "restore"])
+def test_the_orders_of_a_likelihood_count_as_texts(pipe, verb):
+    shared, whole = prepared(VERBS[verb], {"id": 0, "text": "床前明月光", "order": "random:99"}, {})
+    assert texts_of(pipe, VERBS[verb], shared, whole) == 99
 
 
 def test_a_wrong_option_is_said_before_a_request_waits(pipe):

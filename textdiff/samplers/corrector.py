@@ -7,7 +7,6 @@ A trained network's conditionals need not belong to any joint law, so no station
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,6 +18,8 @@ from textdiff.core.errors import AskedError
 from textdiff.core.rng import Rng
 from textdiff.samplers.ancestral import improved
 from textdiff.samplers.edit import marginal
+
+MOST_SWEEPS = 1_000_000
 
 
 def corrected(step: Step) -> Step:
@@ -48,8 +49,8 @@ def sweep_levels(n: Tensor, moves: int) -> Iterator[Tensor]:
 
 def gibbs(sweeps: float = 1.0) -> Step:
     """Single edits with correction; `sweeps` passes over the text follow the first (`sweep_levels`)."""
-    if not 0 <= sweeps < math.inf:
-        raise AskedError(f"sweeps is {sweeps}; it must be a number of passes over the text, at least 0")
+    if not 0 <= sweeps <= MOST_SWEEPS:  # nan, too
+        raise AskedError(f"sweeps is {sweeps}; it must be a number of passes over the text, from 0 to {MOST_SWEEPS}")
     masks, edits = improved(), marginal()
 
     def one(state: State, s: Tensor, *, predictor: Predictor, process: Process, rng: Rng) -> State:

@@ -131,7 +131,7 @@ class Service:
             texts = texts_of(self.pipe, verb, shared, job)
             if texts > self.limits.texts:
                 raise AskedError(
-                    f"the job asks for {texts} texts, counting candidates, rounds and repeats, and at most "
+                    f"the job asks for {texts} texts, counting candidates, rounds, passes and repeats, and at most "
                     f"{self.limits.texts} are done at a time; ask for fewer, several times"
                 )
             ticket = Ticket(verb, shared, job, texts, box.deliver, box.show if streamed else None)
