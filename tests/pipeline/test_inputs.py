@@ -73,6 +73,49 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert chosen.labels == WORDS.choose("the {x} sat.", x={"one": "cat", "two": ["dog", "mat"]})[0].labels
 
 
+BEYOND = [
+    (call, name)
+    for call, names in {
+        "generate": ("n", "steps", "batch_size", "length", "best_of", "particles", "seed"),
+        "fill": ("n", "seed"),
+        "refine": ("rounds", "k", "patience", "variations", "batch_size", "seed"),
+        "augment": ("n", "tries", "levels", "batch_size"),
+        "score": ("levels", "repeats", "batch_size"),
+        "detail": ("batch_size",),
+        "restore": ("top", "width", "batch_size"),
+    }.items()
+    for name in names
+]
+
+
+@pytest.mark.parametrize("number", [2**63, 10**5000], ids=["2**63", "10**5000"])
+@pytest.mark.parametrize(("call", "name"), BEYOND)
+def test_a_number_that_no_run_comes_to_the_end_of_is_refused(call: str, name: str, number: int) -> None:
+    texts = {"generate": (), "fill": (HOLED,), "restore": (HOLED,)}.get(call, (QUATRAIN,))
+    said = "9223372036854775808" if number == 2**63 else r"10\^5000"
+    with pytest.raises(AskedError, match=rf"^{name} is {said}; .* (at most|64 bits)"):
+        getattr(POEMS, call)(*texts, **{name: number})
+
+
+@pytest.mark.parametrize("name", ["batch_size", "levels"])
+def test_a_file_is_read_by_numbers_that_a_run_comes_to_the_end_of(name: str) -> None:
+    with pytest.raises(AskedError, match=f"{name} is 10\\^30; it must be at most 2147483647"):
+        POEMS.evaluate([QUATRAIN], **{name: 10**30})
+
+
+@pytest.mark.parametrize("order", ["random:1000000", "random:" + "9" * 5000, "random:0"])
+def test_orders_beyond_all_number_are_refused(order: str) -> None:
+    with pytest.raises(AskedError, match=r"expected .*K up to 999999"):
+        POEMS.score(QUATRAIN, order=order)
+
+
+def test_a_revision_ends_when_nothing_is_left_to_do_however_many_rounds_it_may_take() -> None:
+    most = 2**31 - 1
+    assert POEMS.refine(QUATRAIN, rounds=most, steps=1) == POEMS.refine(QUATRAIN, rounds=50, steps=1)
+    varied = POEMS.augment(QUATRAIN, n=1, tries=most, steps=1, levels=0)
+    assert varied == POEMS.augment(QUATRAIN, n=1, tries=50, steps=1, levels=0)
+
+
 @pytest.mark.parametrize("texts", [None, 5, QUATRAIN.encode(), {"text": QUATRAIN}])
 @pytest.mark.parametrize("call", ["fill", "score", "refine", "augment", "restore", "choose"])
 def test_what_is_no_text_and_no_list_of_texts_is_refused(call: str, texts: Any) -> None:

@@ -16,7 +16,7 @@ import reprlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from textdiff.core.errors import AskedError
@@ -32,6 +32,7 @@ ALL = ("generate", "fill", "refine", "augment")
 JUDGED = ("generate", "fill", "refine")  # the calls whose texts are chosen, or keep a law
 NEW = ("generate", "fill")  # the calls that write on an open page
 OF_TEXTS = ("form", "title", "dynasty")  # the options that may be others for each text
+LARGEST = 2**31 - 1  # of a number that says how much is done
 MOST_TEXTS = 1000  # that one call makes of a text, or one job asks for
 Forms = str | Sequence[str | None] | None  # of all texts, or one for each; None: what a text's shape says
 Words = str | Sequence[str | None] | None  # a word for all texts, or one for each
@@ -256,12 +257,22 @@ def texts_in(texts: Any) -> list[Any]:
     return [texts] if isinstance(texts, str) else several("texts", texts, "a text, or a list of texts")
 
 
-def at_least(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """AskedError unless value is None, or a whole number of at least `least`, and at most `most` if that is given."""
-    if value is not None and whole(name, value) < least:
-        raise AskedError(f"{name} is {value}; it must be at least {least}")
-    if value is not None and most is not None and value > most:
-        raise AskedError(f"{name} is {value}; it must be at most {most}, as all of them are in memory together")
+def at_least(name: str, value: Any, least: int, most: int | None = None) -> Any:
+    """The whole number that a value is, from `least` to `most` (or LARGEST), or None; AskedError for any other value."""
+    if value is None:
+        return None
+    number = whole(name, value)
+    if number < least:
+        raise AskedError(f"{name} is {figures(number)}; it must be at least {least}")
+    if number > (LARGEST if most is None else most):
+        why = ", which no run comes to the end of" if most is None else ", as all of them are in memory together"
+        raise AskedError(f"{name} is {figures(number)}; it must be at most {LARGEST if most is None else most}{why}")
+    return number
+
+
+def figures(number: int) -> str:
+    """A whole number as a message has it; Python itself does not write one of thousands of figures."""
+    return str(number) if abs(number) < 10**30 else f"{'-' if number < 0 else ''}10^{math.log10(abs(number)):.0f}"
 
 
 def _is_number(value: Any) -> bool:
@@ -313,11 +324,9 @@ class Task:
     level: float | None
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "k", "patience", "variations"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, Integral) or value < 1):
-                raise AskedError(f"{name} is {value!r}; it must be a whole number, at least 1")
-        at_least("variations", self.variations, 1, MOST_TEXTS)
+        for name in ("rounds", "k", "patience"):
+            object.__setattr__(self, name, at_least(name, getattr(self, name), 1))
+        object.__setattr__(self, "variations", at_least("variations", self.variations, 1, MOST_TEXTS))
         if self.level is not None and self.variations is None:
             raise AskedError(f"level is {self.level}, which is for variations; pass how many, or leave it out")
         if self.level is not None and not 0 < self.level <= 1:

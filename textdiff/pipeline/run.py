@@ -33,7 +33,7 @@ from textdiff.networks.fast_float32 import fast_float32
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas
 from textdiff.pipeline.match.law import accepted, exchangeable, pattern_for
-from textdiff.pipeline.options import at_least, whole
+from textdiff.pipeline.options import at_least, figures, whole
 from textdiff.pipeline.page import condition, together, verse_form
 from textdiff.pipeline.plan import Plan
 from textdiff.pipeline.writable import keyword_ids, law_of, vocabulary
@@ -191,8 +191,9 @@ def seeds_of(seed: int | Sequence[int], n: int | None, generator: torch.Generato
         seeds = [whole("seed", s) for s in seed]
     else:
         seeds = [whole("seed", seed) + k for k in range(n or 1)]
-    if min(seeds) < -(2**63) or max(seeds) >= 2**63:
-        raise AskedError(f"seed is {seed}; it must fit into 64 bits")
+    for one in seeds:
+        if not -(2**63) <= one < 2**63:
+            raise AskedError(f"seed is {figures(one)}; it must fit into 64 bits")
     return seeds
 
 

@@ -31,7 +31,7 @@ from textdiff.networks.folder import TextModel
 from textdiff.networks.text_parts import fitting, read_description, read_weights
 from textdiff.pipeline.options import CHOICES, at_least, whole
 from textdiff.pipeline.outputs import Output
-from textdiff.pipeline.run import BATCH
+from textdiff.pipeline.run import BATCH, MOST
 from textdiff.pipeline.text import TextPipeline
 
 TASK = "text-diffusion"
@@ -118,7 +118,7 @@ class TextDiffusionPipeline(Pipeline):
     ) -> Iterator[list[dict[str, Any]]]:
         options = dict(parameters)
         n, seed = options.pop("num_return_sequences", 1), whole("seed", options.pop("seed", 0))
-        at_least("num_return_sequences", n, 1)
+        at_least("num_return_sequences", whole("num_return_sequences", n), 1, MOST)
         records = (_record(one, j) for one in inputs for j in range(n))
         outputs = self.texts.each(records, seed=seed, batch_size=batch_size, **options)
         while found := list(itertools.islice(outputs, n)):

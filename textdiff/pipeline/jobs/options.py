@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from textdiff.core.errors import AskedError
-from textdiff.pipeline.options import CHOICES, MOST_TEXTS, Choice
+from textdiff.pipeline.options import CHOICES, LARGEST, MOST_TEXTS, Choice
 from textdiff.pipeline.score.template import MOST
 
 PER_TEXT = ("form", "title", "dynasty")  # jobs that differ in these can be worked on in one call
-LARGEST = 2**31 - 1  # of the whole numbers that a job may have
 
 
 @dataclass(frozen=True)

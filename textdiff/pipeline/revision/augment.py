@@ -75,9 +75,8 @@ class Augmentation:
     levels: int = MERIT_LEVELS  # of the bound; 0: no bound
 
     def __post_init__(self) -> None:
-        at_least("n", self.n, 1, MOST_TEXTS)
-        for name, least in (("tries", 1), ("levels", 0)):
-            at_least(name, getattr(self, name), least)
+        for name, least, most in (("n", 1, MOST_TEXTS), ("tries", 1, None), ("levels", 0, None)):
+            object.__setattr__(self, name, at_least(name, getattr(self, name), least, most))
         if not isinstance(self.strength, Real) or not 0 < self.strength <= 1:
             raise AskedError(
                 f"strength is {self.strength!r}; it must lie in (0, 1], the share of the free tokens that is drawn anew"

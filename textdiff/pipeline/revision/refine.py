@@ -235,6 +235,8 @@ def _rounds(work: Work, drafts: Sequence[Draft], callback: Progress | None) -> l
         if callback is not None and len(going) < len(at_work):
             callback(len(at_work) - len(going))
         at_work = going
+        if not at_work:
+            break
     return current
 
 

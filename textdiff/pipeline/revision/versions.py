@@ -147,4 +147,6 @@ def versions(
             if like != v + 1 and not texts[i].gone():
                 again.append((i, v))
         open_ = again
+        if not open_:
+            break
     return [[results[i, v] for v in range(n)] for i in range(len(texts))]

@@ -40,9 +40,9 @@ class Order:
             return cls(text, sampler=text)
         if text in ("left", "right"):
             return cls(text, written=())
-        if word == "random" and (not number or (number.isdecimal() and int(number) > 0)):
+        if word == "random" and (not number or (number.isdecimal() and len(number) < 7 and int(number) > 0)):
             return cls(text, repeats=int(number or 1))
-        names = f"left, right, random:K, {', '.join(chosen)}"
+        names = f"left, right, random:K (K up to 999999), {', '.join(chosen)}"
         if not files:
             raise AskedError(f"order is {reprlib.repr(text)}; expected one of {names}")
         try:

@@ -109,6 +109,7 @@ def restore(
     """Each damaged text restored, whatever the texts beside it; `callback` hears of each hole the share that it is of its text."""
     at_least("top", whole("top", top), 1, WIDEST)
     at_least("width", whole("width", width), 1, WIDEST)
+    at_least("batch_size", batch_size, 1)
     writer = Writer(model, order, max(width, top), seed, batch_size)
     results = []
     for number, told in enumerate(zip(texts, forms, titles, dynasties, strict=True)):

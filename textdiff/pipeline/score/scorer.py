@@ -111,7 +111,7 @@ class Scorer:
         canvases = canvas.about_all(canvas.read_all(canvas.whole, texts, model, form), model, title, dynasty)
         name = process_of(model, process)
         at_least("levels", levels, 1)
-        at_least("repeats", repeats, 1)
+        at_least("repeats", repeats, 1, MOST)
         seeds = _per_text(seed, len(canvases))
         if order is not None:
             seeds = [example_seed(one, 0) for one in seeds]
