@@ -196,9 +196,9 @@ def test_listings(run):
     assert run("samplers")[0] == 0
     assert run("--version")[1] == f"textdiff {__version__}\n"
     _, out, _ = run("env", "--json")
-    assert (
-        json.loads(out)["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    )  # builds may be named once only
+    facts = json.loads(out)  # builds may be named once only
+    assert facts["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert facts["precision"] == "float32", "as all tests compute where they say nothing else"
     assert run("--help")[0] == run("data", "prepare", "--help")[0] == 0
 
 

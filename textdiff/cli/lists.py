@@ -169,6 +169,8 @@ def env(a: argparse.Namespace) -> None:
 
     import torch
 
+    from textdiff.networks.lean.products import bf16_pays
+
     def version(name: str) -> str | None:
         try:
             return metadata.version(name)
@@ -184,6 +186,7 @@ def env(a: argparse.Namespace) -> None:
         facts[name] = version(name)
     facts["cpu"] = torch.backends.cpu.get_cpu_capability()
     facts["threads"] = torch.get_num_threads()
+    facts["precision"] = "bf16" if bf16_pays() else "float32"  # what "auto" is here
     facts["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     if a.json:
         print(json.dumps(facts))
