@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from tiny import QUATRAIN, poem_model, sentence_model
 
 from textdiff.core.errors import AskedError
+from textdiff.pipeline.options import CHOICES
 from textdiff.pipeline.score.template import Template
 from textdiff.pipeline.text import TextPipeline
 
@@ -114,6 +117,80 @@ def test_a_revision_ends_when_nothing_is_left_to_do_however_many_rounds_it_may_t
     assert POEMS.refine(QUATRAIN, rounds=most, steps=1) == POEMS.refine(QUATRAIN, rounds=50, steps=1)
     varied = POEMS.augment(QUATRAIN, n=1, tries=most, steps=1, levels=0)
     assert varied == POEMS.augment(QUATRAIN, n=1, tries=50, steps=1, levels=0)
+
+
+RECORD = {"text": QUATRAIN, "title": "月"}
+CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "generate": ((), {"form": "wujue", "steps": 1}),
+    "stream": ((), {"form": "wujue", "steps": 1}),
+    "fill": ((HOLED,), {"steps": 1}),
+    "each": (([HOLED],), {"steps": 1}),
+    "refine": ((QUATRAIN,), {"steps": 1, "rounds": 1}),
+    "augment": ((QUATRAIN,), {"steps": 1, "levels": 0, "n": 1}),
+    "score": ((QUATRAIN,), {"levels": 1}),
+    "detail": ((QUATRAIN,), {}),
+    "evaluate": (([RECORD],), {"levels": 1}),
+    "choose": ((QUATRAIN.replace("明", "{x}"),), {"slots": {"x": ["明", "白"]}}),
+    "restore": ((HOLED,), {"top": 1, "width": 1}),
+    "retrieve": (([RECORD, {**RECORD, "title": "春"}],), {"levels": 1, "titles": 2}),
+}
+OTHERS = (
+    "texts",
+    "records",
+    "templates",
+    "options",
+    "callback",
+    "watch",
+    "left",
+    "wrong",
+    "changes",
+    "more",
+    "generator",
+)
+WITHOUT_DIMENSION = (torch.tensor(3), torch.tensor(0.5), np.array(3), np.int64(3), np.float32(0.5), np.array("五绝"))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_value_without_a_dimension_is_the_number_or_is_refused(call: str) -> None:
+    texts, usual = CALLS[call]
+    names = [name for name in inspect.signature(getattr(POEMS, call)).parameters if name not in OTHERS]
+    drawing = [name for name, one in CHOICES.items() if one.kind != "image" and call in one.calls]
+    for name in dict.fromkeys(names + drawing):
+        for value in WITHOUT_DIMENSION:
+            with contextlib.suppress(AskedError):
+                list(getattr(POEMS, call)(*texts, **{**usual, name: value}))
+
+
+@pytest.mark.parametrize("three", [torch.tensor(3), np.array(3), np.int64(3)], ids=type)
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ("generate", "n"),
+        ("generate", "seed"),
+        ("refine", "rounds"),
+        ("refine", "k"),
+        ("augment", "n"),
+        ("augment", "levels"),
+        ("score", "levels"),
+        ("evaluate", "levels"),
+        ("evaluate", "seed"),
+        ("retrieve", "seed"),
+        ("restore", "top"),
+    ],
+)
+def test_a_number_without_a_dimension_is_that_number(call: str, name: str, three: Any) -> None:
+    texts, usual = CALLS[call]
+    asked = getattr(POEMS, call)
+    assert asked(*texts, **{**usual, name: three}) == asked(*texts, **{**usual, name: 3})
+
+
+def test_the_seed_of_a_record_may_be_any_whole_number_and_nothing_else() -> None:
+    expected = POEMS.evaluate([RECORD | {"seed": 3}], levels=1)
+    assert POEMS.evaluate([RECORD | {"seed": torch.tensor(3)}], levels=1) == expected
+    with pytest.raises(AskedError, match="seed is 'x'; it must be a whole number"):
+        POEMS.evaluate([RECORD | {"seed": "x"}], levels=1)
+    chosen = [WORDS.choose("the {x} sat.", x=["cat", "dog"], order="random:2", seed=s) for s in (3, np.int64(3))]
+    assert chosen[0] == chosen[1]
 
 
 @pytest.mark.parametrize("texts", [None, 5, QUATRAIN.encode(), {"text": QUATRAIN}])

@@ -391,5 +391,5 @@ def test_a_saved_model_draws_and_scores_the_same(tmp_path):
 def test_each_text_may_name_its_own_form():
     together = POEMS.fill([HOLE * 20, HOLE * 28], form=["wuyan-jueju", None])
     assert [o.form for o in together] == ["wuyan-jueju", "qiyan-jueju"]
-    with pytest.raises(ValueError, match="1 forms for 2 texts"):
+    with pytest.raises(ValueError, match="form has 1 values for 2 texts"):
         POEMS.fill([HOLE * 20, HOLE * 28], form=["wuyan-jueju"])

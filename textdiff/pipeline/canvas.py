@@ -225,8 +225,6 @@ def read_all(make: Maker, texts: str | Iterable[Any], model: TextModel, form: Fo
     texts = texts_in(texts)
     if not texts:
         raise AskedError("there is no text; pass at least one")
-    if form is not None and not isinstance(form, str) and len(form) != len(texts):
-        raise AskedError(f"form names {len(form)} forms for {len(texts)} texts; pass one form, or one for each text")
     forms = per_text("form", form, len(texts))
     return [read(make, text, model, f, k) for k, (text, f) in enumerate(zip(texts, forms, strict=True))]
 

@@ -279,16 +279,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_number(name: str, value: Any) -> None:
-    """AskedError where an option that is a number is none, or lies outside its range."""
+def checked_number(name: str, value: Any) -> Any:
+    """The value of an option that is a number; AskedError where it is none, or lies outside its range."""
     one = CHOICES[name]
     if value is None or value in one.words:
-        return
+        return value
     if one.type is int:
         if isinstance(value, str) and one.words:
             raise AskedError(f"{name} is {value!r}; it must be a whole number or {' or '.join(map(repr, one.words))}")
-        at_least(name, value, int(one.least or 0))
-        return
+        return at_least(name, value, int(one.least or 0))
     if not _is_number(value):
         raise AskedError(f"{name} is {value!r}; it must be a number")
     try:
@@ -305,6 +304,7 @@ def check_number(name: str, value: Any) -> None:
         raise AskedError(f"{name} is {value}; it must be at least {one.least}{one.note}")
     elif not math.isfinite(value):
         raise AskedError(f"{name} is {value}; it must be a number")
+    return value
 
 
 ROUNDS = {"rounds": 3, "k": 3, "patience": 2}  # what is done where a revision says nothing of them

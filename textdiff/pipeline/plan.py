@@ -11,7 +11,7 @@ from typing import Any
 from textdiff.core.contracts import Model, Step
 from textdiff.core.errors import AskedError
 from textdiff.core.resolve import attribute, unknown
-from textdiff.pipeline.options import CHOICES, EACH, QUALITIES, Options, check_number, defaults_of
+from textdiff.pipeline.options import CHOICES, EACH, QUALITIES, Options, checked_number, defaults_of
 from textdiff.processes import PROCESSES
 from textdiff.samplers import SAMPLERS
 from textdiff.shaping.match.expression import parse
@@ -69,8 +69,8 @@ def resolve(options: Options, model: Model, call: str = "generate") -> Plan:
     steps = entry.steps if steps is None else steps
 
     numbers = {name: _first(options, defaults, name) for name, one in CHOICES.items() if one.type in (int, float)}
-    for name, value in (numbers | {"steps": steps}).items():
-        check_number(name, value)
+    numbers = {name: checked_number(name, value) for name, value in (numbers | {"steps": steps}).items()}
+    steps = numbers["steps"]
     _check_words(options, defaults)
     count = None if steps is None or steps == EACH or not way.stepped else int(steps)
 
@@ -84,7 +84,7 @@ def resolve(options: Options, model: Model, call: str = "generate") -> Plan:
     usual = sampler == defaults.sampler and options.sampler_options is None
     chosen = _sampler_options(sampler, (defaults if usual else options).sampler_options)
     best_of = numbers["best_of"] if options.best_of is not None else quality.get("best_of", numbers["best_of"])
-    chains = (best_of or 1) * (options.particles or 1)
+    chains = (best_of or 1) * (numbers["particles"] or 1)
     if chains > MOST_CHAINS:
         names = " × ".join(name for name in ("best_of", "particles") if (numbers[name] or 1) > 1)
         raise AskedError(f"{names} is {chains} chains for one text; ask for at most {MOST_CHAINS}")
@@ -99,7 +99,7 @@ def resolve(options: Options, model: Model, call: str = "generate") -> Plan:
         top_p=None if numbers["top_p"] is None else float(numbers["top_p"]),
         guidance=1.0 if options.guidance is None else float(options.guidance),
         prosody=prosody,
-        particles=options.particles,
+        particles=numbers["particles"],
         best_of=best_of or 1,
     )
 

@@ -30,7 +30,7 @@ import textdiff.pipeline.canvas as canvas
 from textdiff.core.errors import AskedError
 from textdiff.networks.folder import TextModel
 from textdiff.pipeline.canvas import Canvas, spelled
-from textdiff.pipeline.options import at_least
+from textdiff.pipeline.options import at_least, whole
 from textdiff.pipeline.run import Left
 from textdiff.pipeline.score.likelihood import Progress, free_nats
 from textdiff.pipeline.score.template import Label, Template, Written
@@ -97,6 +97,7 @@ def choose(
     if compare not in COMPARED:
         raise AskedError(f"compare is {compare!r}; it must be {' or '.join(COMPARED)}")
     at_least("limit", limit, 2)
+    seed = whole("seed", seed)
     results, window = list[Chosen](), list[list[_Place]]()
     for number, told in enumerate(zip(templates, forms, titles, dynasties, strict=True)):
         with canvas.numbered(number):

@@ -67,7 +67,7 @@ def bounds(
             predictor=predictor,
             process=forward,
             seeds=torch.tensor([s for row in rows for s in seeds[row]], device=model.device),
-            levels=levels,
+            levels=at_least("levels", levels, 1),
             condition=condition(model, repeats),
             rows=whole("batch_size", batch_size),
             gone=None if left is None else lambda: torch.tensor([left(row) for row in owners], device=model.device),

@@ -35,6 +35,8 @@ class Order:
         Without `files` none is looked for: a caller from elsewhere must not learn which files there are.
         """
         chosen = [name for name, one in SAMPLERS.items() if "any_order" in one.needs and one.stepped]
+        if not isinstance(text, str):
+            raise AskedError(f"order is {text!r}; it must be a word, such as 'left'")
         word, _, number = text.partition(":")
         if text in chosen:
             return cls(text, sampler=text)

@@ -110,7 +110,7 @@ def restore(
     at_least("top", whole("top", top), 1, WIDEST)
     at_least("width", whole("width", width), 1, WIDEST)
     at_least("batch_size", batch_size, 1)
-    writer = Writer(model, order, max(width, top), seed, batch_size)
+    writer = Writer(model, order, max(width, top), whole("seed", seed), batch_size)
     results = []
     for number, told in enumerate(zip(texts, forms, titles, dynasties, strict=True)):
         with canvas.numbered(number):

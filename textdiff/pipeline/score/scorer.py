@@ -26,7 +26,7 @@ from textdiff.networks.devices import on_cpu
 from textdiff.networks.folder import TextModel
 from textdiff.networks.tokenization import title_characters
 from textdiff.pipeline.canvas import Canvas, spelled
-from textdiff.pipeline.options import Forms, Words, at_least, texts_in, whole
+from textdiff.pipeline.options import Forms, Words, at_least, several, texts_in, whole
 from textdiff.pipeline.plan import process_of
 from textdiff.pipeline.run import BATCH, Left
 from textdiff.pipeline.score.choose import Chosen, choose
@@ -175,11 +175,11 @@ class Scorer:
         """
         model = self.model
         at_least("batch_size", batch_size, 1)
-        name = process_of(model, process)
+        name, seed = process_of(model, process), whole("seed", seed)
         at_least("levels", levels, 1)
         if order is None:
             check_steps(steps)
-        for slot in conditions:
+        for slot in several("conditions", conditions, "a list of " + " and ".join(CONDITIONS)):
             if slot not in CONDITIONS:
                 raise unknown("condition", slot, CONDITIONS)
         parts, counts, forms = list[Tensor](), list[int](), list[str | None]()
@@ -191,13 +191,14 @@ class Scorer:
                 try:
                     page = canvas.read(canvas.whole, row["text"], model, row.get("form"), k if wrong is None else 0)
                     words = [row.get(key) if key in conditions else None for key in CONDITIONS]
+                    own = None if row.get("seed") is None else whole("seed", row["seed"])
                     pages.append(canvas.about(page, model, *words))
                 except AskedError as error:
                     if wrong is None:
                         raise
                     wrong(record, error)
                     continue
-                seeds.append([example_seed(seed, k) if row.get("seed") is None else example_seed(row["seed"], 0)])
+                seeds.append([example_seed(seed, k) if own is None else example_seed(own, 0)])
             if pages and order is not None:
                 parts.append(ordered_nats(model, pages, [one for (one,) in seeds], order, steps, batch_size, callback))
             elif pages:
@@ -295,7 +296,7 @@ class Scorer:
         Records without a title are left out.
         """
         model = self.model
-        at_least("titles", titles, 2)
+        seed, _ = whole("seed", seed), at_least("titles", titles, 2)
         rows = [record for record in records if title_characters(record.get("title") or "")]
         if not rows:
             raise AskedError("there is no poem with a title; pass at least one")
