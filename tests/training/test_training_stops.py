@@ -137,3 +137,16 @@ def test_a_run_to_which_steps_are_added_goes_on_at_the_rate_of_the_longer_one(tm
     for recipe in (longer, whole):
         run.train(recipe)
     assert losses(longer.folder) == losses(whole.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "rounding"), [("accumulation=4", 1e-4), ("recompute=true", 1e-4), ("bf16=true", 0.02)]
+)
+def test_a_run_may_go_on_with_another_way_to_compute_its_steps(change: str, rounding: float, tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, optimizer={"decay": 0.0}, run={"steps": 2})
+    whole = load(path, ["run.steps=4", f"out={tmp_path / 'whole'}"])
+    changed = load(path, ["run.steps=4", f"run.{change}"])
+    run.train(whole)
+    run.train(load(path))
+    run.train(changed)
+    assert losses(changed.folder) == pytest.approx(losses(whole.folder), rel=rounding)

@@ -229,7 +229,10 @@ def _step_of(line: str) -> float:
 
 
 def _same(recipe: Recipe, earlier: Recipe) -> None:
-    """A resumed run must have the data, network, optimiser and batches of the first, and with a patience its evaluations."""
+    """A resumed run must have the data, network, optimiser and batches of the first, and with a patience its evaluations.
+
+    How a step is computed (accumulation, bf16, compile, recompute) may be another: it changes rounding alone.
+    """
     sections = ("data", "tokenizer", "model", "processes", "from_nothing", "conditions", "diffusion", "optimizer")
     judged = (
         ("eval_texts", "eval_levels") if recipe.run.patience is not None else ()
