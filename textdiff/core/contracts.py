@@ -110,9 +110,9 @@ class TokenPrediction(Prediction, Protocol):
     def select(self, where: Tensor, known: Tensor | None = None) -> Self:
         """The part at `where` (B, L) bool; known tokens (this prediction's by default) elsewhere."""
 
-    def map(self, shape: OfLogits, ranked: bool = False) -> Self:
+    def map(self, shape: OfLogits, ranked: bool = False, alike: bool = False) -> Self:
         """The prediction with shape(logits, rows, positions) (n, V) in the place of its logits; with `ranked` in `statistic`
-        they stay as they are."""
+        they stay as they are.  `alike` says that `shape` looks at the logits alone."""
 
     def log_prob(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """log q_i(x_i) in nats for each x (B, L) of `tokens`, (B, L) float64; at known positions 0 if right, else −inf."""

@@ -61,6 +61,9 @@ class Categorical:
     at: Positions
     known: Tensor
     ranked: Callable[[Tensor], Tensor] | None = None  # the same, for `statistic` alone, where that reads another law
+    kind: Tensor | None = (
+        None  # (N,) a number for each position, equal where the laws are known to be equal; None: nothing is known
+    )
 
     @classmethod
     def from_logits(cls, logits: Tensor, known: Tensor, at: Positions | None = None) -> Categorical:
@@ -70,14 +73,17 @@ class Categorical:
             logits = logits.flatten(0, 1)
         return cls(logits.__getitem__, at, known)
 
-    def map(self, shape: OfLogits, ranked: bool = False) -> Categorical:
+    def map(self, shape: OfLogits, ranked: bool = False, alike: bool = False) -> Categorical:
         """The prediction with `shape(logits (n, V), rows (n,), positions (n,))` in the place of its logits.
 
-        With `ranked` its `statistic` stays that of this one.
+        With `ranked` its `statistic` stays that of this one; `alike` says that `shape` looks at the logits alone.
         """
         rows, positions = self.at
         before = (self.ranked or self.read) if ranked else self.ranked
-        return replace(self, read=lambda index: shape(self.read(index), rows[index], positions[index]), ranked=before)
+        kind = self.kind if alike else None
+        return replace(
+            self, read=lambda index: shape(self.read(index), rows[index], positions[index]), ranked=before, kind=kind
+        )
 
     def select(self, where: Tensor, known: Tensor | None = None) -> Categorical:
         """The part at `where` (B, L) bool; known tokens (this prediction's by default) elsewhere."""
@@ -92,6 +98,7 @@ class Categorical:
             (rows[keep], positions[keep]),
             known,
             None if ranked is None else lambda index: ranked(keep[index]),
+            None if self.kind is None else self.kind[keep],
         )
 
     def pin(self, x: Tensor, where: Tensor) -> Categorical:
@@ -104,6 +111,14 @@ class Categorical:
     def logits(self) -> Tensor:
         """All N rows, (N, V)."""
         return self.read(torch.arange(len(self.at[0]), device=self.known.device))
+
+    def kinds(self) -> tuple[Tensor, Tensor]:
+        """(positions (K,), which (N,)): the law of position i is that of positions[which[i]], and no more is known of equal laws."""
+        index = torch.arange(len(self.at[0]), device=self.known.device)
+        if self.kind is None:
+            return index, index
+        numbers, which = self.kind.unique(return_inverse=True)
+        return index.new_full((len(numbers),), len(index)).scatter_reduce(0, which, index, "amin"), which
 
     def draw(self, *, rng: Rng) -> Tensor:
         """x̂0 ~ q, (B, L)."""
@@ -167,7 +182,7 @@ class Categorical:
             never = (here == -torch.inf) | (there == -torch.inf)  # −inf − (−inf) would be nan
             return torch.where(never, -torch.inf, there + scale * (here - there))
 
-        return replace(self, read=read)
+        return replace(self, read=read, kind=None)
 
     def statistic(self, f: OfLogits, fill: float = 0.0) -> Tensor:
         """f(log-probabilities (n, V), rows (n,), positions (n,)) -> (n,), as (B, L) with `fill` at known positions."""

@@ -54,8 +54,8 @@ class Forced(OnlyDrawn):
     def select(self, where: Tensor, known: Tensor | None = None) -> Forced:
         return replace(self, base=self.base.select(where, known))
 
-    def map(self, shape: OfLogits, ranked: bool = False) -> Forced:
-        return replace(self, base=self.base.map(shape, ranked))
+    def map(self, shape: OfLogits, ranked: bool = False, alike: bool = False) -> Forced:
+        return replace(self, base=self.base.map(shape, ranked, alike))
 
     def log_prob(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         return self.base.log_prob(*tokens)

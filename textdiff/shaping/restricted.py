@@ -92,9 +92,9 @@ class Restricted(OnlyDrawn):
         """The law of the tokens at `where` (B, L) bool alone."""
         return replace(self, asked=self.asked & where, shown=self.shown if known is None else known)
 
-    def map(self, shape: OfLogits, ranked: bool = False) -> Self:
+    def map(self, shape: OfLogits, ranked: bool = False, alike: bool = False) -> Self:
         """The restriction of a product with other logits."""
-        return replace(self, base=self.base.map(shape, ranked))
+        return replace(self, base=self.base.map(shape, ranked, alike))
 
     def log_prob(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """That of the product without the law."""
@@ -118,9 +118,12 @@ class Restricted(OnlyDrawn):
         raise NotImplementedError
 
     @cached_property
-    def q(self) -> Tensor:
-        """q̃ at the base's positions, with the floor (3), (N, V)."""
-        logits, floor = self.base.logits(), math.log(LEAST)
+    def laws(self) -> tuple[Tensor, Tensor]:
+        """q̃ (K, V), with the floor (3), and which of them (N,) each of the base's positions has."""
+        of_row = len(self.barred) > 1  # what is barred hangs on the position, and so does the law
+        index = torch.arange(len(self.base.at[0]), device=self.asked.device)
+        first, which = (index, index) if of_row else self.base.kinds()
+        logits, floor = self.base.read(first), math.log(LEAST)
         kept = logits + torch.where(self.barred, -torch.inf, 0.0).to(logits.dtype)  # a sum is cheaper than a fill
         top = kept.amax(-1, keepdim=True)
         kept -= torch.where(top > -torch.inf, top, 0.0)
@@ -131,7 +134,12 @@ class Restricted(OnlyDrawn):
             deep = (kept[rows] < floor) & ~self.barred.expand_as(kept)[rows]
             tail = floor - TAIL * torch.log1p(floor - kept[rows]).clamp(max=DEEPEST)
             q[rows] = torch.where(deep, tail.exp(), q[rows])
-        return q.div_(q.sum(-1, keepdim=True))
+        return q.div_(q.sum(-1, keepdim=True)), which
+
+    def q(self, index: Tensor) -> Tensor:
+        """q̃ at some of the base's positions, (n, V)."""
+        laws, which = self.laws
+        return laws[which[index]]
 
     def log_kept(self) -> Tensor:
         """Σ over the asked positions of log k_i of (2), (B,) float64."""

@@ -30,11 +30,16 @@ P = TypeVar("P", bound=Prediction)
 T = TypeVar("T", bound=TokenPrediction)
 
 
-def shaped(predictor: Callable[[Query], T], shape: OfLogits, ranked: bool = False) -> Callable[[Query], T]:
-    """`predictor` with `shape` applied to its logits; with `ranked` orders go by the law before."""
+def shaped(
+    predictor: Callable[[Query], T], shape: OfLogits, ranked: bool = False, alike: bool = False
+) -> Callable[[Query], T]:
+    """`predictor` with `shape` applied to its logits; with `ranked` orders go by the law before.
+
+    `alike` says that `shape` looks at the logits alone, so that equal laws stay equal.
+    """
 
     def predict(query: Query) -> T:
-        return predictor(query).map(shape, ranked)
+        return predictor(query).map(shape, ranked, alike)
 
     return predict
 
@@ -64,7 +69,7 @@ def tempered(predictor: Callable[[Query], T], temperature: float) -> Callable[[Q
         mode = logits.argmax(-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(-1, mode, 0.0)
 
-    return shaped(predictor, shape, ranked=temperature <= SURE)
+    return shaped(predictor, shape, ranked=temperature <= SURE, alike=True)
 
 
 def guided(predictor: Callable[[Query], P], scale: float, untold: Callable[[Any], Any]) -> Callable[[Query], P]:
@@ -175,7 +180,7 @@ def nucleus(predictor: Callable[[Query], T], top_p: float) -> Callable[[Query], 
         cut = (before >= top_p) & (torch.arange(logits.shape[-1], device=logits.device) > 0)
         return logits.masked_fill(torch.zeros_like(cut).scatter(-1, index, cut), -torch.inf)
 
-    return shaped(predictor, shape, ranked=True)
+    return shaped(predictor, shape, ranked=True, alike=True)
 
 
 def top_k(predictor: Callable[[Query], T], k: int) -> Callable[[Query], T]:
@@ -187,7 +192,7 @@ def top_k(predictor: Callable[[Query], T], k: int) -> Callable[[Query], T]:
         least = logits.topk(min(k, logits.shape[-1]), -1).values[:, -1:]
         return logits.masked_fill(logits < least, -torch.inf)
 
-    return shaped(predictor, shape, ranked=True)
+    return shaped(predictor, shape, ranked=True, alike=True)
 
 
 def banned(predictor: Callable[[Query], T], ids: Tensor | Sequence[int]) -> Callable[[Query], T]:
@@ -200,7 +205,7 @@ def banned(predictor: Callable[[Query], T], ids: Tensor | Sequence[int]) -> Call
         without = logits.new_zeros(logits.shape[-1]).index_fill(0, never.to(logits.device), -torch.inf)
         return logits + without  # a sum is cheaper than a fill
 
-    return shaped(predictor, shape)
+    return shaped(predictor, shape, alike=True)
 
 
 def allowed(

@@ -17,6 +17,7 @@ Neither is (1) with C reduced to texts without repeats, where a step writes seve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -110,7 +111,7 @@ class RestrictedPrediction(Restricted):
         law, (rows, positions) = self.law, self.base.at
         keep = where[rows, positions].nonzero()[:, 0]
         rows, positions = rows[keep], positions[keep]
-        weights = self.q[keep] * law.fitting[letter[rows, positions] - LEVEL]
+        weights = self.q(keep) * law.fitting[letter[rows, positions] - LEVEL]
         if not law.no_repeat:
             return x.index_put((rows, positions), rng.weighted(weights, at=(rows, positions)))
         for column in range(x.shape[1]) if rng.lockstep else positions.unique().tolist():
@@ -163,15 +164,15 @@ class RestrictedPrediction(Restricted):
 
     @cached_property
     def _joint(self) -> Joint:
-        law, at, q = self.law, self.base.at, self.q
+        law, at, (q, which) = self.law, self.base.at, self.laws
         letters = one_hot(law.known(self.base.known), LETTERS).double()
-        letters = letters.index_put(at, (q @ law.lettering.to(q.dtype)).double())
-        words = None if law.rhymes is None else _ends(law, law.rhymes, self.base.known, at, q)
+        letters = letters.index_put(at, (q @ law.lettering.to(q.dtype)).double()[which])
+        words = None if law.rhymes is None else _ends(law, law.rhymes, self.base.known, at, self.q)
         return Joint(law, self.opened, self.asked & self.opened, letters, words)
 
 
-def _ends(law: Law, table: RhymeTable, known: Tensor, at: Positions, q: Tensor) -> Ends:
-    """What stands at the law's ends in `known` (B, L), and q (N, V), the laws at the positions `at`."""
+def _ends(law: Law, table: RhymeTable, known: Tensor, at: Positions, q: Callable[[Tensor], Tensor]) -> Ends:
+    """What stands at the law's ends in `known` (B, L), and the laws q(index (n,)) (n, V) of some of the positions `at`."""
     ends = torch.tensor(law.ends, device=known.device)
     standing = known[:, ends]
     slot = torch.full((known.shape[1],), -1, device=known.device)
@@ -179,6 +180,6 @@ def _ends(law: Law, table: RhymeTable, known: Tensor, at: Positions, q: Tensor) 
     chosen = (slot[at[1]] >= 0).nonzero()[:, 0]
     where = (at[0][chosen], slot[at[1][chosen]])
     weights = torch.zeros(*standing.shape, len(table.tokens), dtype=torch.float64, device=known.device)
-    weights[where] = q[chosen].index_select(1, table.tokens).double()
+    weights[where] = q(chosen).index_select(1, table.tokens).double()
     there = (law.known(standing) != W).index_put(where, torch.tensor(True, device=known.device))
     return Ends(weights, table.place[standing], there)

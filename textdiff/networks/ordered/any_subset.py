@@ -173,7 +173,7 @@ def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
             nothing = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=banned.device)
             return checked(to_logits(filled_up(nothing, fewest)).float()[:1] + banned).expand(len(index), -1)
 
-        return InOrder(given, Categorical(unheard, at, x_t), hole)
+        return InOrder(given, Categorical(unheard, at, x_t, kind=torch.zeros_like(at[0])), hole)
 
     return predict
 

@@ -51,9 +51,9 @@ class InOrder(OnlyDrawn):
         """The law of the positions at `where` (B, L) bool; known tokens (this prediction's by default) elsewhere."""
         return self._both(lambda part: part.select(where, known))
 
-    def map(self, shape: OfLogits, ranked: bool = False) -> InOrder:
+    def map(self, shape: OfLogits, ranked: bool = False, alike: bool = False) -> InOrder:
         """The law (1) with shape(logits, rows, positions) in the place of the logits of each q_i."""
-        return self._both(lambda part: part.map(shape, ranked))
+        return self._both(lambda part: part.map(shape, ranked, alike))
 
     def towards(self, base: InOrder, scale: float) -> InOrder:
         alone = self.alone.towards(base.alone, scale)
@@ -93,7 +93,9 @@ class InOrder(OnlyDrawn):
                 logits = logits.index_put((chosen.nonzero()[:, 0],), self.given(self.known).read(index[chosen]))
             return logits
 
-        return Categorical(read, self.at, self.known)
+        alone = self.alone.kind
+        kind = None if alone is None else torch.where(first, -1 - first.cumsum(0), alone)
+        return Categorical(read, self.at, self.known, kind=kind)
 
     def statistic(self, f: OfLogits, fill: float = 0.0) -> Tensor:
         """That of `by_token`."""

@@ -90,7 +90,7 @@ class Matched(Restricted):
                     fits[entries] &= of_token == drawn[:, None]
         keep = asked.nonzero()[:, 0]
         at = (self.base.at[0][keep], self.base.at[1][keep])
-        logits = torch.where(fits[keep], self.q[keep], 0.0).log()
+        logits = torch.where(fits[keep], self.q(keep), 0.0).log()
         token = logits.argmax(-1) if self.best else tokens.categorical(logits, at=at)
         return self.shown.index_put(at, token)
 
@@ -147,7 +147,7 @@ class _Part:
         masses = [_certain(one) for one in trellis.choices(known, known == unread)]
         for k, (entries, of_token) in by_place.items():
             size = trellis.following[k].shape[1]
-            mass = _class_masses(whole.q[entries], of_token, size, whole.best)
+            mass = _class_masses(whole.q(entries), of_token, size, whole.best)
             masses[k] = masses[k].index_put((row_of[whole.base.at[0][entries]],), mass)
         return cls(trellis, row_of, by_place, masses)
 
