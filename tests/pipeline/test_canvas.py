@@ -97,6 +97,30 @@ def test_a_mask_that_takes_the_space_gives_it_back_only_to_a_new_word():
         assert filled.text(new) == read
 
 
+@pytest.mark.parametrize("space", ["\n", "\n\n  ", "\t", "  "])
+def test_white_space_before_a_hole_stays_unless_it_is_a_single_space(space):
+    filled = canvas.holed(f"two tree{space}_ ran", WORDS, verse=False)
+    assert filled.text(ids(WORDS, "a a ##s a")) == f"two tree{space}s ran"
+    assert filled.text(ids(WORDS, "a a cat a")) == f"two tree{space}cat ran"
+    filled = canvas.holed(f"é sat{space}<mask>a", BYTES, verse=False)
+    position = int(filled.free.nonzero())
+    for token, read in (("Ġt", "ta"), ("t", "ta"), ("<mask>", "□a")):
+        new = filled.ids.clone()
+        new[position] = BYTES.tokenizer.convert_tokens_to_ids(token)
+        assert filled.text(new) == f"é sat{space}{read}"
+
+
+@pytest.mark.parametrize("more", [{}, {"match": r"two tree\n[a-z]+ ran"}])
+def test_no_word_goes_on_behind_white_space_that_stays(more):
+    marked = ["two tree\n_ ran", "two tree _ ran"]  # of one length, and drawn each as if alone
+    outputs = Pipeline(WORDS).fill(marked[: 1 if more else 2], n=40, seed=0, **more)
+    rests = {name[2:] for name in WORDS.tokenizer.get_vocab() if name.startswith("##")}
+    drawn = {one.text.removeprefix("two tree\n").removesuffix(" ran") for one in outputs[:40]}
+    assert len(drawn) > 3 and not drawn & rests
+    if not more:
+        assert any(one.text.removeprefix("two tree").removesuffix(" ran") in rests for one in outputs[40:])
+
+
 def test_running_text_is_a_window_of_open_tokens():
     blank = canvas.window(WINDOWS, 6)
     assert blank.free.all() and blank.form is None

@@ -76,7 +76,7 @@ class Canvas:
     def alike(self) -> Hashable:
         """Canvases that are equal in this can share a batch."""
         start = None if self.start is None else (self.start.count, self.start.x is None)
-        return self.shape, self.slots, start
+        return self.shape, self.slots, start, self.kinds is None
 
     @property
     def poem(self) -> bool:
@@ -285,7 +285,7 @@ def _line(
     read = spelled(line, model).replace(HOLE, mask)
     encoding = model.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True)
     tokens = encoding["input_ids"]
-    spans = [(*span, start + k) for k, span in enumerate(encoding["offset_mapping"])]
+    spans = [(_begin(read, *span), span[1], start + k) for k, span in enumerate(encoding["offset_mapping"])]
     for token, (begin, stop, _) in zip(tokens, spans, strict=True):
         if token == model.unk_id:
             raise outside(read[begin:stop].strip(), place)
@@ -305,7 +305,8 @@ def sentence_canvas(marked: str, model: TextModel) -> Canvas:
     mask = model.tokenizer.mask_token
     read = spelled(marked, model).replace(HOLE, mask)
     encoding = model.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True)
-    ids, spans = torch.tensor(encoding["input_ids"]), encoding["offset_mapping"]
+    ids = torch.tensor(encoding["input_ids"])
+    spans = [(_begin(read, *span), span[1]) for span in encoding["offset_mapping"]]
     for token, (begin, stop) in zip(ids.tolist(), spans, strict=True):
         if token == model.unk_id:
             raise outside(read[begin:stop], f"character {len(read[:begin].replace(mask, HOLE)) + 1}")
@@ -313,7 +314,31 @@ def sentence_canvas(marked: str, model: TextModel) -> Canvas:
     holes = ids == model.mask_id
     places = [(*spans[k], k) for k in holes.nonzero()[:, 0].tolist()]
     write = filled(read, marked.replace(HOLE, mask), places, model)
-    return Canvas(ids, holes, None, write, layout=layouts.of_holes(read, places))
+    kinds = _kinds(read, places, len(ids), model)
+    return Canvas(ids, holes, None, write, kinds=kinds, layout=layouts.of_holes(read, places))
+
+
+def _begin(text: str, begin: int, stop: int) -> int:
+    """Where a token begins that may take in white space before it: of that, a single space alone."""
+    lead = len(text[begin:stop]) - len(text[begin:stop].lstrip())
+    return begin if lead == stop - begin or text[begin : begin + lead] == " " else begin + lead
+
+
+def _kinds(
+    text: str, places: Sequence[tuple[int, int, int]], length: int, model: TextModel
+) -> tuple[Tensor, Tensor] | None:
+    """`Canvas.kinds` of a text of which a hole stands behind white space that stays, where no rest of a word can; else None."""
+    ends = [0, *(stop for _, stop, _ in places[:-1])]
+    apart = [at for done, (begin, _, at) in zip(ends, places, strict=True) if layouts.stays(text[done:begin])]
+    content = model.content.tolist() if apart else []
+    names = model.tokenizer.convert_ids_to_tokens(content)
+    rests = [k for k, name in zip(content, names, strict=True) if name.startswith("##")]
+    if not rests:
+        return None
+    network: Any = model.model
+    fitting = torch.ones(2, network.get_input_embeddings().weight.shape[0], dtype=torch.bool)
+    fitting[1, rests] = False
+    return torch.zeros(length, dtype=torch.long).index_fill(0, torch.tensor(apart), 1), fitting
 
 
 def scored_sentence(text: str, model: TextModel) -> Canvas:
@@ -340,7 +365,9 @@ def filled(
             (token,) = tokens_of([ids[position]], model)
             piece = HOLE if token == HOLE else model.tokenizer.convert_tokens_to_string([token])
             if token.startswith("##") and len(token) > 2:  # the rest of a word
-                pieces, before, piece = _without_space(pieces), before.rstrip(), token[2:]
+                piece = token[2:]
+                if not layouts.stays(text[done:begin]):
+                    pieces, before = _without_space(pieces), before.rstrip()
             elif token[0] in "Ġ▁" and before and not before[-1].isspace():  # the tokenizer's mask took the space
                 piece = " " + piece.lstrip()
             elif token[0] in "Ġ▁":

@@ -259,8 +259,10 @@ class Writing:
             characters = vocabulary(model).characters
             form, mask_id = verse_form(canvas), model.mask_id
             predictor = preferred(predictor, form, plan.prosody, characters, mask_id, model.device)
-        self.shaped[key] = predictor if plan.top_p is None else nucleus(predictor, plan.top_p)
-        return self.shaped[key]
+        predictor = predictor if plan.top_p is None else nucleus(predictor, plan.top_p)
+        if canvas.kinds is None:
+            self.shaped[key] = predictor
+        return predictor
 
     def _banned(self, canvas: Canvas) -> Tensor:
         """The ids that are never written."""

@@ -7,7 +7,7 @@ How a token reads depends on where it stands, in one of these *forms*:
 
     CHARACTER    in a poem, where a token is one character
     PLAIN        in a hole of running text: its characters, in a vocabulary that does not tell where words begin or a new word
-    CONTINUED    in such a hole, the rest of a word (##s), which takes the space before it away
+    CONTINUED    in such a hole, the rest of a word (##s), which takes a single space before it away
     SPACED       in such a hole, the beginning of a word (Ġcat, ▁cat), which brings a space where none stands
     FIRST, NEXT  where all is open, first of all and behind another token: as the tokenizer puts tokens together
 """
@@ -28,6 +28,11 @@ def of_lines(positions: tuple[int, ...], starts: tuple[int, ...]) -> Layout:
     return Layout(tuple(Place(p, ((CHARACTER, "\n" * (k in starts[1:])),)) for k, p in enumerate(positions)))
 
 
+def stays(before: str) -> bool:
+    """Whether the white space at the end of what stands before a hole is the text's own: a single space is the hole's."""
+    return before[-1:].isspace() and (before[-1] != " " or before[-2:-1].isspace())
+
+
 def of_holes(text: str, spans: Sequence[tuple[int, int, int]], *, strip: bool = False) -> Layout:
     """Running text with holes, each (begin, end, position of its token); `strip` takes the white space at its start away."""
     places: list[Place] = []
@@ -36,8 +41,10 @@ def of_holes(text: str, spans: Sequence[tuple[int, int, int]], *, strip: bool = 
         literal = text[done:begin].lstrip() if strip and not places else text[done:begin]
         at_start = not places and not literal
         space = "" if at_start or literal[-1:].isspace() else " "
-        ways = ((PLAIN, literal), (CONTINUED, literal.rstrip()), (SPACED, literal + space))
-        places.append(Place(position, ways))
+        ways = [(PLAIN, literal), (SPACED, literal + space)]
+        if not stays(literal):
+            ways.append((CONTINUED, literal.rstrip()))
+        places.append(Place(position, tuple(ways)))
         done = stop
     ending = text[done:]
     return Layout(tuple(places), ending.lstrip() if strip and not places else ending)
