@@ -36,6 +36,11 @@ def cache(name: str) -> Path:
     return Path(home) / "textdiff" / name
 
 
+def packaged(name: str) -> Path:
+    """The folder of a packaged model."""
+    return Path(str(resources.files("textdiff.networks"))) / name
+
+
 def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path, str]:
     """The folder of a model, and what to call it; `hub` is for `snapshot_download`, such as a revision.
 
@@ -50,10 +55,9 @@ def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path,
     if path_or_id is not None and name and os.path.isdir(folder):
         return folder, name
     if name in PACKAGED:
-        packaged = Path(str(resources.files("textdiff.networks"))) / name
-        if not packaged.is_dir():
+        if not packaged(name).is_dir():
             raise ModelError(f"this installation holds no {name} model; install textdiff again, or name a model folder")
-        return packaged, name
+        return packaged(name), name
     if name and os.path.exists(folder):
         raise ModelError(f"{name} is a file; pass the model's folder")
     left = interrupted(folder)

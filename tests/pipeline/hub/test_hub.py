@@ -51,6 +51,12 @@ def texts(found: list) -> list[str]:
 # -- the task -------------------------------------------------------------------------------------------------------------
 
 
+def test_a_task_without_a_model_takes_the_packaged_one():
+    (one,) = transformers.pipeline("text-diffusion", device="cpu")(HOLED, seed=3, steps=1)
+    (expected,) = textdiff.load().fill(HOLED, seed=3, steps=1)
+    assert one["generated_text"] == expected.text
+
+
 def test_the_task_draws_what_textdiff_draws(folders):
     pipe, plain = task(folders["poems"]), textdiff.load(folders["poems"])
     one = pipe(HOLED, seed=3, temperature=0.8)

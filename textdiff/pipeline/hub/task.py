@@ -26,7 +26,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from textdiff.core.errors import AskedError
 from textdiff.core.resolve import unknown
 from textdiff.networks.devices import float_type
-from textdiff.networks.files import locate
+from textdiff.networks.files import MASKED, locate, packaged
 from textdiff.networks.folder import TextModel
 from textdiff.networks.text_parts import fitting, read_description, read_weights
 from textdiff.pipeline.options import CHOICES, at_least, whole
@@ -154,6 +154,12 @@ class Reader:
 
 
 def register_pipeline() -> None:
-    """Make `transformers.pipeline("text-diffusion", model=…)` known; it may be called again."""
+    """Make `transformers.pipeline("text-diffusion", model=…)` known, which without a model takes the packaged one of `load()`.
+
+    It may be called again.
+    """
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=TextDiffusionPipeline, pt_model=Reader, type="text")
+        usual: dict[str, Any] = {"model": (str(packaged(MASKED)), "main")}
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=TextDiffusionPipeline, pt_model=Reader, default=usual, type="text"
+        )
