@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import numpy as np
@@ -10,7 +11,7 @@ from datasets import Dataset
 from tiny import QUATRAIN, poem_model, saved
 
 import textdiff
-from textdiff import AskedError, Mapper
+from textdiff import AskedError, Mapper, cli
 from textdiff.networks.lean import choices
 from textdiff.pipeline.jobs.verbs import seed_of
 
@@ -60,6 +61,19 @@ def test_numbers_of_tables_are_taken_as_they_come(poems):
     kept = np.array([["床", "明"]])
     varied = Mapper("augment", poems, levels=0, n=1)({"id": [1], "text": [QUATRAIN], "keep": list(kept)})
     assert varied["variants"][0][0] == "床" and "明" in varied["variants"][0]
+
+
+def test_new_texts_come_from_the_model_that_the_command_takes(tmp_path):
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text('{"id": "a"}\n')
+    for name, options in (("poems-zh-writer", {}), ("poems-zh", {"sampler": "confidence"})):
+        out, flags = tmp_path / name, [word for key, value in options.items() for word in (f"--{key}", value)]
+        usual = ["--input", str(jobs), "--out", str(out), "--form", "wujue", "--steps", "2", "--quiet"]
+        assert not cli.main(["generate", *usual, *flags])
+        said = json.loads(out.read_text(encoding="utf-8"))
+        mapper = Mapper("generate", form="wujue", steps=2, columns=["text", "model"], **options)
+        assert mapper({"id": ["a"]}) == {"id": ["a"], "text": [said["text"]], "model": [said["model"]]}
+        assert said["model"] == name
 
 
 def test_every_verb_adds_its_columns(poems):

@@ -45,7 +45,7 @@ from textdiff.cli.drawing import (
 from textdiff.cli.jobs.running import check_jobs, do_jobs, job_flags
 from textdiff.cli.pictures import check_kind, draw_images, fill_images, of_images
 from textdiff.core.errors import AskedError
-from textdiff.networks.files import WRITER
+from textdiff.networks.files import for_new_texts
 from textdiff.pipeline.jobs.lines import joined
 from textdiff.pipeline.options import Options
 from textdiff.pipeline.revision.keep import all_kept
@@ -132,8 +132,7 @@ def add(verbs: Any) -> None:
 
 
 def generate(a: argparse.Namespace) -> int | None:
-    if a.model is None and a.process is None and a.sampler is None:
-        a.model = WRITER
+    a.model = for_new_texts(a.model, vars(a))
     check_jobs(a)
     if a.input is not None:
         check_kind(a, images=False)

@@ -41,6 +41,12 @@ def packaged(name: str) -> Path:
     return Path(str(resources.files("textdiff.networks"))) / name
 
 
+def for_new_texts(model: str | None, named: Mapping[str, Any]) -> str | None:
+    """What new texts are drawn with: the packaged writer, where neither a model nor, by options, a process or a sampler is named."""
+    usual = model is None and named.get("process") is None and named.get("sampler") is None
+    return WRITER if usual else model
+
+
 def locate(path_or_id: str | os.PathLike[str] | None, **hub: Any) -> tuple[Path, str]:
     """The folder of a model, and what to call it; `hub` is for `snapshot_download`, such as a revision.
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from textdiff.core.errors import AskedError
 from textdiff.core.resolve import unknown
+from textdiff.networks.files import for_new_texts
 from textdiff.pipeline.jobs import computing
 from textdiff.pipeline.jobs.options import said
 from textdiff.pipeline.jobs.verbs import VERBS, WINDOW, results
@@ -42,9 +43,9 @@ RENAMED = {"fill": {"filled": "text"}, "augment": {"variants": "text"}, "restore
 class Mapper:
     """Called with a batch of rows, a list or an array for each column: the batch with the columns of the results, lists all.
 
-    verb: generate, fill, refine, augment, score, choose or restore.  model: the packaged one (None), a folder, or a hub id.  id: the
-    column of the ids, texts or whole numbers.  columns: what is added, of the fields of the results; the filled text is `filled`,
-    and the variants are `variants`.
+    verb: generate, fill, refine, augment, score, choose or restore.  model: a folder, a hub id, or the packaged one that the command
+    takes (None).  id: the column of the ids, texts or whole numbers.  columns: what is added, of the fields of the results; the filled
+    text is `filled`, and the variants are `variants`.
     on_error: "stop" raises the AskedError of a wrong row, "skip" puts it into a column `error`.  options: as the calls of
     `TextPipeline` take them, for all rows that do not say otherwise.
 
@@ -73,7 +74,8 @@ class Mapper:
             raise AskedError(f"on_error is {on_error!r}; it must be stop or skip")
         options = {name: _plain(value) for name, value in options.items()}
         said(VERBS[verb].kinds, options)
-        self.verb, self.model, self.id, self.seed = verb, model, id, whole("seed", seed)
+        self.verb, self.id, self.seed = verb, id, whole("seed", seed)
+        self.model = model if VERBS[verb].reads else for_new_texts(model, options)
         self.columns = COLUMNS[verb] if columns is None else (columns,) if isinstance(columns, str) else tuple(columns)
         self.on_error, self.device, self.precision, self.options = on_error, device, precision, options
         self.computing = computing.ways()  # so that all processes round alike
