@@ -208,10 +208,12 @@ def fewest_of(model: Any) -> int:
     return fewest_rows(model.make if isinstance(model, Encoder) else None, model.get_input_embeddings().weight)
 
 
-def network_of(text_model: Speaker) -> Any:
-    """The network of a model, which multiplies at the model's precision."""
-    model = text_model.model
-    return model.multiplying(maker(text_model.precision, model.words.weight)) if isinstance(model, Encoder) else model
+def network_of(text_model: Speaker, auto: str = "auto") -> Any:
+    """The network of a model, which multiplies at the model's precision; at that of `auto` where this is "auto"."""
+    model, precision = text_model.model, text_model.precision
+    if not isinstance(model, Encoder):
+        return model
+    return model.multiplying(maker(auto if precision == "auto" else precision, model.words.weight))
 
 
 def parts(model: Any, head: Head) -> tuple[Callable[..., Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]:

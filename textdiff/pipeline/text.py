@@ -52,8 +52,9 @@ class TextPipeline(Reviser):
     ) -> TextPipeline:
         """The packaged poem model (None), a model folder, or a hub id.  ModelError says what is wrong with it.
 
-        `precision` is that of the network's products: float32, bf16 (now and then another poem for a seed, of the same law but for
-        rounding), or auto, which is bf16 on a CPU where that is faster.  With float32 a seed gives its poem on every CPU.
+        `precision` is that of the network's products: float32, with which a seed gives its poem on every CPU, bf16 (another poem
+        for a seed, of the same law but for rounding), or auto, which is bf16 on a CPU where that is faster, and float32 elsewhere
+        and for a writer.
         Where textdiff can read the folder itself, transformers is not imported; `pipe.model.with_transformers()` has the
         network and the tokenizer of transformers, and `TextPipeline.of(TextModel.from_pretrained(folder))` draws with them.
         """

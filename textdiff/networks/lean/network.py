@@ -38,6 +38,8 @@ from textdiff.networks.lean.products import Make, Product
 # The last layer takes the places of a row so many at a time, whatever their number: the rounding of a product may hang on
 # its size, and what is read at a place must not hang on what else is read.
 PLACES = 16
+LANES = 16  # numbers that a softmax sums side by side; fewer are summed in another order
+LEAST = 16**3  # multiplications from which on torch leaves a product of bfloat16 to oneDNN, counted over a batch
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -213,6 +215,8 @@ class Encoder(nn.Module):
         if not self.config.modern:
             return self._product(f"{k} down", act(up))
         a, b = up.chunk(2, -1)
+        if a.dtype == torch.bfloat16:
+            a = a.contiguous()  # torch computes gelu in another way where it is not, and one row always is
         return self._product(f"{k} down", act(a) * b)
 
     def _seen(self, kind: str, x: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -240,16 +244,23 @@ class Encoder(nn.Module):
 def _attended(q: Tensor, key: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
     """softmax(q·kᵀ/√(D/H) + mask)·v, (R, H, n, D/H), at the precision of q.
 
-    On a CPU torch's own takes twice as long in bfloat16 as two products and a softmax in float32 between them.
+    On a CPU torch's own takes twice as long in bfloat16 as two products and a softmax in float32 between them.  These give a query
+    the same bits whatever the number of queries and of hidden keys, which it could not be rounded without.
     """
     if q.dtype != torch.bfloat16 or q.device.type != "cpu":
         mask = seen if seen is None or seen.dtype == torch.bool else seen.to(q.dtype)
         return functional.scaled_dot_product_attention(q, key, v, attn_mask=mask)
-    rows, heads, _, features = q.shape
+    (rows, heads, asked, features), columns = q.shape, key.shape[2]
+    more = max(0, LANES - columns, LEAST // (heads * asked * features) + 1 - columns)
+    if more:
+        key, v = (functional.pad(part, (0, 0, 0, more)) for part in (key, v))
     q, key, v = (part.reshape(rows * heads, -1, features) for part in (q, key, v))
     scores = torch.bmm(q, key.mT).float().mul_(features**-0.5).unflatten(0, (rows, heads))
+    if more:
+        scores[..., columns:] = -torch.inf
     if seen is not None:
-        scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+        open_ = scores[..., :columns]
+        scores[..., :columns] = open_.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else open_ + seen
     weights = torch.softmax(scores, -1).bfloat16().flatten(0, 1)
     return torch.bmm(weights, v).view(rows, heads, -1, features)
 

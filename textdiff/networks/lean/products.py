@@ -3,7 +3,7 @@
     float32   by oneDNN with weights that are laid out for it once, or as torch does where that is faster; both are exact float32
     bf16      factors and results rounded to bfloat16 (8 bits of mantissa), attention's, too, and sums in float32; norms, softmax
               and what is added from layer to layer stay in float32
-    auto      bf16 on a CPU that multiplies so in clearly less time, float32 elsewhere
+    auto      bf16 on a CPU that multiplies so in clearly less time, float32 elsewhere, and for a network that writes in order
 
 What pays is found out by computing an example, in a few hundredths of a second, and remembered on this machine (`choices`).  A CPU
 without bfloat16 products emulates them at a tenth of the speed.

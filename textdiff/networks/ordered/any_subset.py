@@ -54,7 +54,7 @@ class Columns:
 
 def any_subset(text_model: Speaker) -> Callable[[Query], InOrder]:
     """The network of `text_model` as a predictor of whole texts."""
-    model = network_of(text_model)
+    model = network_of(text_model, auto="float32")  # of one column at a time bfloat16 takes no less time
     head = HEADS[model.config.model_type]
     if head.first is None or "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         raise ModelError(
