@@ -44,8 +44,8 @@ class Mapper:
     """Called with a batch of rows, a list or an array for each column: the batch with the columns of the results, lists all.
 
     verb: generate, fill, refine, augment, score, choose or restore.  model: a folder, a hub id, or the packaged one that the command
-    takes (None).  id: the column of the ids, texts or whole numbers.  columns: what is added, of the fields of the results; the filled
-    text is `filled`, and the variants are `variants`.
+    takes (None).  id: the column of the ids, texts or whole numbers.  columns: what is added, of the fields of the results; the
+    filled text is `filled`, and the variants are `variants`.
     on_error: "stop" raises the AskedError of a wrong row, "skip" puts it into a column `error`.  options: as the calls of
     `TextPipeline` take them, for all rows that do not say otherwise.
 
