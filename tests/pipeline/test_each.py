@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import pytest
 from small_images import model as image_model
-from tiny import QUATRAIN, RHYMES, ordered_model, poem_model
+from tiny import QUATRAIN, RHYMES, ordered_model, poem_model, window_model
 
 from textdiff.core.errors import AskedError
+from textdiff.pipeline import canvas
 from textdiff.pipeline.images import ImagePipeline
 from textdiff.pipeline.text import TextPipeline
 
@@ -77,6 +79,23 @@ def test_records_are_read_as_they_are_needed():
     first = next(outputs)
     assert first == POEMS.generate(steps=1)[0] and next(read) < 40
     assert sum(1 for _ in outputs) > 100
+
+
+def test_the_open_pages_of_the_latest_forms_alone_are_kept(monkeypatch):
+    made: list[tuple[str, weakref.ref[canvas.Canvas]]] = []
+
+    def opened(model, options, whole=canvas.open_page):
+        page = whole(model, options)
+        made.append((options.form, weakref.ref(page)))
+        return page
+
+    monkeypatch.setattr(canvas, "open_page", opened)
+    forms = [f"lines:{n}x{k}" for n in range(1, 20) for k in range(2, 20) if n * (k + 1) < 78]
+    records = itertools.chain(({"form": one} for one in forms), itertools.repeat({"form": forms[-1]}, 5))
+    given = TextPipeline(window_model()).each(records, steps=1, batch_size=1)
+    count = sum(1 for _ in itertools.islice(given, len(forms) + 4))
+    assert count == len(forms) + 4 and [form for form, _ in made] == forms, "that of the last form is made once"
+    assert sum(page() is not None for _, page in made) <= 64 + 8, "those of a window are in use"
 
 
 def test_a_wrong_record_stops_the_others_after_those_before_it_or_is_passed_over():

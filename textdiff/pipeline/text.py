@@ -32,7 +32,9 @@ from textdiff.pipeline.revision.reviser import Reviser
 from textdiff.pipeline.run import BATCH, MOST, Batch, Left, run, seeds_of, steps_made
 from textdiff.pipeline.score.scorer import AHEAD
 from textdiff.pipeline.writable import check_canvas
+from textdiff.shaping.match.kept import Kept
 
+PAGES = 1 << 26  # bytes that the open pages of a call take
 OF_RECORDS = ("form", "title", "dynasty")  # the options that a record may have of its own
 Place = tuple[Canvas, int, int]  # what a text is drawn on, its seed, its number
 
@@ -287,7 +289,7 @@ class TextPipeline(Reviser):
         look: Mapping[str, Any],
     ) -> Iterator[Output | AskedError]:
         """What `each` gives, one window of records after the other."""
-        pages: dict[str | None, Canvas] = {}
+        pages = Kept[Canvas](PAGES)
         first = 0
         while window := list(itertools.islice(records, AHEAD * batch_size)):
             done: dict[int, Output | AskedError] = {}
@@ -328,10 +330,8 @@ class TextPipeline(Reviser):
                 for place in left.values():
                     yield from self._attempted([place], plan, batch_size, look)
 
-    def _place(
-        self, record: str | Mapping[str, Any], plan: Plan, seed: int, pages: dict[str | None, Canvas]
-    ) -> tuple[Canvas, int]:
-        """What a record is drawn on, and its seed; the open page of each form is made once, and kept in `pages`."""
+    def _place(self, record: str | Mapping[str, Any], plan: Plan, seed: int, pages: Kept[Canvas]) -> tuple[Canvas, int]:
+        """What a record is drawn on, and its seed; the open pages of the latest forms are kept in `pages`."""
         fields: Mapping[str, Any] = {"text": record} if isinstance(record, str) else record
         words = {name: getattr(plan.options, name) for name in OF_RECORDS}
         words = {name: fields.get(name) if value is None else value for name, value in words.items()}
@@ -343,9 +343,7 @@ class TextPipeline(Reviser):
             check_call(plan.options, self.model, "fill")
             page = canvas.read(canvas.holed, text, self.model, form)
         else:
-            if form not in pages:
-                pages[form] = canvas.open_page(self.model, replace(plan.options, form=form))
-            page = pages[form]
+            page = pages.get(form, lambda: canvas.open_page(self.model, replace(plan.options, form=form)))
         page = canvas.in_script(page, plan.options.script)
         page = canvas.about(page, self.model, words["title"], words["dynasty"])
         check_canvas(self.model, page, plan)
