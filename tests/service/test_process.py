@@ -73,8 +73,8 @@ def test_a_stopped_service_answers_what_was_asked_before(start, poems, number):
 
 
 def test_what_a_caller_asked_for_who_has_left_is_not_computed_further(start):
-    command, address = start("--queue", 1, "--timeout", 600)
-    endless = {"steps": 1, "sampler": "gibbs", "sampler_options": {"sweeps": 1e9}}
+    command, address = start("--queue", 1, "--timeout", 600, "--texts", 10**7)
+    endless = {"steps": 1, "sampler": "gibbs", "sampler_options": {"sweeps": 1e6}}
     begun(address, endless).close()
     waits_for(address, 'textdiff_requests_total{status="499",verb="generate"} 1.0', command)
     assert ask(address, "/generate", {"steps": 1})[0] == 200, "the thread is free again"
