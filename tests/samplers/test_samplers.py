@@ -323,7 +323,7 @@ def test_orders_are_refused_where_nothing_shows_what_is_open(process):
 
 @pytest.mark.parametrize("make", [lambda: entropy_bounded(-1.0), lambda: gibbs(-1.0)])
 def test_options_that_cannot_be_are_refused(make):
-    with pytest.raises(ValueError, match="at least 0|from 0 to"):
+    with pytest.raises(ValueError, match=r"at least 0|from 0 to"):
         make()
 
 
