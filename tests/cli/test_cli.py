@@ -335,8 +335,10 @@ def test_an_output_that_cannot_be_written_is_found_before_the_model_is_read(run,
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
 def test_a_full_disk_exits_1_with_one_line():
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*COMMAND, "forms"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        told = dict(stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered)
+        done = subprocess.run([*COMMAND, "forms"], **told)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "cannot be written (No space left on device)" in done.stderr
 

@@ -59,8 +59,9 @@ def _ended(error: BaseException, debug: bool) -> int:
         return _say(_with_notes("terminated", error), code, debug) if code == Exit.TERMINATED else code
     if isinstance(error, KeyboardInterrupt):
         return _say(_with_notes("interrupted", error), Exit.INTERRUPTED, debug)
+    if isinstance(error, OSError):
+        _flush_or_drop(sys.stdout)
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is silent, too
         return Exit.DONE
     if isinstance(error, AskedError):
         return _say(_with_notes(str(error), error), Exit.ASKED, debug)
@@ -72,6 +73,14 @@ def _ended(error: BaseException, debug: bool) -> int:
         expected = isinstance(error, (OSError, TextdiffError))
         message = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
     return _say(_with_notes(message, error), Exit.FAILED, debug)
+
+
+def _flush_or_drop(stream: TextIO) -> None:
+    """Write what a stream still holds, or leave it unwritten, so that the flush at exit neither complains nor sets an exit code."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _with_notes(message: str, error: BaseException) -> str:
