@@ -56,7 +56,13 @@ def test_the_pictures_show_every_case(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [bench.plain, bench.plain_order, bench.plain_edit, lambda *told: bench.plain(*told, lean=True)]
+    "make",
+    [
+        bench.plain,
+        bench.plain_edit,
+        lambda *told: bench.plain(*told, surest=True),
+        lambda *told: bench.plain(*told, lean=True),
+    ],
 )
 @pytest.mark.parametrize("steps", [1, 3, 6])
 def test_the_plain_loops_write_whole_texts(make, steps):

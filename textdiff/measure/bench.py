@@ -119,8 +119,13 @@ def model(
     return TextModel.from_parts(network, tokenizer, processes=processes, name="random")
 
 
-def plain(text_model: TextModel, batch: int, length: int, steps: int, lean: bool = False) -> Callable[[int], Tensor]:
-    """The plain loop for the mask process: seed -> (B, L).  With `lean` in bfloat16, and the head where a token is drawn."""
+def plain(
+    text_model: TextModel, batch: int, length: int, steps: int, lean: bool = False, surest: bool = False
+) -> Callable[[int], Tensor]:
+    """The plain loop for the mask process: seed -> (B, L).
+
+    With `lean` in bfloat16, and the head where a token is drawn; with `surest` it writes where the best token is likeliest.
+    """
     network: Any = copy.deepcopy(text_model.model).bfloat16() if lean else text_model.model
     mask = text_model.mask_id
 
@@ -131,39 +136,20 @@ def plain(text_model: TextModel, batch: int, length: int, steps: int, lean: bool
         with torch.no_grad():
             for step in range(1, steps + 1):
                 left = round(length * (1 - step / steps))
-                order = torch.where(x == mask, torch.rand(batch, length), 2.0).argsort(-1)[:, : masked - left]
+                logits: Any = None if lean else network(input_ids=x).logits
+                if surest:
+                    logits[..., :3] = -torch.inf
+                    rank = -torch.softmax(logits, -1).amax(-1)
+                else:
+                    rank = torch.rand(batch, length)
+                order = torch.where(x == mask, rank, 2.0).argsort(-1)[:, : masked - left]
                 rows = torch.arange(batch)[:, None].expand_as(order)
                 if lean:
-                    logits = network.cls(network.bert(input_ids=x).last_hidden_state[rows, order]).float()
-                else:
-                    logits = network(input_ids=x).logits[rows, order]
-                logits[..., :3] = -torch.inf  # [PAD] [UNK] [MASK]
-                chosen = torch.softmax(logits, -1).flatten(0, 1)
+                    hidden = network.bert(input_ids=x).last_hidden_state[rows, order]
+                drawn = network.cls(hidden).float() if lean else logits[rows, order]
+                drawn[..., :3] = -torch.inf  # [PAD] [UNK] [MASK]
+                chosen = torch.softmax(drawn, -1).flatten(0, 1)
                 x[rows, order] = torch.multinomial(chosen, 1).view_as(order)
-                masked = left
-        return x
-
-    return run
-
-
-def plain_order(text_model: TextModel, batch: int, length: int, steps: int) -> Callable[[int], Tensor]:
-    """The plain loop for the mask process that writes where the best token is likeliest: seed -> (B, L)."""
-    network: Any = text_model.model
-    mask = text_model.mask_id
-
-    def run(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        x = torch.full((batch, length), mask)
-        masked = length
-        with torch.no_grad():
-            for step in range(1, steps + 1):
-                left = round(length * (1 - step / steps))
-                logits = network(input_ids=x).logits
-                logits[..., :3] = -torch.inf
-                q = torch.softmax(logits, -1)
-                order = torch.where(x == mask, q.amax(-1), -1.0).argsort(-1, descending=True)[:, : masked - left]
-                rows = torch.arange(batch)[:, None].expand_as(order)
-                x[rows, order] = torch.multinomial(q[rows, order].flatten(0, 1), 1).view_as(order)
                 masked = left
         return x
 
@@ -266,7 +252,7 @@ def _cases(
     shape = (batch, length, steps)
     cases = [
         Case("plain", "mask", "plain", plain(text_model, *shape)),
-        Case("plain-order", "mask", "plain-order", plain_order(text_model, *shape)),
+        Case("plain-order", "mask", "plain-order", plain(text_model, *shape, surest=True)),
         Case("plain-edit", "replacement", "plain-edit", plain_edit(text_model, *shape)),
     ]
     if "bf16" in pipes["mask"]:
