@@ -157,8 +157,11 @@ def _utf8(*streams: TextIO) -> None:
 def _quiet_libraries(debug: bool) -> Iterator[None]:
     """Keep the libraries' warnings and bars off stderr."""
     # A small network has many short products.  Threads that spin between them cost little on an idle machine, but on a
-    # busy one they keep each other from working: a poem takes ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # busy one they keep each other from working: a poem takes ten times as long.  Those that sleep at once wake up late, which
+    # took a third more time on an idle machine; a tenth of a millisecond of spinning costs nothing on either.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # which GNU's library prefers to the policy
     if debug:
         yield
         return
